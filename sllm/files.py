@@ -1,0 +1,310 @@
+"""Files that are either complete or not there, checksummed directories, jsonl.zst, and the run directory.
+
+The one rule: a name that a reader may look for appears only by `rename`, after its bytes are on disk.
+A directory ends with `manifest.json`, written last, which lists every file with its size and SHA-256.
+"""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import zstandard
+
+from sllm.errors import UserError
+
+MANIFEST = "manifest.json"
+
+
+class CorruptError(Exception):
+    """A directory or file does not hold what its manifest promises."""
+
+
+# --- complete or absent ---------------------------------------------------------------------------
+
+
+def fsync_directory(path: Path) -> None:
+    """Make a rename inside `path` durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _temporary_name(path: Path) -> Path:
+    # The process id keeps two writers (a fenced-off old attempt, say) from sharing a temporary file.
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Write a file under a temporary name; it appears at `path`, whole and durable, when the block ends.
+
+    If the block raises, nothing appears and the temporary file is removed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary_name(path)
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_directory(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic_file(path) as file:
+        file.write(text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file. Raises FileNotFoundError, or CorruptError if it is not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CorruptError(f"{path} is not valid JSON: {error}") from error
+
+
+@contextmanager
+def atomic_directory(path: Path, **details: Any) -> Iterator[Path]:
+    """Fill a temporary directory; it appears at `path` with a manifest, whole and durable, when the block ends.
+
+    `details` go into the manifest beside the file list. An existing directory at `path` is replaced.
+    If the block raises, nothing appears at `path` and the temporary directory is removed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary_name(path)
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        yield temporary
+        write_manifest(temporary, **details)
+        for file in sorted(temporary.rglob("*")):
+            if file.is_dir():
+                fsync_directory(file)
+        fsync_directory(temporary)
+        if path.exists():
+            # rename(2) cannot replace a directory that has files in it: move the old one out of the way first.
+            old = path.with_name(f".{path.name}.{os.getpid()}.old")
+            path.replace(old)
+            temporary.replace(path)
+            shutil.rmtree(old)
+        else:
+            temporary.replace(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    fsync_directory(path.parent)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Delete temporary files of writers that were killed in `directory` (see `atomic_file`)."""
+    if not directory.is_dir():
+        return
+    for path in directory.iterdir():
+        if path.name.startswith(".") and path.name.endswith((".tmp", ".old")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+# --- checksums ------------------------------------------------------------------------------------
+
+
+def sha256(path: Path) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(value: Any) -> str:
+    """16 hexadecimal digits that identify a JSON value, independent of key order."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+
+
+def write_manifest(directory: Path, **details: Any) -> None:
+    """Flush every file below `directory` to disk, then write the manifest that makes the directory valid."""
+    entries = []
+    for file in sorted(directory.rglob("*")):
+        if not file.is_file() or file.name == MANIFEST:
+            continue
+        with file.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        entries.append(
+            {"name": file.relative_to(directory).as_posix(), "bytes": file.stat().st_size, "sha256": sha256(file)}
+        )
+    write_json(directory / MANIFEST, {**details, "files": entries})
+
+
+def read_manifest(directory: Path, *, checksums: bool = False) -> dict[str, Any]:
+    """The manifest of `directory`, after checking that every file has its promised size (and SHA-256 if asked).
+
+    Raises:
+        CorruptError: no manifest, a file missing, or a size or checksum that differs.
+    """
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise CorruptError(f"{directory} has no {MANIFEST}: it was never finished")
+    manifest: dict[str, Any] = read_json(path)
+    for entry in manifest["files"]:
+        file = directory / entry["name"]
+        if not file.is_file():
+            raise CorruptError(f"{file} is missing")
+        if file.stat().st_size != entry["bytes"]:
+            raise CorruptError(f"{file} has {file.stat().st_size:,} bytes, its manifest says {entry['bytes']:,}")
+        if checksums and sha256(file) != entry["sha256"]:
+            raise CorruptError(f"{file} does not match its checksum")
+    return manifest
+
+
+# --- jsonl ----------------------------------------------------------------------------------------
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a growing .jsonl file; a last line that was cut off by a kill is not a line."""
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")[:-1]
+    return [json.loads(line) for line in lines if line]
+
+
+def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
+    """Append one line in a single write, so that a reader sees whole lines and a kill costs at most this one."""
+    line = json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n"
+    with path.open("ab") as file:
+        file.write(line.encode("utf-8"))
+
+
+def read_zstd_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a zstd-compressed file, without their line ends, in constant memory.
+
+    Raises:
+        UserError: the file is truncated or is not zstd.
+    """
+    try:
+        with path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) == 0:
+                raise UserError(f"{path} is empty: a .zst file has at least a frame header; fetch it again")
+            file.seek(0)
+            reader = _WholeFrames(file)
+            for line in io.BufferedReader(reader, buffer_size=1 << 20):
+                yield line.rstrip(b"\r\n")
+            if not reader.whole:
+                raise UserError(f"{path} is truncated: its zstd stream ends in the middle; fetch it again")
+    except zstandard.ZstdError as error:
+        raise UserError(f"{path} cannot be decompressed ({error}): fetch it again") from error
+
+
+class _WholeFrames(io.RawIOBase):
+    """Decompressed bytes of concatenated zstd frames; `whole` tells whether the last frame ended.
+
+    zstandard's own reader ends silently when a file is cut in the middle of a frame.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._decompressor = zstandard.ZstdDecompressor().decompressobj()
+        self._pending = b""
+        self.whole = True
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._pending:
+            chunk = self._file.read(1 << 17)
+            if not chunk:
+                return 0
+            self.whole = False
+            self._pending = self._feed(chunk)
+        n = min(len(buffer), len(self._pending))
+        buffer[:n] = self._pending[:n]
+        self._pending = self._pending[n:]
+        return n
+
+    def _feed(self, chunk: bytes) -> bytes:
+        out = []
+        while chunk:
+            if self._decompressor.eof:
+                self._decompressor = zstandard.ZstdDecompressor().decompressobj()
+            out.append(self._decompressor.decompress(chunk))
+            chunk = self._decompressor.unused_data if self._decompressor.eof else b""
+        self.whole = self._decompressor.eof
+        return b"".join(out)
+
+
+# --- the run directory ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Names of everything in `runs/<name>/`. Creating one touches nothing on disk."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def cluster(self) -> Path:
+        return self.path / "cluster.yaml"
+
+    @property
+    def code(self) -> Path:
+        return self.path / "code"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.txt"
+
+    @property
+    def ledger(self) -> Path:
+        return self.path / "ledger.jsonl"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report"
+
+    def stage(self, name: str) -> Path:
+        return self.path / "stages" / name
+
+    def done(self, name: str) -> Path:
+        return self.stage(name) / "done.json"
+
+    def progress(self, name: str) -> Path:
+        return self.stage(name) / "progress.json"
+
+    def log(self, name: str) -> Path:
+        return self.path / "logs" / f"{name}.log"

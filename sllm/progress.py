@@ -1,0 +1,138 @@
+"""Progress of long work: a bar on a terminal, a plain line every few seconds in a batch log, and a small JSON
+file that `sllm status` and the live view of `sllm submit` read from anywhere."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.filesize import decimal as readable_bytes
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+LINE_SECONDS = 5.0
+FILE_SECONDS = 0.5
+
+_progress_file: Path | None = None
+_silent = False
+
+
+def report_to(path: Path | None, *, silent: bool = False) -> None:
+    """Set, for this process, the file that mirrors progress; `silent` (ranks above 0) shows nothing at all."""
+    global _progress_file, _silent
+    _progress_file, _silent = path, silent
+
+
+class Bar:
+    """One piece of long work. `fields` are short named figures, such as loss=3.21, shown beside the bar."""
+
+    def __init__(self, description: str, total: float | None, unit: str, start: float) -> None:
+        self.description, self.total, self.unit = description, total, unit
+        self.completed = start
+        self.fields: dict[str, Any] = {}
+        self._resumed_at, self._started = start, time.monotonic()
+        self._last_line = self._last_file = self._started
+        self._bar: Progress | None = None
+        if not _silent and sys.stderr.isatty():
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TaskProgressColumn(),
+                TextColumn("{task.fields[text]}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(description, total=total, completed=int(start), text="")
+        self._write_file()
+
+    def advance(self, amount: float = 1, **fields: Any) -> None:
+        self.update(self.completed + amount, **fields)
+
+    def update(self, completed: float, **fields: Any) -> None:
+        self.completed = completed
+        self.fields.update(fields)
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(self._task, completed=completed, text=self._figures())
+        elif not _silent and now - self._last_line >= LINE_SECONDS:
+            self._last_line = now
+            print(self.line(), file=sys.stderr, flush=True)
+        if now - self._last_file >= FILE_SECONDS:
+            self._write_file()
+
+    @property
+    def seconds_left(self) -> float | None:
+        done = self.completed - self._resumed_at
+        if not self.total or done <= 0:
+            return None
+        return (time.monotonic() - self._started) / done * (self.total - self.completed)
+
+    def line(self) -> str:
+        """The state in one plain line, for logs."""
+        parts = [self.description, self._figures()]
+        if self.total:
+            parts.insert(1, f"{100 * self.completed / self.total:.0f}%")
+        if self.seconds_left is not None:
+            parts.append(f"{format_seconds(self.seconds_left)} left")
+        return "  ".join(part for part in parts if part)
+
+    def _figures(self) -> str:
+        amount = format_amount(self.completed, self.unit)
+        if self.total:
+            amount += f"/{format_amount(self.total, self.unit)}"
+        return "  ".join([amount, *(f"{name} {value}" for name, value in self.fields.items())])
+
+    def _write_file(self) -> None:
+        self._last_file = time.monotonic()
+        if _silent or _progress_file is None or not _progress_file.parent.is_dir():
+            return
+        # A reader may see the old or the new file, never half of one; durability does not matter here.
+        temporary = _progress_file.with_suffix(".tmp")
+        record = {
+            "description": self.description,
+            "completed": self.completed,
+            "total": self.total,
+            "unit": self.unit,
+            "fields": {name: str(value) for name, value in self.fields.items()},
+            "seconds_left": self.seconds_left,
+            "time": time.time(),
+        }
+        try:
+            temporary.write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
+            temporary.replace(_progress_file)
+        except OSError as error:
+            # A full disk must not end a training because of a progress bar; the training's own files will tell.
+            print(f"progress file not written: {error}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        elif not _silent:
+            print(self.line(), file=sys.stderr, flush=True)
+        self._write_file()
+
+
+@contextmanager
+def track(description: str, total: float | None = None, unit: str = "", start: float = 0) -> Iterator[Bar]:
+    """Show the progress of the block. `unit` is "bytes" for sizes, or a plural noun; `start` is work done before."""
+    bar = Bar(description, total, unit, start)
+    try:
+        yield bar
+    finally:
+        bar.close()
+
+
+def format_amount(amount: float, unit: str) -> str:
+    if unit == "bytes":
+        return readable_bytes(int(amount))
+    return f"{int(amount):,} {unit}".rstrip()
+
+
+def format_seconds(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,79 @@
+"""Imports go one way, and the command line starts without the heavy libraries."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Lower layers first. A module imports from its own layer or below.
+LAYERS = [
+    {"sllm", "sllm.errors", "sllm.files", "sllm.config", "sllm.stop", "sllm.progress"},
+    {"sllm.distributed", "sllm.tokenizer"},
+    {"sllm.data", "sllm.model", "sllm.artifacts"},
+    {"sllm.optim", "sllm.checkpoint", "sllm.metrics"},
+    {"sllm.training", "sllm.validation", "sllm.inference"},
+    {"sllm.benchmark", "sllm.export"},
+    {"jobs"},
+]
+FORBIDDEN_IN_SLLM = {"submitit", "wandb", "jobs"}
+
+
+def layer(module: str) -> int:
+    owner = "jobs" if module.split(".")[0] == "jobs" else ".".join(module.split(".")[:2])
+    return next(i for i, names in enumerate(LAYERS) if owner in names)
+
+
+def imports(path: Path, top_level: bool) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = tree.body if top_level else list(ast.walk(tree))
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for package in ("sllm", "jobs")
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_down(module: str) -> None:
+    for imported in imports(MODULES[module], top_level=False):
+        if imported.split(".")[0] in ("sllm", "jobs"):
+            assert layer(imported) <= layer(module), f"{module} imports {imported}, which is above it"
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("sllm")])
+def test_the_library_knows_no_cluster(module: str) -> None:
+    tops = {name.split(".")[0] for name in imports(MODULES[module], top_level=True)}
+    assert not tops & FORBIDDEN_IN_SLLM
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_read_can_execute(module: str) -> None:
+    """No pickle, no torch.load, no eval: loading a file runs nothing."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    assert not {"pickle", "dill", "cloudpickle", "shelve", "joblib"} & imports(MODULES[module], top_level=False)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in ("eval", "exec", "torch.load", "np.load", "yaml.unsafe_load", "yaml.full_load")
+            assert not any(k.arg == "allow_pickle" for k in node.keywords)
+            assert not any(k.arg == "shell" and ast.unparse(k.value) == "True" for k in node.keywords)
+
+
+def test_the_command_line_starts_light() -> None:
+    code = "import sys, jobs.cli; print(*{m.split('.')[0] for m in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "jobs" in loaded
+    assert not {"torch", "numba", "datasets", "wandb", "submitit", "matplotlib", "pyarrow", "tiktoken"} & set(loaded)
