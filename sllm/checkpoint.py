@@ -39,7 +39,7 @@ def save_model(directory: Path, model: GPT, tokenizer: Path) -> None:
 
 
 def _write_weights(directory: Path, model: GPT) -> None:
-    save_file(_on_cpu(model.state_dict()), directory / WEIGHTS)
+    _save_tensors(model.state_dict(), directory / WEIGHTS)
     write_json(directory / CONFIG, {"model": model.config.model_dump(mode="json"), "vocab_size": model.vocab_size})
 
 
@@ -80,8 +80,11 @@ def _check_shapes(model: GPT, weights: dict[str, Tensor], where: Path) -> None:
         raise UserError(f"{where}: made by another architecture ({different[0]}, {len(different)} tensors differ)")
 
 
-def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file({name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:  # what safetensors makes of a full disk
+        raise OSError(str(error)) from error
 
 
 # --- checkpoints ----------------------------------------------------------------------------------
@@ -105,7 +108,7 @@ class Checkpoints:
         """Commit a checkpoint, then delete those no longer kept. Raises OSError (disk full), nothing half-written."""
         with atomic_directory(self.path(step), step=step) as temporary:
             _write_weights(temporary, model)
-            save_file(_on_cpu(_optimizer_tensors(model, optimizer)), temporary / OPTIMIZER)
+            _save_tensors(_optimizer_tensors(model, optimizer), temporary / OPTIMIZER)
             write_json(temporary / STATE, {"step": step, **state})
         self._prune(newest=step)
 

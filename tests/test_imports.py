@@ -14,7 +14,7 @@ LAYERS = [
     {"sllm", "sllm.errors", "sllm.files", "sllm.config", "sllm.stop", "sllm.progress"},
     {"sllm.distributed", "sllm.tokenizer"},
     {"sllm.data", "sllm.model", "sllm.artifacts"},
-    {"sllm.optim", "sllm.checkpoint", "sllm.metrics"},
+    {"sllm.optim", "sllm.checkpoint", "sllm.metrics", "sllm.mirror"},
     {"sllm.training", "sllm.validation", "sllm.inference"},
     {"sllm.benchmark", "sllm.export"},
     {"jobs"},

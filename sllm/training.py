@@ -1,0 +1,322 @@
+"""The training loop. `pretrain` is the whole story; `Trainer` holds what a step needs.
+
+Everything about step s (its sequences, its dropout, its learning rate) is a function of the experiment and s, so a
+resumed run goes on as if nothing had happened: bit for bit on the same number of ranks, and with the same samples in
+the same order on any other.
+"""
+
+import contextlib
+import logging
+import math
+import os
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from sllm.artifacts import Artifacts, differences, stage_keys
+from sllm.checkpoint import Checkpoints, save_model
+from sllm.config import Experiment, check_world_size, flops_per_token
+from sllm.data.sampler import PackedData, Sampler
+from sllm.distributed import World, connect
+from sllm.errors import UserError
+from sllm.files import RunDirectory, remove_leftovers
+from sllm.inference import complete
+from sllm.metrics import Metrics, cut_back, memory_bytes, peak_flops
+from sllm.mirror import mirror_to_wandb
+from sllm.model import GPT
+from sllm.optim import learning_rate, make_optimizer
+from sllm.progress import track
+from sllm.stop import StopFlag
+from sllm.tokenizer import Tokenizer
+from sllm.validation import evaluate
+
+log = logging.getLogger(__name__)
+
+
+def pretrain(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, stop: StopFlag) -> dict[str, Any]:
+    """Train to `max_steps`, or to the step at which a stop is requested; go on from the newest whole checkpoint.
+
+    Every rank calls this. Returns a summary whose `outcome` is "finished" or "stopped".
+
+    Raises:
+        UserError: the data, the tokenizer or the checkpoints do not fit the experiment, or the loss diverged.
+    """
+    with connect() as world, contextlib.ExitStack() as stack:
+        trainer = Trainer(experiment, run, artifacts, world, stop)
+        trainer.resume()
+        metrics = Metrics(run.metrics) if world.main else None
+        if world.main:
+            stack.enter_context(mirror_to_wandb(experiment, run))
+        bar = stack.enter_context(track("pretrain", experiment.train.max_steps, "steps", start=trainer.step))
+        while True:
+            if world.any(stop.requested):
+                trainer.save(metrics)
+                return trainer.summary("stopped")
+            if trainer.validation_due() and not trainer.validate(metrics):
+                continue  # a stop was requested meanwhile: the validation is repeated after the resume
+            if trainer.checkpoint_due():
+                trainer.save(metrics)
+            if trainer.step == experiment.train.max_steps:
+                return trainer.summary("finished")
+            figures = trainer.train_step()
+            if metrics:
+                metrics.write("train", trainer.step, **figures)
+            bar.update(
+                trainer.step, loss=f"{figures['loss']:.3f}", **{"tokens/s": f"{figures['tokens_per_second']:,.0f}"}
+            )
+
+
+class Trainer:
+    """Model, optimizer, data and the step they stand at."""
+
+    def __init__(
+        self, experiment: Experiment, run: RunDirectory, artifacts: Artifacts, world: World, stop: StopFlag
+    ) -> None:
+        check_world_size(experiment.train, world.size)
+        self.experiment, self.config = experiment, experiment.train
+        self.run, self.world, self.stop = run, world, stop
+        self.tokenizer_path = artifacts.tokenizer / "tokenizer.json"
+        self.tokenizer = Tokenizer.load(self.tokenizer_path)
+        self.data = PackedData.open(artifacts.packed, self.tokenizer.fingerprint)
+        weights = {source.name: source.weight for source in experiment.data.sources}
+        self.sampler = Sampler(self.data, weights, experiment.model.context_length, experiment.seed)
+        self.trajectory = stage_keys(experiment)["pretrain"]
+        self.checkpoints = Checkpoints(run.checkpoints, self.config.checkpoint)
+
+        if world.device.type == "cuda":
+            # Without it flash attention and the embedding add gradients in whatever order threads finish.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.set_float32_matmul_precision("high")
+        torch.manual_seed(experiment.seed)
+        self.model = GPT(experiment.model, self.tokenizer.vocab_size).to(world.device)
+        self.model.activation_checkpointing = self.config.activation_checkpointing
+        self.optimizer = make_optimizer(self.model, self.config)
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.config.precision == "fp16")
+        self.forward: torch.nn.Module = self.model
+        if self.config.compile:
+            # Block by block: identical blocks share one compilation, and DDP still overlaps gradients with backward.
+            for block in self.model.blocks:
+                block.compile()
+        if world.size > 1:
+            ids = [world.device.index] if world.device.type == "cuda" else None
+            self.forward = DistributedDataParallel(
+                self.forward, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
+        self.step = 0
+        self.saved = 0  # the last step that a checkpoint was tried at
+        self.validated: dict[int, float] = {}  # step → validation loss, of this run so far
+        self.peak = peak_flops(world.device)
+
+    # --- the step ---------------------------------------------------------------------------------
+
+    def train_step(self) -> dict[str, Any]:
+        """One optimizer step over one global batch. Returns its figures; the loss is the mean over the batch."""
+        started = time.perf_counter()
+        data_seconds = 0.0
+        step = self.step + 1
+        self.model.train()
+        rate = learning_rate(step, self.config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self.world.device)
+        micro_batches = self._micro_batches()
+        for i, number in enumerate(micro_batches):
+            waiting = time.perf_counter()
+            tokens = self._tokens(number)
+            data_seconds += time.perf_counter() - waiting
+            torch.manual_seed(_dropout_seed(self.experiment.seed, step, number))
+            last = i == len(micro_batches) - 1
+            with self._no_sync(unless=last), self._autocast():
+                loss = self.forward(tokens[:, :-1], tokens[:, 1:])
+                self.scaler.scale(loss / len(micro_batches)).backward()
+            loss_sum += loss.detach()
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        # A gradient that is not finite is the scaler's business under fp16: it skips the step and lowers its scale.
+        self._check_finite(loss_sum if self.scaler.is_enabled() else loss_sum + norm, step)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        self.step = step
+
+        loss_mean = self.world.sum([loss_sum.item()])[0] / (len(micro_batches) * self.world.size)
+        seconds = time.perf_counter() - started
+        step_tokens = self.config.global_batch * self.experiment.model.context_length
+        figures = {
+            "tokens": step * step_tokens,
+            "loss": loss_mean,
+            "learning_rate": rate,
+            "gradient_norm": float(norm),
+            "seconds": round(seconds, 5),
+            "tokens_per_second": round(step_tokens / seconds, 1),
+            "data_wait": round(data_seconds / seconds, 5),
+            "memory_bytes": memory_bytes(self.world.device),
+        }
+        if self.peak:
+            flops = step_tokens * flops_per_token(self.experiment.model, self.tokenizer.vocab_size)
+            figures["mfu"] = round(flops / seconds / (self.peak * self.world.size), 4)
+        return figures
+
+    def _micro_batches(self) -> range:
+        """Numbers, within the global batch, of this rank's micro-batches.
+
+        Dropout is seeded by this number, not by the rank, so the world size changes who computes what and no more.
+        """
+        return range(self.world.rank, self.config.global_batch // self.config.micro_batch, self.world.size)
+
+    def _tokens(self, micro_batch: int) -> torch.Tensor:
+        """Token ids (micro_batch, context_length + 1) on the device."""
+        start = self.step * self.config.global_batch + micro_batch * self.config.micro_batch
+        tokens = torch.from_numpy(self.sampler.batch(start, self.config.micro_batch))
+        if self.world.device.type == "cuda":
+            return tokens.pin_memory().to(self.world.device, non_blocking=True)
+        return tokens
+
+    def _no_sync(self, *, unless: bool) -> contextlib.AbstractContextManager[Any]:
+        """Gradients of all but the last micro-batch stay on the rank; the last one's backward averages the sum."""
+        if unless or not isinstance(self.forward, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self.forward.no_sync()
+
+    def _autocast(self) -> torch.autocast:
+        dtype = torch.float16 if self.config.precision == "fp16" else torch.bfloat16
+        return torch.autocast(self.world.device.type, dtype, enabled=self.config.precision != "fp32")
+
+    def _check_finite(self, value: torch.Tensor, step: int) -> None:
+        """Stop, on every rank, if any rank's loss or gradient is not finite: name step, rank and documents."""
+        finite = math.isfinite(value.item())
+        if not self.world.any(not finite):
+            return
+        mine = None if finite else f"rank {self.world.rank}: documents {', '.join(self._documents())}"
+        reports = "; ".join(report for report in self.world.gather(mine) if report)
+        raise UserError(
+            f"the loss or gradient of step {step} is not finite ({reports}); lower train.learning_rate or look at "
+            f"these documents; the last checkpoint is untouched"
+        )
+
+    def _documents(self) -> list[str]:
+        names = []
+        for number in self._micro_batches():
+            start = self.step * self.config.global_batch + number * self.config.micro_batch
+            for source, window in self.sampler.windows(start, self.config.micro_batch):
+                length = self.experiment.model.context_length
+                found = self.data.documents_of(source, window * length, (window + 1) * length + 1)
+                names.append(f"{source}:{found[0]}-{found[-1]}" if len(found) > 1 else f"{source}:{found[0]}")
+        return sorted(set(names))
+
+    # --- validation -------------------------------------------------------------------------------
+
+    def validation_due(self) -> bool:
+        due = self.step % self.experiment.validate_.every == 0 or self.step == self.config.max_steps
+        return self.step > 0 and due and self.step not in self.validated
+
+    def validate(self, metrics: Metrics | None) -> bool:
+        """Measure, show samples, keep the best model. False if a stop was requested before it was done."""
+        started = time.perf_counter()
+        config = self.experiment.validate_
+        result = evaluate(
+            self.model,
+            self.data,
+            self.tokenizer,
+            context_length=self.experiment.model.context_length,
+            tokens_per_source=config.tokens,
+            batch=config.batch,
+            world=self.world,
+            stop=self.stop,
+            precision=self.config.precision,
+        )
+        if result is None:
+            return False
+        loss = result["overall"]["loss"]
+        best = not self.validated or loss < min(self.validated.values())
+        self.validated[self.step] = loss
+        if metrics:
+            with torch.compiler.set_stance("force_eager"):  # every new length would be compiled
+                continuations = complete(self.model, self.tokenizer, list(config.prompts), config.sample_tokens, seed=0)
+            samples = [
+                {"prompt": prompt, "continuation": text}
+                for prompt, text in zip(config.prompts, continuations, strict=True)
+            ]
+            if best:
+                self._write_best()
+            metrics.write(
+                "validation",
+                self.step,
+                **{name: round(value, 6) for name, value in result["overall"].items()},
+                languages=result["languages"],
+                samples=samples,
+                seconds=round(time.perf_counter() - started, 3),
+            )
+        self.world.barrier()
+        return True
+
+    def _write_best(self) -> None:
+        try:
+            save_model(self.run.best, self.model, self.tokenizer_path)
+        except OSError as error:
+            log.warning("best model of step %d not saved (%s); the former one stays", self.step, error)
+
+    # --- checkpoints ------------------------------------------------------------------------------
+
+    def resume(self) -> None:
+        """Go on from the newest whole checkpoint, if there is one."""
+        if self.world.main:
+            self.run.checkpoints.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(self.run.checkpoints)
+            remove_leftovers(self.run.path)
+        # Rank 0 decides: on a slow shared file system the ranks could see different directories.
+        state = self.world.from_main(self.checkpoints.newest_whole)
+        if state is not None:
+            self._check_same_training(state)
+            self.step = self.saved = state["step"]
+            self.checkpoints.load(self.step, self.model, self.optimizer)
+            self.scaler.load_state_dict(state["scaler"])
+            log.info("resumed from the checkpoint of step %d", self.step)
+        records = self.world.from_main(lambda: cut_back(self.run.metrics, self.step))
+        self.validated = {record["step"]: record["loss"] for record in records if record["kind"] == "validation"}
+
+    def _check_same_training(self, state: dict[str, Any]) -> None:
+        if state["trajectory"] == self.trajectory:
+            return
+        changed = differences(state["trajectory"], self.trajectory)
+        raise UserError(
+            f"{self.run.checkpoints}: step {state['step']} was trained with other settings ({'; '.join(changed)}): "
+            f"take another name=…, or `sllm submit`, which sets the former training aside and starts anew"
+        )
+
+    def checkpoint_due(self) -> bool:
+        due = self.step % self.config.checkpoint.every == 0 or self.step == self.config.max_steps
+        return due and self.step > self.saved
+
+    def save(self, metrics: Metrics | None) -> None:
+        """Commit a checkpoint on rank 0 while the others wait. A full disk costs this checkpoint, not the training."""
+        if self.step <= self.saved:
+            return
+        self.saved = self.step
+        if metrics:
+            started = time.perf_counter()
+            state = {"trajectory": self.trajectory, "scaler": self.scaler.state_dict(), "world_size": self.world.size}
+            try:
+                self.checkpoints.save(self.step, self.model, self.optimizer, state)
+                metrics.write("checkpoint", self.step, seconds=round(time.perf_counter() - started, 3))
+            except OSError as error:
+                log.error("checkpoint of step %d not saved: %s; the one before stays the newest", self.step, error)
+        self.world.barrier()
+
+    def summary(self, outcome: str) -> dict[str, Any]:
+        best = min(self.validated, key=lambda step: self.validated[step]) if self.validated else None
+        return {
+            "outcome": outcome,
+            "step": self.step,
+            "validation_loss": self.validated.get(self.step),
+            "best_step": best,
+            "best_validation_loss": self.validated[best] if best is not None else None,
+        }
+
+
+def _dropout_seed(seed: int, step: int, micro_batch: int) -> int:
+    return int(np.random.SeedSequence([seed, step, micro_batch]).generate_state(1, np.uint64)[0] >> np.uint64(1))

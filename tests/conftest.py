@@ -1,0 +1,58 @@
+"""Fixtures that several tests share."""
+
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A tiny experiment, as plain values, whose corpus, tokenizer and packed tokens exist."""
+    from sllm.artifacts import Artifacts
+    from sllm.config import Experiment
+    from sllm.data.download import download_stage
+    from sllm.data.pack import pack_stage
+    from sllm.stop import StopFlag
+    from sllm.tokenizer.training import tokenizer_stage
+
+    directory = tmp_path_factory.mktemp("prepared")
+    values: dict[str, Any] = {
+        "name": "tiny",
+        "seed": 5,
+        "runs_directory": str(directory / "runs"),
+        "data_directory": str(directory / "data"),
+        "data": {
+            "sources": [
+                {"name": "sample-korean", "kind": "embedded", "language": "ko", "megabytes": 0.2},
+                {"name": "sample-english", "kind": "embedded", "language": "en", "megabytes": 0.2, "weight": 1.5},
+            ],
+            "validation_fraction": 0.1,
+        },
+        "tokenizer": {"vocab_size": 512},
+        "model": {"d_model": 32, "n_layers": 2, "n_heads": 2, "d_ff": 64, "context_length": 32, "dropout": 0.1},
+        "train": {
+            "max_steps": 40,
+            "global_batch": 8,
+            "micro_batch": 2,
+            "learning_rate": 5e-3,
+            "min_learning_rate": 5e-4,
+            "warmup_steps": 5,
+            "precision": "fp32",
+            "checkpoint": {"every": 4, "keep_last": 2, "keep_every": 20},
+        },
+        "validate": {
+            "every": 15,
+            "tokens": 2048,
+            "final_tokens": 4096,
+            "prompts": ["한국", "The"],
+            "sample_tokens": 8,
+        },
+        "benchmark": {"batches": [1, 2], "prompt_tokens": 8, "new_tokens": 8, "train_steps": 2, "repeats": 1},
+        "wandb": {"mode": "disabled"},
+    }
+    experiment = Experiment.model_validate(values)
+    artifacts, stop = Artifacts(experiment), StopFlag()
+    download_stage(experiment, artifacts.corpus, stop)
+    tokenizer_stage(experiment, artifacts.corpus, artifacts.tokenizer, stop)
+    pack_stage(experiment, artifacts.corpus, artifacts.tokenizer / "tokenizer.json", artifacts.packed, stop)
+    return values

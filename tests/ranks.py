@@ -1,0 +1,105 @@
+"""Training ranks as real processes for tests: forked from a server that has torch imported, so that one starts in
+a fraction of a second and may be killed like any other process."""
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["sllm.training", "ranks"])
+
+
+def _main(config: str, environment: dict[str, str], log: str, result: str) -> None:
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.environ.update(environment)
+
+    import logging
+
+    import torch
+
+    from sllm.artifacts import Artifacts
+    from sllm.config import load_experiment
+    from sllm.errors import UserError
+    from sllm.files import RunDirectory
+    from sllm.stop import stop_on_signals
+    from sllm.training import pretrain
+
+    logging.basicConfig(level=logging.INFO)
+    torch.set_num_threads(1)
+    experiment = load_experiment(Path(config))
+    with stop_on_signals() as stop:
+        try:
+            summary = pretrain(experiment, RunDirectory(experiment.run_path), Artifacts(experiment), stop)
+        except UserError as error:
+            print(f"user error: {error}", file=sys.stderr, flush=True)
+            sys.exit(2)
+    Path(result).write_text(json.dumps(summary), encoding="utf-8")
+
+
+@dataclass
+class Ranks:
+    """The processes of one attempt."""
+
+    processes: list[ForkServerProcess]
+    results: list[Path]
+
+    def signal(self, number: signal.Signals, ranks: list[int] | None = None) -> None:
+        for i, process in enumerate(self.processes):
+            if process.pid and process.is_alive() and (ranks is None or i in ranks):
+                os.kill(process.pid, number)
+
+    def wait(self, timeout: float = 120) -> list[int | None]:
+        """Exit codes, negative for a signal."""
+        deadline = time.monotonic() + timeout
+        for process in self.processes:
+            process.join(max(0.1, deadline - time.monotonic()))
+            assert process.exitcode is not None, "a rank did not end"
+        return [process.exitcode for process in self.processes]
+
+    def summary(self) -> dict[str, Any]:
+        """What the training returned, which is the same on every rank."""
+        summaries = [json.loads(path.read_text(encoding="utf-8")) for path in self.results]
+        assert all(summary == summaries[0] for summary in summaries)
+        return summaries[0]
+
+
+def start(config: Path, world: int, **environment: str) -> Ranks:
+    """Start an attempt of the experiment at `config`; its output is appended to `ranks.log` beside it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes, results = [], []
+    for rank in range(world):
+        variables = {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(world),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            **environment,
+        }
+        result = config.parent / f"result-{time.monotonic_ns()}-{rank}.json"
+        arguments = (str(config), variables, str(config.parent / "ranks.log"), str(result))
+        process = _context.Process(target=_main, args=arguments)
+        process.start()
+        processes.append(process)
+        results.append(result)
+    return Ranks(processes, results)
+
+
+def run(config: Path, world: int, **environment: str) -> dict[str, Any]:
+    """Run an attempt to its normal end and return its summary."""
+    ranks = start(config, world, **environment)
+    codes = ranks.wait()
+    assert codes == [0] * world, (codes, (config.parent / "ranks.log").read_text(encoding="utf-8")[-3000:])
+    return ranks.summary()
