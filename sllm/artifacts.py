@@ -61,7 +61,7 @@ class Artifacts:
     """The directories, under `data_directory`, of the results that runs with equal keys share."""
 
     def __init__(self, experiment: Experiment, keys: dict[str, dict[str, Any]] | None = None) -> None:
-        keys = keys if keys is not None else stage_keys(experiment)
+        self.keys = keys = keys if keys is not None else stage_keys(experiment)
         root = Path(experiment.data_directory)
         self.corpus = root / "corpora" / fingerprint(keys["download"])
         self.tokenizer = root / "tokenizers" / fingerprint(keys["tokenizer"])

@@ -39,8 +39,8 @@ def fsync_directory(path: Path) -> None:
 
 
 def _temporary_name(path: Path) -> Path:
-    # The process id keeps two writers (a fenced-off old attempt, say) from sharing a temporary file.
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Host and process keep two writers (an old attempt on a lost node, say) from sharing a temporary file.
+    return path.with_name(f".{path.name}.{os.uname().nodename}-{os.getpid()}.tmp")
 
 
 @contextmanager
@@ -102,7 +102,7 @@ def atomic_directory(path: Path, **details: Any) -> Iterator[Path]:
         fsync_directory(temporary)
         if path.exists():
             # rename(2) cannot replace a directory that has files in it: move the old one out of the way first.
-            old = path.with_name(f".{path.name}.{os.getpid()}.old")
+            old = temporary.with_suffix(".old")
             path.replace(old)
             temporary.replace(path)
             shutil.rmtree(old)

@@ -83,7 +83,7 @@ class Bar:
     def _figures(self) -> str:
         amount = format_amount(self.completed, self.unit)
         if self.total:
-            amount += f"/{format_amount(self.total, self.unit)}"
+            amount = f"{amount.removesuffix(f' {self.unit}')}/{format_amount(self.total, self.unit)}"
         return "  ".join([amount, *(f"{name} {value}" for name, value in self.fields.items())])
 
     def _write_file(self) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from sllm.artifacts import Artifacts, differences, stage_keys
+from sllm.artifacts import Artifacts, differences
 from sllm.checkpoint import Checkpoints, save_model
 from sllm.config import Experiment, check_world_size, flops_per_token
 from sllm.data.sampler import PackedData, Sampler
@@ -83,7 +83,7 @@ class Trainer:
         self.data = PackedData.open(artifacts.packed, self.tokenizer.fingerprint)
         weights = {source.name: source.weight for source in experiment.data.sources}
         self.sampler = Sampler(self.data, weights, experiment.model.context_length, experiment.seed)
-        self.trajectory = stage_keys(experiment)["pretrain"]
+        self.trajectory = artifacts.keys["pretrain"]
         self.checkpoints = Checkpoints(run.checkpoints, self.config.checkpoint)
 
         if world.device.type == "cuda":
