@@ -227,7 +227,7 @@ class _WholeFrames(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         while not self._pending:
-            chunk = self._file.read(1 << 17)
+            chunk = self._file.read(1 << 14)  # small: a chunk of zeros becomes thousands of times as much
             if not chunk:
                 return 0
             self.whole = False

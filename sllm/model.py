@@ -35,6 +35,20 @@ def sinusoidal_positions(length: int, width: int) -> Tensor:
     return (table * INIT_STD * math.sqrt(2)).float()
 
 
+def visible(start: int, length: int, padding: Tensor | None, device: torch.device) -> Tensor:
+    """Which positions each of the tokens `start` to `start + length` may attend to, bool (B or 1, 1, T, start + T).
+
+    Causal, and never the `padding` (B,) filler tokens at the left of a row. A filler token sees itself, since a
+    softmax over nothing is NaN.
+    """
+    keys = torch.arange(start + length, device=device)
+    queries = keys[start:, None]
+    mask = keys <= queries
+    if padding is not None:
+        mask = mask & (keys >= padding[:, None, None]) | (keys == queries)
+    return mask.view(-1, 1, length, start + length)
+
+
 class Attention(nn.Module):
     """Causal multi-head self-attention."""
 
@@ -54,7 +68,6 @@ class Attention(nn.Module):
             values[:, :, start : start + T] = v
             k, v = keys[:, :, : start + T], values[:, :, : start + T]
         dropout = self.dropout if self.training else 0.0
-        # Without a mask: either the whole sequence is here (causal), or the one new token may see everything cached.
         causal = mask is None and T > 1
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)
         return self.out(y.transpose(1, 2).reshape(B, T, C))
@@ -110,19 +123,25 @@ class GPT(nn.Module):
                 nn.init.normal_(module.weight, std=INIT_STD)
 
     def hidden(
-        self, tokens: Tensor, cache: list[LayerCache] | None = None, start: int = 0, mask: Tensor | None = None
+        self, tokens: Tensor, cache: list[LayerCache] | None = None, start: int = 0, padding: Tensor | None = None
     ) -> Tensor:
         """Last-layer states (B, T, C) of token ids (B, T).
 
         Args:
             cache: keys and values of the positions before `start`, one pair a layer; the new ones are written into it.
-            start: position of the first token.
-            mask: what may be attended to, (B or 1, 1, T, start + T), True where it may. Default: causal. Required
-                when several tokens follow a cache.
+            start: how many tokens the cache holds.
+            padding: how many filler tokens stand at the left of each row, (B,). Nothing attends to them, and a row's
+                positions count from its first real token, so a row means what it would mean alone.
         """
         T = tokens.shape[1]
-        x = self.embedding(tokens) + self.positions[start : start + T]
-        x = self.dropout(x)
+        if padding is None:
+            positions = self.positions[start : start + T]
+        else:
+            index = torch.arange(start, start + T, device=tokens.device) - padding[:, None]  # (B, T)
+            positions = self.positions[index.clamp(0, self.config.context_length - 1)]
+        # Attention knows two cases by itself: the whole sequence is here, or the one new token sees all there is.
+        mask = None if padding is None and (start == 0 or T == 1) else visible(start, T, padding, tokens.device)
+        x = self.dropout(self.embedding(tokens) + positions)
         for i, block in enumerate(self.blocks):
             if self.activation_checkpointing and self.training:
                 x = checkpoint(block, x, use_reentrant=False)
@@ -132,7 +151,8 @@ class GPT(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(…, C) → (…, V)."""
-        return F.linear(hidden, self.embedding.weight)
+        weight = self.embedding.weight
+        return F.linear(hidden.to(weight.dtype), weight)
 
     def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
         """Logits (B, T, V) of token ids (B, T); with `targets` (B, T), the mean cross-entropy in nats instead."""

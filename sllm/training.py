@@ -82,7 +82,13 @@ class Trainer:
         self.tokenizer = Tokenizer.load(self.tokenizer_path)
         self.data = PackedData.open(artifacts.packed, self.tokenizer.fingerprint)
         weights = {source.name: source.weight for source in experiment.data.sources}
-        self.sampler = Sampler(self.data, weights, experiment.model.context_length, experiment.seed)
+        self.sampler = Sampler(
+            self.data,
+            weights,
+            experiment.model.context_length,
+            experiment.seed,
+            global_batch=experiment.train.global_batch,
+        )
         self.trajectory = artifacts.keys["pretrain"]
         self.checkpoints = Checkpoints(run.checkpoints, self.config.checkpoint)
 
@@ -205,7 +211,7 @@ class Trainer:
             for source, window in self.sampler.windows(start, self.config.micro_batch):
                 length = self.experiment.model.context_length
                 found = self.data.documents_of(source, window * length, (window + 1) * length + 1)
-                names.append(f"{source}:{found[0]}-{found[-1]}" if len(found) > 1 else f"{source}:{found[0]}")
+                names += [self.data.document_name(source, document) for document in found]
         return sorted(set(names))
 
     # --- validation -------------------------------------------------------------------------------

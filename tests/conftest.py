@@ -3,6 +3,11 @@
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# On a loaded machine one example may take long; no test asserts a time.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +41,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             "micro_batch": 2,
             "learning_rate": 5e-3,
             "min_learning_rate": 5e-4,
-            "warmup_steps": 5,
+            "warmup_steps": 2,
             "precision": "fp32",
             "checkpoint": {"every": 4, "keep_last": 2, "keep_every": 20},
         },

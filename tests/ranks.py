@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["sllm.training", "ranks"])
+# torch.optim imports torch._dynamo when the first optimizer is made: two seconds that every attempt would pay.
+_context.set_forkserver_preload(["sllm.training", "torch._dynamo", "ranks"])
 
 
 def _main(config: str, environment: dict[str, str], log: str, result: str) -> None:

@@ -1,0 +1,286 @@
+"""Which tokens training sample i is, and reading them: a pure function of (seed, i), and memory maps.
+
+A source of n windows is walked epoch by epoch, each epoch a permutation of the n windows, so that nothing is seen twice
+before everything was seen once. Sources are mixed in blocks of a fixed number of samples: how many samples of a
+block belong to a source follows from the weights, which ones from one more permutation. Neither is ever
+written down: a keyed Feistel network computes one element of a permutation of any size in constant time and memory.
+So resuming needs one number, and ranks take any slices of a global batch they like.
+"""
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sllm.config import Language
+from sllm.data.clean import Split
+from sllm.data.pack import POSITION_DTYPE, documents_file, token_file
+from sllm.errors import UserError
+from sllm.files import CorruptError, read_manifest
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PackedSource:
+    """What the manifest says of one source."""
+
+    name: str
+    language: Language
+    splits: Mapping[str, Mapping[str, Any]]
+
+    def tokens(self, split: Split) -> int:
+        return int(self.splits[split]["tokens"])
+
+    def windows(self, context_length: int) -> int:
+        """Training windows: one starts every `context_length` tokens and has one token more, its last target.
+
+        The tokens after the last whole window (fewer than one window) are not trained on.
+        """
+        return max(0, (self.tokens("train") - 1) // context_length)
+
+
+class PackedData:
+    """The output of the pack stage, memory-mapped: opening it reads the manifest and nothing else."""
+
+    def __init__(self, directory: Path, manifest: Mapping[str, Any]) -> None:
+        self.directory = directory
+        self.dtype = np.dtype(manifest["dtype"])
+        self.vocab_size = int(manifest["vocab_size"])
+        self.sources = tuple(
+            PackedSource(name, source["language"], source) for name, source in manifest["sources"].items()
+        )
+        self._maps: dict[Any, np.ndarray] = {}
+
+    @classmethod
+    def open(cls, directory: Path, tokenizer_fingerprint: str | None) -> "PackedData":
+        """Raises UserError if the directory is not whole, or was packed with another tokenizer (None: any will do)."""
+        directory = Path(directory)
+        try:
+            manifest = read_manifest(directory)
+        except CorruptError as error:
+            raise UserError(f"{error}; run `sllm pack` again") from None
+        if manifest.get("kind") != "packed":
+            raise UserError(f"{directory}: not packed data; run `sllm pack`, or name the directory it wrote")
+        if tokenizer_fingerprint is not None and manifest["tokenizer"] != tokenizer_fingerprint:
+            raise UserError(
+                f"{directory}: the tokenizer ({tokenizer_fingerprint[:16]}) does not match the packed data (packed "
+                f"with {manifest['tokenizer'][:16]}); run `sllm pack` with this tokenizer, or use the other one"
+            )
+        return cls(directory, manifest)
+
+    def source(self, name: str) -> PackedSource:
+        return next(source for source in self.sources if source.name == name)
+
+    def tokens(self, split: Split, source: str) -> np.ndarray:
+        """All token ids, memory-mapped: (tokens,) uint16 or uint32."""
+        return self._map(token_file, source, split, self.dtype)
+
+    def window(self, split: Split, source: str, index: int, length: int) -> np.ndarray:
+        """Window number `index`: (length + 1,) ids, a view; [:-1] are inputs and [1:] their targets."""
+        return self.tokens(split, source)[index * length : (index + 1) * length + 1]
+
+    def validation_windows(self, source: str, context_length: int, max_tokens: int) -> list[np.ndarray]:
+        """The validation split from its start: views of (context_length + 1,) ids, which together predict each
+        token once. The last is shorter where the file ends in the middle of a window, also when it is the only one.
+
+        `max_tokens`, the number of predicted tokens, is rounded down to whole windows, but to at least one.
+        """
+        tokens = self.tokens("validation", source)
+        limit = max(1, max_tokens // context_length) * context_length
+        stop = min(limit, len(tokens) - 1)  # <bos> and <eos> are two tokens at least, so there is one to predict
+        return [tokens[start : min(start + context_length, stop) + 1] for start in range(0, stop, context_length)]
+
+    def documents_of(self, source: str, start: int, stop: int, split: Split = "train") -> range:
+        """Numbers of the documents, within the source's split, that have tokens in [start, stop)."""
+        starts = self._map(documents_file, source, split, np.dtype(POSITION_DTYPE))
+        first = int(np.searchsorted(starts, start, side="right")) - 1
+        return range(first, int(np.searchsorted(starts, stop, side="left")))
+
+    def document_name(self, source: str, number: int, split: Split = "train") -> str:
+        """Where to read a document: `<source>/train-00003.jsonl.zst:17`, the shard in the corpus and its line."""
+        shards = self.source(source).splits[split]["shards"]
+        ends = list(accumulate(shard["documents"] for shard in shards))
+        i = bisect_right(ends, number)
+        return f"{shards[i]['name']}:{number - ends[i] + shards[i]['documents'] + 1}"
+
+    def _map(self, file: Callable[[Path, str, str], Path], source: str, split: Split, dtype: np.dtype) -> np.ndarray:
+        key = (file, source, split)
+        if key not in self._maps:
+            # A plain array on the map: slicing np.memmap itself costs several times as much.
+            self._maps[key] = np.memmap(file(self.directory, source, split), dtype, mode="r").view(np.ndarray)
+        return self._maps[key]
+
+
+# --- permutations that are computed, not stored -----------------------------------------------------
+
+ROUNDS = 8
+
+
+@lru_cache(maxsize=4096)
+def round_keys(*identity: int | str) -> np.ndarray:
+    """(ROUNDS,) uint64 keys, the same on every machine for equal `identity`."""
+    return np.frombuffer(hashlib.blake2b(repr(identity).encode("utf-8"), digest_size=8 * ROUNDS).digest(), "<u8")
+
+
+def permute(positions: np.ndarray, sizes: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Where keyed permutations of [0, size) send positions; element by element, each with its own size and keys.
+
+    A Feistel network (Luby and Rackoff 1988) permutes the smallest power of two that is not below the size; cycle
+    walking (Black and Rogaway 2002) applies it until the result is below the size, which is a permutation again
+    and takes fewer than two applications on average.
+
+    Args:
+        positions: (N,) uint64, each below its size.
+        sizes: (N,) uint64, in 1 … 2⁵³.
+        keys: (N, ROUNDS) uint64.
+    """
+    bits = np.frexp((sizes - np.uint64(1)).astype(np.float64))[1].astype(np.uint64)  # the bit length of size - 1
+    low_bits = bits // np.uint64(2)
+    low_mask = (np.uint64(1) << low_bits) - np.uint64(1)
+    high_mask = (np.uint64(1) << (bits - low_bits)) - np.uint64(1)
+    result = positions.copy()
+    todo = np.arange(len(positions))
+    while len(todo):
+        values = _feistel(result[todo], low_bits[todo], low_mask[todo], high_mask[todo], keys[todo].T)
+        result[todo] = values
+        todo = todo[values >= sizes[todo]]
+    return result
+
+
+def _feistel(
+    values: np.ndarray, low_bits: np.ndarray, low_mask: np.ndarray, high_mask: np.ndarray, keys: np.ndarray
+) -> np.ndarray:
+    low, high = values & low_mask, values >> low_bits
+    for i in range(0, ROUNDS, 2):
+        # Each half is changed by a function of the other alone, so each line can be undone, whatever the widths.
+        low ^= _scramble(high + keys[i]) & low_mask
+        high ^= _scramble(low + keys[i + 1]) & high_mask
+    return (high << low_bits) | low
+
+
+def _scramble(x: np.ndarray) -> np.ndarray:
+    """SplitMix64's finaliser (Steele, Lea and Flood 2014), in place: every bit of x changes half of the result's."""
+    x ^= x >> np.uint64(30)
+    x *= np.uint64(0xBF58476D1CE4E5B9)
+    x ^= x >> np.uint64(27)
+    x *= np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return x
+
+
+# --- the order of training --------------------------------------------------------------------------
+
+
+class Sampler:
+    """The endless sequence of training samples. Sample i is one window of one source.
+
+    A source's share of the samples is proportional to weight × its number of windows: with weight 1 everywhere,
+    all the data once is one epoch of every source; with weight 2 a source comes round twice in that time.
+    """
+
+    def __init__(
+        self,
+        data: PackedData,
+        weights: Mapping[str, float],
+        context_length: int,
+        seed: int,
+        *,
+        global_batch: int = 1,
+    ) -> None:
+        """Raises UserError if a source has not one window, or all of them less than `global_batch`."""
+        if weights.keys() != {source.name for source in data.sources}:
+            raise ValueError(f"weights for {', '.join(weights)}; data of {', '.join(s.name for s in data.sources)}")
+        _check_enough(data, context_length, global_batch)
+        self.data, self.context_length, self.seed = data, context_length, seed
+        self._names = [source.name for source in data.sources]
+        windows = [source.windows(context_length) for source in data.sources]
+        self._windows = np.array(windows)
+        # Exact shares, so that no rounding adds up over billions of samples.
+        self._shares = [Fraction(weights[name]) * n for name, n in zip(self._names, windows, strict=True)]
+        self._total = sum(self._shares)
+        self._largest = self._shares.index(max(self._shares))
+        # With at least K² samples for K sources the largest share outweighs the rounding of the others (see _before).
+        self.block = 1024
+        while self.block < len(windows) ** 2:
+            self.block *= 2
+        self._mixed_block = lru_cache(maxsize=4)(self._mix_block)
+
+    def batch(self, start: int, count: int) -> np.ndarray:
+        """Token ids (count, context_length + 1) int64 of the samples start … start + count - 1."""
+        out = np.empty((count, self.context_length + 1), np.int64)
+        for row, (source, window) in zip(out, self.windows(start, count), strict=True):
+            row[:] = self.data.window("train", source, window, self.context_length)
+        return out
+
+    def locate(self, index: int) -> tuple[str, int]:
+        """The source and the window number of sample `index`."""
+        return self.windows(index, 1)[0]
+
+    def windows(self, start: int, count: int) -> list[tuple[str, int]]:
+        """The source and the window number of each of the samples start … start + count - 1."""
+        blocks = range(start // self.block, (start + max(count, 1) - 1) // self.block + 1)
+        mixed = np.concatenate([self._mixed_block(block) for block in blocks], axis=1)
+        sources, samples = mixed[:, start - blocks.start * self.block :][:, :count]
+        sizes = self._windows[sources]
+        epochs, positions = np.divmod(samples, sizes)
+        keys = [
+            round_keys(self.seed, "epoch", self._names[source], epoch)
+            for source, epoch in zip(sources.tolist(), epochs.tolist(), strict=True)
+        ]
+        windows = permute(positions.astype(np.uint64), sizes.astype(np.uint64), np.array(keys))
+        return [(self._names[source], w) for source, w in zip(sources.tolist(), windows.tolist(), strict=True)]
+
+    def _mix_block(self, block: int) -> np.ndarray:
+        """(2, self.block) int64: each sample's source, and how many samples that source had before it."""
+        before = np.array(self._before(block))
+        quotas = np.array(self._before(block + 1)) - before
+        slots = permute(
+            np.arange(self.block, dtype=np.uint64),
+            np.full(self.block, self.block, np.uint64),
+            np.broadcast_to(round_keys(self.seed, "block", block), (self.block, ROUNDS)),
+        )
+        sources = np.repeat(np.arange(len(quotas)), quotas)[slots]
+        # A source's samples are numbered in the order in which they come, so its epochs do not overlap.
+        samples = np.empty_like(sources)
+        samples[np.argsort(sources, kind="stable")] = np.arange(self.block) + np.repeat(
+            before - np.cumsum(quotas) + quotas, quotas
+        )
+        return np.stack([sources, samples])
+
+    def _before(self, block: int) -> list[int]:
+        """How many samples of each source come before `block`: their exact share of all, rounded down, and what that
+        leaves goes to the source with the largest share.
+
+        Never decreases with `block`: the others together can gain at most K - 1 more in one block than their share,
+        and the largest share, at least 1/K of a block of K² samples or more, covers that.
+        """
+        total = block * self.block
+        counts = [int(share * total / self._total) for share in self._shares]
+        counts[self._largest] += total - sum(counts)
+        return counts
+
+
+def _check_enough(data: PackedData, context_length: int, global_batch: int) -> None:
+    for source in data.sources:
+        if source.windows(context_length) == 0:
+            raise UserError(
+                f"data.sources: {source.name} has {source.tokens('train'):,} training tokens, one sequence of "
+                f"model.context_length {context_length:,} needs {context_length + 1:,}; add text to the source, drop "
+                f"it, or lower model.context_length"
+            )
+    windows = sum(source.windows(context_length) for source in data.sources)
+    if windows < global_batch:
+        tokens = sum(source.tokens("train") for source in data.sources)
+        raise UserError(
+            f"train.global_batch: {global_batch:,} sequences of model.context_length {context_length:,} need "
+            f"{global_batch * context_length + len(data.sources):,} training tokens, the corpus has {tokens:,}; add "
+            f"text to data.sources, or lower train.global_batch or model.context_length"
+        )

@@ -1,0 +1,65 @@
+"""Corpus shards: `<split>-00000.jsonl.zst`, one {"text": …} a line, zstd with a checksum, each committed whole."""
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import zstandard
+
+from sllm.data.sources import read_file
+from sllm.files import atomic_file
+
+LEVEL = 3
+
+
+def shard_name(split: str, number: int) -> str:
+    return f"{split}-{number:05d}.jsonl.zst"
+
+
+def read_shard(path: Path) -> Iterator[str]:
+    """The texts of a shard. Raises UserError, naming file and line, if it is damaged."""
+    return read_file(path, "text")
+
+
+class ShardWriter:
+    """Writes the documents of one split below `directory`, at most `megabytes` of uncompressed lines in a shard
+    (a single document may be larger). A shard appears when it is full, or when the `with` block ends without error.
+    """
+
+    def __init__(self, directory: Path, split: str, megabytes: int) -> None:
+        self.directory, self.split = directory, split
+        self.limit = megabytes * 1_000_000
+        self.shards = 0
+        self._size = 0
+        self._open = ExitStack()
+        self._stream: zstandard.ZstdCompressionWriter | None = None
+
+    def write(self, text: str) -> None:
+        line = json.dumps({"text": text}, ensure_ascii=False, separators=(",", ":")).encode("utf-8") + b"\n"
+        if self._stream is not None and self._size + len(line) > self.limit:
+            self._commit()
+        if self._stream is None:
+            file = self._open.enter_context(atomic_file(self.directory / shard_name(self.split, self.shards)))
+            compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
+            self._stream = self._open.enter_context(compressor.stream_writer(file, closefd=False))
+            self.shards += 1
+            self._size = 0
+        self._stream.write(line)
+        self._size += len(line)
+
+    def _commit(self) -> None:
+        self._open.close()
+        self._stream = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # With an error, atomic_file removes the shard that was being written.
+        self._open.__exit__(kind, error, traceback)
+        self._stream = None

@@ -1,0 +1,185 @@
+"""The corpus: clean, counted, each document once and on one side; whole or not there."""
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from unicodedata import normalize
+
+import pytest
+from small_corpora import downloaded, experiment, over_files, sentences, write_jsonl
+
+from sllm.data.clean import normalise
+from sllm.data.download import download_stage
+from sllm.data.shards import read_shard
+from sllm.errors import Stopped, UserError
+from sllm.files import read_manifest
+from sllm.stop import StopFlag
+
+
+def corpus_texts(corpus: Path, source: str, split: str) -> list[str]:
+    return [text for path in sorted((corpus / source).glob(f"{split}-*")) for text in read_shard(path)]
+
+
+def test_what_goes_in_comes_out(tmp_path: Path) -> None:
+    korean, english = sentences(300, "ko"), sentences(200)
+    repeated = [normalize("NFD", korean[7]), english[3] + "\r\n", "짧다"]
+    made = over_files(
+        tmp_path / "input",
+        {"ko": korean + repeated, "en": [*english, korean[8], "x" * 999]},
+        min_characters=10,
+        max_characters=900,
+    )
+    corpus = tmp_path / "corpus"
+    summary = download_stage(made, corpus, StopFlag())
+
+    manifest = read_manifest(corpus, checksums=True)
+    assert manifest["sources"] == summary["sources"]
+    kept = {}
+    for source, count, dropped in (
+        ("ko", 301, {"too_short": 1, "too_long": 0, "duplicate": 1}),  # english[3] came here first
+        ("en", 199, {"too_short": 0, "too_long": 1, "duplicate": 2}),
+    ):
+        entry = summary["sources"][source]
+        assert entry["language"] == source
+        assert entry["documents"] == count
+        assert entry["dropped"] == dropped
+        for split in ("train", "validation"):
+            texts = corpus_texts(corpus, source, split)
+            assert entry[split]["documents"] == len(texts) > 0
+            assert entry[split]["bytes"] == sum(len(text.encode()) for text in texts)
+            kept[source, split] = texts
+        assert entry["bytes"] == entry["train"]["bytes"] + entry["validation"]["bytes"]
+    every = [text for texts in kept.values() for text in texts]
+    assert len(every) == len(set(every)) == summary["documents"] == 500
+    assert set(every) == {normalise(text) for text in korean + english}
+    # Order is kept, so a reader can find a document again.
+    order = {text: number for number, text in enumerate(korean)}
+    assert kept["ko", "train"] == sorted(kept["ko", "train"], key=lambda text: order.get(text, 300))
+
+
+def test_embedded_text(tmp_path: Path) -> None:
+    sources = [
+        {"name": name, "kind": "embedded", "language": language, "megabytes": 0.1}
+        for name, language in (("ko", "ko"), ("en", "en"))
+    ]
+    summary = download_stage(experiment(sources), tmp_path / "corpus", StopFlag())
+    for entry in summary["sources"].values():
+        assert 0.08e6 < entry["bytes"] < 0.13e6
+    hangul = sum("가" <= c <= "힣" for text in corpus_texts(tmp_path / "corpus", "ko", "train") for c in text)
+    assert hangul > 5_000
+
+
+def test_the_same_bytes_again(tmp_path: Path) -> None:
+    texts = {"ko": sentences(100, "ko"), "en": sentences(100)}
+    first, second = (downloaded(tmp_path / name, texts)[1] for name in "ab")
+    assert read_manifest(first) == read_manifest(second)
+
+
+def test_a_whole_corpus_is_left_alone(tmp_path: Path) -> None:
+    made, corpus = downloaded(tmp_path, {"en": sentences(100)})
+    before = {path: path.stat().st_mtime_ns for path in corpus.rglob("*")}
+    Path(made.data.sources[0].paths[0]).unlink()  # type: ignore[union-attr]
+    again = download_stage(made, corpus, StopFlag())
+    assert again["documents"] == 100
+    assert again["sources"] == read_manifest(corpus)["sources"]
+    assert {path: path.stat().st_mtime_ns for path in corpus.rglob("*")} == before
+
+
+def test_a_damaged_corpus_is_made_again(tmp_path: Path) -> None:
+    made, corpus = downloaded(tmp_path, {"en": sentences(100)})
+    whole = read_manifest(corpus, checksums=True)
+    (corpus / "en" / "train-00000.jsonl.zst").unlink()
+    download_stage(made, corpus, StopFlag())
+    assert read_manifest(corpus, checksums=True) == whole
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ({"en": sentences(50), "ko": []}, r"ko: no document is left to train on \(its files hold none\)"),
+        ({"en": ["a", "b"]}, r"en: no document is left .* \(2 too short\); .* data\.min_characters \(20\)"),
+        ({"en": sentences(50), "en2": sentences(50)}, r"en2: no document is left .* \(50 duplicate\)"),
+    ],
+)
+def test_an_empty_corpus(tmp_path: Path, texts: dict[str, list[str]], message: str) -> None:
+    made = over_files(tmp_path / "input", texts)
+    with pytest.raises(UserError, match=message):
+        download_stage(made, tmp_path / "out" / "corpus", StopFlag())
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_no_validation_document_says_which_fraction_has_one(tmp_path: Path) -> None:
+    texts = {"en": sentences(30)}
+    with pytest.raises(UserError, match="none of its 30 documents falls to validation") as caught:
+        download_stage(over_files(tmp_path, texts, validation_fraction=1e-6), tmp_path / "corpus", StopFlag())
+    found = re.search(r"set data\.validation_fraction to ([0-9.]+) or more", str(caught.value))
+    assert found is not None
+    enough = over_files(tmp_path, texts, validation_fraction=float(found[1]))
+    summary = download_stage(enough, tmp_path / "corpus", StopFlag())
+    assert summary["sources"]["en"]["validation"]["documents"] == 1
+
+
+def test_a_single_document_cannot_be_both(tmp_path: Path) -> None:
+    sides = set()
+    for number in range(20):
+        made = over_files(tmp_path, {"en": sentences(number + 1)[-1:]}, validation_fraction=0.4)
+        with pytest.raises(UserError, match=r"falls to validation.*add text$|fall to validation; add text") as caught:
+            download_stage(made, tmp_path / "corpus", StopFlag())
+        sides.add("all 1" in str(caught.value))
+    assert sides == {True, False}
+
+
+def test_bad_input_leaves_nothing(tmp_path: Path) -> None:
+    made = over_files(tmp_path / "input", {"en": sentences(100), "ko": sentences(100, "ko")})
+    with (tmp_path / "input" / "ko.jsonl").open("ab") as file:
+        file.write(b'{"text": "\xb0\xa1"}\n')
+    with pytest.raises(UserError, match=r"ko\.jsonl:101: not valid UTF-8"):
+        download_stage(made, tmp_path / "out" / "corpus", StopFlag())
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_every_path_is_checked_before_the_work(tmp_path: Path) -> None:
+    made = over_files(tmp_path, {"ko": sentences(10, "ko"), "en": sentences(10)})
+    (tmp_path / "ko.jsonl").write_bytes(b"\xff")  # would be reported first if it were read
+    (tmp_path / "en.jsonl").unlink()
+    with pytest.raises(UserError, match="en: no file matches"):
+        download_stage(made, tmp_path / "corpus", StopFlag())
+
+
+def test_a_stop_leaves_nothing(tmp_path: Path) -> None:
+    made = over_files(tmp_path / "input", {"en": sentences(100)})
+    stop = StopFlag()
+    stop.set(signal.SIGTERM)
+    with pytest.raises(Stopped):
+        download_stage(made, tmp_path / "out" / "corpus", stop)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_kill_leaves_nothing_under_the_name(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "input" / "en.jsonl", sentences(100))
+    script = (
+        "import sys, time; from pathlib import Path; from small_corpora import over_files, sentences\n"
+        "import sllm.data.download as d; from sllm.stop import StopFlag\n"
+        "class Slow(StopFlag):\n"
+        "    def check(self):\n"
+        "        print('document', flush=True); time.sleep(0.02)\n"
+        "root = Path(sys.argv[1])\n"
+        "d.download_stage(over_files(root / 'input', {'en': sentences(1000)}), root / 'out' / 'corpus', Slow())\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parent,
+        env={"PYTHONPATH": f"{Path(__file__).parents[2]}:{Path(__file__).parent}"},
+    )
+    assert process.stdout is not None
+    for _ in range(20):
+        assert process.stdout.readline() == b"document\n"
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "out" / "corpus").exists()
+    assert [path.name.startswith(".corpus.") for path in (tmp_path / "out").iterdir()] == [True]
+    made = over_files(tmp_path / "input", {"en": sentences(1000)})
+    assert download_stage(made, tmp_path / "out" / "corpus", StopFlag())["documents"] == 1000
