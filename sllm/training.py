@@ -45,7 +45,7 @@ def pretrain(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, st
         UserError: the data, the tokenizer or the checkpoints do not fit the experiment, or the loss diverged.
     """
     with connect() as world, contextlib.ExitStack() as stack:
-        trainer = Trainer(experiment, run, artifacts, world, stop)
+        trainer = stack.enter_context(contextlib.closing(Trainer(experiment, run, artifacts, world, stop)))
         trainer.resume()
         metrics = Metrics(run.metrics) if world.main else None
         if world.main:
@@ -116,6 +116,15 @@ class Trainer:
         self.saved = 0  # the last step that a checkpoint was tried at
         self.validated: dict[int, float] = {}  # step → validation loss, of this run so far
         self.peak = peak_flops(world.device)
+
+    def close(self) -> None:
+        """Let go of DDP's C++ reducer before the process group ends.
+
+        It shares the group: were it the last to hold it, it would destroy it under the interpreter's lock and join
+        gloo's thread, which may itself be waiting for that lock. (Seen as a rank that never exits.)
+        """
+        if isinstance(self.forward, DistributedDataParallel):
+            self.forward.reducer = self.forward.logger = None
 
     # --- the step ---------------------------------------------------------------------------------
 
