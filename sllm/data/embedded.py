@@ -329,7 +329,7 @@ def inflect(word: str, form: str, tense: str) -> str:
 
 # `a` is right before a consonant sound: a university, a one-way street, but an hour, an 8, an 11.
 ENGLISH_MARK = re.compile(r"([a-z]+)\+([a-z]+)")
-AN = re.compile(r"\b([Aa]) (?!one\b|once\b|use|uni|europe)(?=[aeiou]|hour\b|hon[eo]|8|11\b|18\b)", re.IGNORECASE)
+AN = re.compile(r"\b([Aa]) (?!one\b|once\b|us[eu]|uni[^nm]|eu|ew)(?=[aeiou]|hour\b|hon[eo]|8|11\b|18\b)", re.IGNORECASE)
 ENGLISH_ONES = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
     "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
@@ -556,8 +556,8 @@ shop|item|counter|price|use: 과일 가게|사과|개|1500|깨끗이 씻어서 �
 빵집|바게트|개|3500|얇게 썰어 잼을 발라 먹 / 옷 가게|양말|켤레|2000|서랍에 넣
 옷 가게|손수건|장|3000|다림질해서 서랍에 넣 / 옷 가게|장갑|켤레|5000|신발장 위에 두
 thing: 우산 / 지갑 / 열쇠 / 안경 / 휴대전화 / 모자 / 공책 / 목도리 / 장갑 / 손목시계 / 도시락 통 / 필통
-room|room2: 책상 서랍|옷장 안 / 침대 밑|부엌 선반 위 / 책장 위|현관 바구니 안 / 소파 뒤|거실 탁자 위
-작은 상자 안|창문 옆 의자 위 / 책가방 안|피아노 위 / 이불 속|신발장 위 / 베개 옆|텔레비전 뒤
+room: 책상 서랍 / 침대 밑 / 책장 위 / 소파 뒤 / 작은 상자 안 / 책가방 안 / 이불 속 / 베개 옆
+room2: 옷장 안 / 부엌 선반 위 / 현관 바구니 안 / 거실 탁자 위 / 창문 옆 의자 위 / 피아노 위 / 신발장 위 / 텔레비전 뒤
 place|seen|act|keep: 바닷가|하얀 파도|모래성을 쌓|조개껍데기
 강가|물 위를 나는 새|납작한 돌로 물수제비를 뜨|동그란 조약돌 / 산|키 큰 소나무|꼭대기까지 오르|솔방울
 호숫가|물에 비친 산|작은 배를 타|하얀 깃털 / 동물원|목이 긴 기린|코끼리에게 먹이를 주|기린 인형
@@ -1049,9 +1049,10 @@ market|carrot|20|grate+v them finely / toy shop|kite|600|fly+v one of them in th
 toy shop|toy mouse|250|give+v one of them to the cat
 thing: umbrella / wallet / key / hat / scarf / notebook / watch / lunch box / pencil case / silver ring / old camera
 knife
-room|room2: in the desk drawer|on the kitchen shelf / under the bed|in the hall cupboard / behind the sofa|on the piano
-on the bookcase|in the basket by the door / in the blue box|on the chair by the window
-under the pillow|behind the clock / in the school bag|on the living room table / beside the lamp|inside the wardrobe
+room: in the desk drawer / under the bed / behind the sofa / on the bookcase / in the blue box / under the pillow
+in the school bag / beside the lamp
+room2: on the kitchen shelf / in the hall cupboard / on the piano / in the basket by the door
+on the chair by the window / behind the clock / on the living room table / inside the wardrobe
 place|seen|act|keep: beach|the white waves|build+vp a sandcastle|a pink shell
 castle|a stone tower|climb+vp the stairs|an iron key
 river|a heron above the water|throw+vp flat stones across the water|a smooth stone
