@@ -146,7 +146,7 @@ class Checkpoints:
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """`{"exp_avg.blocks.0.expand.weight": …}`: state by parameter name, independent of parameter order."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Any, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{key}.{names[parameter]}": value
         for parameter, state in optimizer.state.items()
@@ -159,7 +159,7 @@ def _load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, 
     for name, tensor in tensors.items():
         key, _, parameter = name.partition(".")
         states.setdefault(parameter, {})[key] = tensor
-    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Any, str] = {parameter: name for name, parameter in model.named_parameters()}
     full = optimizer.state_dict()
     order = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     full["state"] = {i: states[names[parameter]] for i, parameter in enumerate(order) if names[parameter] in states}

@@ -81,7 +81,11 @@ class TokenizerConfig(Section):
     vocab_size: Annotated[int, Field(ge=260, le=1_000_000)] = 32_000
     """All ids: 4 special tokens, 256 bytes, the rest merges."""
     sample_bytes: Positive = 200_000_000
-    """Text the merges are learnt from, at most."""
+    """Text the merges are learnt from, at most; documents are drawn by the seed."""
+    language_weights: dict[Language, Annotated[float, Field(gt=0)]] = {}
+    """Times the language's natural share of that text; 1.0 for a language that is not named."""
+    max_words: Positive = 6_000_000
+    """Distinct words kept for learning; if the text has more, the rarest are dropped, and the report says so."""
 
 
 class ModelConfig(Section):

@@ -200,7 +200,13 @@ def complete(
         rows = continue_ids(model, ids, limits, tokenizer.eos_id, sampling or Sampling(), generator)
     finally:
         model.train(training)
-    return [tokenizer.decode(row) for row in rows]
+    return [_text(tokenizer, row) for row in rows]
+
+
+def _text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """The text of generated ids, without a last character that the limit cut in two."""
+    decoder = tokenizer.stream_decoder()
+    return "".join([decoder.feed(token) for token in ids])
 
 
 def _newest(ids: list[int], context_length: int, new_tokens: int) -> list[int]:
@@ -222,7 +228,7 @@ class TextGenerator:
         dtype: of the weights; default bf16 on a GPU that has it, else fp32.
 
     Raises:
-        UserError: no model or tokenizer there, or they do not belong together.
+        UserError: no model or tokenizer there, they do not belong together, or there is no such device.
 
     >>> generator = TextGenerator("runs/default/best")  # doctest: +SKIP
     >>> generator.generate(["대한민국의 수도는", "The capital of Korea is"], max_length=64)  # doctest: +SKIP
@@ -236,6 +242,8 @@ class TextGenerator:
         dtype: Dtype | None = None,
     ) -> None:
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise UserError(f"device: {device}, but this machine has no GPU that PyTorch can use; leave it out")
         if dtype is None:
             dtype = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
         model, self.tokenizer = load_pair(model_path, tokenizer_path, device)
@@ -274,7 +282,7 @@ class TextGenerator:
         ids, limits = zip(*(self._prompt(text, max_length) for text in prompts), strict=True)
         generator = seeded(seed, self.model.positions.device)
         rows = continue_ids(self.model, ids, limits, self.tokenizer.eos_id, sampling, generator, use_cache)
-        return [self.tokenizer.decode(row) for row in rows]
+        return [_text(self.tokenizer, row) for row in rows]
 
     def stream(
         self,
@@ -293,16 +301,14 @@ class TextGenerator:
         return self.stream_ids(ids, limit, sampling, seed)
 
     def stream_ids(self, ids: Sequence[int], new_tokens: int, sampling: Sampling, seed: int | None) -> Iterator[str]:
-        """The text that follows token ids, piece by piece."""
+        """The text that follows token ids, piece by piece; a character cut in two by the end is left out."""
         decoder = self.tokenizer.stream_decoder()
         generator = seeded(seed, self.model.positions.device)
         for token in next_tokens(self.model, [ids], new_tokens, sampling, generator):
             if token.item() == self.tokenizer.eos_id:
-                break
+                return
             if piece := decoder.feed(int(token.item())):
                 yield piece
-        if rest := decoder.finish():
-            yield rest
 
     def _prompt(self, text: str, max_length: int) -> tuple[list[int], int]:
         """Token ids of a prompt and how many may follow."""

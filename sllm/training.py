@@ -124,7 +124,7 @@ class Trainer:
         gloo's thread, which may itself be waiting for that lock. (Seen as a rank that never exits.)
         """
         if isinstance(self.forward, DistributedDataParallel):
-            self.forward.reducer = self.forward.logger = None
+            del self.forward.reducer, self.forward.logger
 
     # --- the step ---------------------------------------------------------------------------------
 

@@ -1,0 +1,55 @@
+"""What the benches share: model shapes, a Transformers model with the same weights, and fair timing of two rivals."""
+
+import importlib.util
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sllm.benchmark import timed
+from sllm.config import ModelConfig, load_experiment
+from sllm.export import gpt2_config, gpt2_weights
+from sllm.model import GPT
+from sllm.tokenizer import Tokenizer
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+# What two CPU cores train in half a second or so.
+MINI = ModelConfig(d_model=256, n_layers=4, n_heads=4, d_ff=1024, context_length=256, dropout=0.1)
+
+
+def shape(name: str) -> tuple[ModelConfig, int]:
+    """Model and vocabulary size of `configs/<name>.yaml`, or of `mini`, which is none of them."""
+    if name == "mini":
+        return MINI, 4096
+    experiment = load_experiment(CONFIGS / f"{name}.yaml")
+    return experiment.model, experiment.tokenizer.vocab_size
+
+
+def twin(model: GPT) -> Any:
+    """A Transformers model with the weights of `model`, or None, with a word to the user, without Transformers."""
+    if importlib.util.find_spec("transformers") is None:
+        print("transformers is not installed (pip install -e '.[bench]'): sllm alone")
+        return None
+    from transformers import GPT2Config, GPT2LMHeadModel
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    theirs: Any = GPT2LMHeadModel(GPT2Config(**gpt2_config(model, Tokenizer([]))))
+    theirs.load_state_dict(gpt2_weights(model), strict=False)
+    theirs.tie_weights()
+    theirs.generation_config.eos_token_id = None  # neither side ends early
+    return theirs.to(model.positions.device)
+
+
+def take_turns(rivals: Sequence[Callable[[], object]], rounds: int, device: torch.device) -> list[float]:
+    """Median seconds of each, after one round to warm up. They take turns, so that a busy machine is busy for all."""
+    times: list[list[float]] = [[] for _ in rivals]
+    for number in range(rounds + 1):
+        for work, seconds in zip(rivals, times, strict=True):
+            elapsed = timed(work, device)
+            if number:
+                seconds.append(elapsed)
+    return [statistics.median(seconds) for seconds in times]

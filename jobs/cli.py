@@ -1,0 +1,317 @@
+"""The command line: `sllm …`. Reads arguments, calls one function, prints; decides nothing.
+
+Nothing heavy is imported before a command runs, so that `sllm --help` answers at once.
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from sllm.errors import Stopped, UserError
+
+if TYPE_CHECKING:
+    from sllm.config import Experiment
+
+app = typer.Typer(
+    name="sllm",
+    help="Train a Korean-English small language model from scratch, on one machine or on a Slurm cluster.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RUNNING, STAGES, MODEL = "Runs", "One stage, in this process", "Models"
+
+Config = Annotated[Path, typer.Argument(help="Experiment file, for example configs/smoke.yaml.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Settings to change: train.max_steps=500", metavar="[KEY=VALUE]...")
+]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run under runs/, or a path.")]
+Model = Annotated[Path, typer.Option(help="Directory of a model: runs/NAME/best.")]
+TokenizerFile = Annotated[Path | None, typer.Option(help="tokenizer.json, if not the one beside the model.")]
+Temperature = Annotated[float, typer.Option(help="0 always takes the likeliest token.")]
+TopK = Annotated[int | None, typer.Option(help="Choose among the k likeliest tokens.")]
+TopP = Annotated[float, typer.Option(help="Choose among the likeliest tokens that together reach this probability.")]
+Penalty = Annotated[float, typer.Option(help="Above 1 makes tokens that were used before less likely.")]
+Seed = Annotated[int | None, typer.Option(help="Equal seeds give equal text.")]
+
+
+def main() -> None:
+    """Entry point. A UserError is printed, one line a problem, without a traceback; exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        for line in str(error).split("\n"):
+            print(f"sllm: {line}", file=sys.stderr)
+        sys.exit(2)
+
+
+# --- runs -----------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel=RUNNING)
+def submit(
+    config: Config,
+    overrides: Overrides = None,
+    on: Annotated[
+        Literal["here", "local", "slurm"],
+        typer.Option(help="here: in this process; local: as processes of this machine; slurm: as jobs."),
+    ] = "local",
+    cluster: Annotated[
+        str | None, typer.Option(metavar="PROFILE", help="Cluster profile: a file, or a name in configs/cluster.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run and why; run nothing.")] = False,
+) -> None:
+    """Run every stage that is not done: download, tokenizer, pack, pretrain, validate, benchmark."""
+    from rich.console import Console
+
+    from jobs.cluster import load_cluster
+    from jobs.launch import submit as launch
+    from sllm.config import load_experiment
+
+    experiment = load_experiment(config, overrides or ())
+    if cluster is None and on == "slurm":
+        raise UserError("--on slurm: needs --cluster PROFILE; see configs/cluster for examples")
+    profile = load_cluster(cluster or "laptop")
+    raise typer.Exit(launch(experiment, profile, on, until=until, dry_run=dry_run, console=Console()))
+
+
+@app.command(rich_help_panel=RUNNING)
+def prepare(
+    config: Config,
+    overrides: Overrides = None,
+    cluster: Annotated[str, typer.Option(metavar="PROFILE", help="Cluster profile: a file or a name.")] = "h100",
+) -> None:
+    """Write the run directory for the scripts in sbatch/, and print its path."""
+    from jobs.cluster import load_cluster
+    from jobs.launch import prepare as prepare_run
+    from sllm.config import load_experiment
+
+    print(prepare_run(load_experiment(config, overrides or ()), load_cluster(cluster)).path)
+
+
+@app.command(rich_help_panel=RUNNING)
+def status(
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run; all of them if not given.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Refresh until Ctrl-C.")] = False,
+) -> None:
+    """Show where a run stands: stages, attempts, step, loss, speed, time left."""
+    from rich.console import Console, RenderableType
+    from rich.live import Live
+
+    from jobs.status import all_runs, find_run, run_table, runs_table
+
+    def table() -> RenderableType:
+        return run_table(find_run(run)) if run else runs_table(all_runs())
+
+    if not watch:
+        Console().print(table())
+        return
+    import time
+
+    with Live(table(), auto_refresh=False) as live:
+        try:
+            while True:
+                time.sleep(2)
+                live.update(table(), refresh=True)
+        except KeyboardInterrupt:
+            return
+
+
+@app.command(rich_help_panel=RUNNING)
+def logs(
+    run: RunName,
+    stage: Annotated[str | None, typer.Argument(help="The stage; the one that wrote last if not given.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the stage is over.")] = False,
+) -> None:
+    """Print the log of a stage, all its attempts."""
+    from jobs.pipeline import STAGES
+    from jobs.status import find_run, newest_log
+    from jobs.status import follow as follow_log
+
+    directory = find_run(run)
+    if stage is not None and stage not in STAGES:
+        raise UserError(f"{stage}: no such stage; valid: {', '.join(STAGES)}")
+    name = stage or newest_log(directory)
+    if follow:
+        for text in follow_log(directory, name):
+            print(text, end="", flush=True)
+    elif directory.log(name).exists():
+        sys.stdout.write(directory.log(name).read_text(encoding="utf-8", errors="replace"))
+    else:
+        raise UserError(f"{directory.log(name)}: {name} has not written a log yet")
+
+
+@app.command(rich_help_panel=RUNNING)
+def cancel(run: RunName) -> None:
+    """Stop a run: its stage saves a checkpoint and ends. The same submit goes on from there."""
+    from jobs.launch import cancel as cancel_run
+    from jobs.status import find_run
+
+    print(cancel_run(find_run(run)))
+
+
+@app.command(rich_help_panel=RUNNING)
+def config(config: Config, overrides: Overrides = None) -> None:
+    """Print the resolved experiment, its parameters, tokens, checkpoint size and memory."""
+    from jobs.describe import describe_experiment
+    from sllm.config import load_experiment
+
+    print(describe_experiment(load_experiment(config, overrides or ())), end="")
+
+
+# --- single stages --------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel=STAGES)
+def download(config: Config, overrides: Overrides = None) -> None:
+    """Collect, clean and split the documents."""
+    _run_stage("download", config, overrides)
+
+
+@app.command(rich_help_panel=STAGES)
+def tokenizer(config: Config, overrides: Overrides = None) -> None:
+    """Learn the tokenizer."""
+    _run_stage("tokenizer", config, overrides)
+
+
+@app.command(rich_help_panel=STAGES)
+def pack(config: Config, overrides: Overrides = None) -> None:
+    """Turn the documents into token files."""
+    _run_stage("pack", config, overrides)
+
+
+@app.command(rich_help_panel=STAGES)
+def train(config: Config, overrides: Overrides = None) -> None:
+    """Train the model; goes on from the newest checkpoint. Under torchrun: data-parallel."""
+    _run_stage("pretrain", config, overrides)
+
+
+@app.command(rich_help_panel=STAGES)
+def validate(config: Config, overrides: Overrides = None) -> None:
+    """Measure the best model on the validation documents."""
+    _run_stage("validate", config, overrides)
+
+
+@app.command(rich_help_panel=STAGES)
+def benchmark(config: Config, overrides: Overrides = None) -> None:
+    """Measure the speed and memory of generation and training."""
+    _run_stage("benchmark", config, overrides)
+
+
+def _run_stage(name: str, config: Path, overrides: list[str] | None) -> None:
+    from jobs.launch import run_single
+    from sllm.config import load_experiment
+
+    experiment: Experiment = load_experiment(config, overrides or ())
+    try:
+        print(run_single(name, experiment))
+    except Stopped as stopped:
+        print(f"{name}: outcome stopped ({stopped}); the same command goes on from here")
+
+
+# --- models ---------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel=MODEL)
+def generate(
+    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="Texts to continue.")],
+    model: Model,
+    tokenizer: TokenizerFile = None,
+    max_length: Annotated[int, typer.Option(min=2, help="Tokens of prompt and continuation together, at most.")] = 256,
+    temperature: Temperature = 0.8,
+    top_k: TopK = None,
+    top_p: TopP = 0.95,
+    repetition_penalty: Penalty = 1.0,
+    seed: Seed = None,
+) -> None:
+    """Continue texts with a trained model."""
+    from sllm.inference import TextGenerator
+
+    texts = TextGenerator(model, tokenizer).generate(
+        prompts,
+        max_length,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+    )
+    for prompt, text in zip(prompts, texts, strict=True):
+        print(prompt + text)
+
+
+@app.command(rich_help_panel=MODEL)
+def chat(
+    model: Model,
+    tokenizer: TokenizerFile = None,
+    reply_tokens: Annotated[int, typer.Option(min=1, help="Tokens of one reply, at most.")] = 128,
+    temperature: Temperature = 0.8,
+    top_k: TopK = None,
+    top_p: TopP = 0.95,
+    repetition_penalty: Penalty = 1.0,
+    seed: Seed = None,
+) -> None:
+    """Write a text together with a trained model, turn by turn."""
+    from sllm.inference import Sampling, TextGenerator
+    from sllm.inference import chat as talk
+
+    sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
+    talk(TextGenerator(model, tokenizer), reply_tokens=reply_tokens, sampling=sampling, seed=seed)
+
+
+@app.command(rich_help_panel=MODEL)
+def export(
+    model: Model,
+    output: Annotated[Path, typer.Option(help="Directory to write; must not exist yet.")],
+) -> None:
+    """Write a trained model as a Transformers directory, and check that its logits match."""
+    from sllm.export import export as export_model
+
+    export_model(model, output)
+    print(output)
+
+
+# --- the machine ----------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel=RUNNING)
+def doctor(
+    cluster: Annotated[str | None, typer.Option(metavar="PROFILE", help="Cluster profile to examine.")] = None,
+) -> None:
+    """Say what is fine, on this machine or cluster, and what is not."""
+    from rich.console import Console
+
+    from jobs.doctor import examine
+
+    raise typer.Exit(examine(cluster, Console()))
+
+
+dev_cluster = typer.Typer(help="A private Slurm on this machine, to try things on.", no_args_is_help=True)
+app.add_typer(dev_cluster, name="dev-cluster", rich_help_panel=RUNNING)
+ClusterDirectory = Annotated[Path, typer.Argument(help="Where it lives; a short path that does not exist yet.")]
+
+
+@dev_cluster.command()
+def up(directory: ClusterDirectory = Path("/tmp/sllm-slurm")) -> None:
+    """Start it: two GPU nodes (declared, not real), a CPU node, partitions cpu, gpu and urgent."""
+    from jobs.dev_cluster import up as start
+
+    cluster = start(directory)
+    print(f"export SLURM_CONF={cluster.env['SLURM_CONF']}")
+
+
+@dev_cluster.command()
+def down(directory: ClusterDirectory = Path("/tmp/sllm-slurm")) -> None:
+    """Stop it, its jobs included, and remove its files."""
+    from jobs.dev_cluster import down as stop
+
+    stop(directory)
+
+
+if __name__ == "__main__":
+    main()

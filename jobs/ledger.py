@@ -1,0 +1,201 @@
+"""The ledger: one line for each attempt of a stage, with why it began, how it ended, and the steps between.
+
+A process that is killed writes nothing, so an attempt leaves its marks in two files of its own: `attempt.json` when it
+begins, and `ended-<token>.json` when one of its processes can still say why it ends (the first to say so is right: the
+others only see that a peer is gone). Whoever is left, be it the process itself, the launcher, the batch script or the
+next attempt, calls `close`, which writes the line.
+"""
+
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+from jobs.cluster import Retries
+from sllm.files import CorruptError, RunDirectory, append_jsonl, read_json, read_jsonl, write_json
+
+# How an attempt ends.
+FINISHED = "finished"
+STOPPED = "stopped"  # asked to by a person: Ctrl-C, SIGTERM
+PREEMPTED = "preempted"
+TIME_LIMIT = "time limit"
+NODE_FAILURE = "node failure"
+CANCELLED = "cancelled"
+SIGNALLED = "signal"  # by a person or a program other than Slurm, to a job
+KILLED = "killed"  # without a word
+CRASH = "crash"
+BAD_INPUT = "bad input"  # a UserError
+GAVE_UP = "gave up"  # began only to find that the attempts before it were enough
+
+# Why an attempt begins, unless it is a requeue. The attempts are counted from the newest of these.
+SUBMITTED = "submitted"
+
+
+def _attempt_file(run: RunDirectory, stage: str) -> Path:
+    return run.stage(stage) / "attempt.json"
+
+
+def _ended_file(run: RunDirectory, stage: str, token: str) -> Path:
+    return run.stage(stage) / f"ended-{token}.json"
+
+
+def read_or_none(path: Path) -> dict[str, Any] | None:
+    """A JSON file that may be missing (or, on a shared file system, half visible)."""
+    try:
+        value: dict[str, Any] = read_json(path)
+        return value
+    except (OSError, CorruptError):
+        return None
+
+
+def current(run: RunDirectory, stage: str) -> dict[str, Any] | None:
+    """The stage's newest attempt, running or not: number, token, fingerprint, why, started, node, pid, job."""
+    return read_or_none(_attempt_file(run, stage))
+
+
+def begin(run: RunDirectory, stage: str, fingerprint: str, token: str, why: str, job: str | None = None) -> int:
+    """Open an attempt and return its number, from 1. `token` is unique to it; from here on no other may write."""
+    previous = current(run, stage)
+    if previous is not None:
+        close(run, stage)
+    run.progress(stage).unlink(missing_ok=True)
+    number = 1 + sum(1 for line in attempts(run, stage))
+    write_json(
+        _attempt_file(run, stage),
+        {
+            "attempt": number,
+            "token": token,
+            "fingerprint": fingerprint,
+            "why": why,
+            "started": time.time(),
+            "node": os.environ.get("SLURMD_NODENAME", platform.node()),
+            "pid": os.getpid(),
+            "job": job,
+        },
+    )
+    return number
+
+
+def end(run: RunDirectory, stage: str, token: str, cause: str, message: str = "", where: str = "") -> bool:
+    """Say how the attempt ends. The first to say so wins: returns False if another process already has.
+
+    `where` identifies a crash: the same exception from the same line has the same.
+    """
+    record = {"cause": cause, "message": message, "where": where, "time": time.time()}
+    try:
+        with _ended_file(run, stage, token).open("x", encoding="utf-8") as file:
+            json.dump(record, file, ensure_ascii=False)
+        return True
+    except FileExistsError:
+        return False
+
+
+def ended(run: RunDirectory, stage: str, token: str) -> dict[str, Any] | None:
+    """What `end` recorded for this attempt, or None."""
+    return read_or_none(_ended_file(run, stage, token))
+
+
+def attempts(run: RunDirectory, stage: str | None = None, fingerprint: str | None = None) -> list[dict[str, Any]]:
+    """The ledger's lines, oldest first."""
+    return [
+        line
+        for line in read_jsonl(run.ledger)
+        if stage in (None, line["stage"]) and fingerprint in (None, line["fingerprint"])
+    ]
+
+
+def close(
+    run: RunDirectory, stage: str, silent_cause: str = KILLED, retries: Retries | None = None
+) -> dict[str, Any] | None:
+    """Write the line of the newest attempt, which is over. None if there is none, or its line is written already.
+
+    `silent_cause` is the cause when none of its processes could say one. With `retries`, the line says in `gave_up`
+    why the stage should not be tried again, if so.
+    """
+    attempt = current(run, stage)
+    if attempt is None or any(line["token"] == attempt["token"] for line in attempts(run, stage)):
+        return None
+    token = attempt["token"]
+    progress = read_or_none(run.progress(stage))
+    last_sign = progress["time"] if progress and progress["time"] > attempt["started"] else attempt["started"]
+    ending = ended(run, stage, token) or {"cause": silent_cause, "message": "", "where": "", "time": last_sign}
+    line = {
+        "stage": stage,
+        "attempt": attempt["attempt"],
+        "token": token,
+        "fingerprint": attempt["fingerprint"],
+        "job": attempt["job"],
+        "node": attempt["node"],
+        "began": attempt["why"],
+        "ended": ending["cause"],
+        "message": ending["message"],
+        "where": ending["where"],
+        "started": round(attempt["started"], 3),
+        "seconds": round(ending["time"] - attempt["started"], 3),
+        **(_training_figures(run, attempt["started"]) if stage == "pretrain" else {}),
+    }
+    earlier = attempts(run, stage, attempt["fingerprint"])
+    line["gave_up"] = why_not_again([*earlier, line], retries) if retries else ""
+    append_jsonl(run.ledger, line)
+    _ended_file(run, stage, token).unlink(missing_ok=True)
+    return line
+
+
+def why_not_again(lines: list[dict[str, Any]], retries: Retries) -> str:
+    """Why a stage with these attempts should not be tried again; empty if it should.
+
+    Counted from the newest submit: submitting again is a person's word that it is worth it.
+    """
+    newest = max((i for i, line in enumerate(lines) if line["began"] == SUBMITTED), default=0)
+    lines = lines[newest:]
+    last = lines[-1]
+    cause = last["ended"]
+    if cause == FINISHED:
+        return ""
+    if cause in (BAD_INPUT, GAVE_UP):
+        return str(last["message"])
+    cap = retries.cap(cause)
+    count = sum(line["ended"] == cause for line in lines)
+    if cap is not None and count > cap:
+        return f"{cause} {count} times, and the profile allows {cap}"
+    if cause == CRASH and any(_same_crash(line, last) for line in lines[:-1]):
+        return f"the same {last['where']} twice, at step {last.get('last_step')}"
+    fruitless = _fruitless(lines)
+    if fruitless >= retries.without_progress:
+        return f"{fruitless} attempts in a row without a new step, the last one ended by: {cause}"
+    return ""
+
+
+def _same_crash(line: dict[str, Any], other: dict[str, Any]) -> bool:
+    keys = ("ended", "where", "last_step")
+    return all(line.get(key) == other.get(key) for key in keys)
+
+
+def _fruitless(lines: list[dict[str, Any]]) -> int:
+    """How many attempts at the end of the list have not gone beyond the steps before them.
+
+    A stage without steps begins anew each time; that others were preferred to it is then nothing to count.
+    """
+    count, furthest = 0, 0
+    for line in lines:
+        step = line.get("last_step") or 0
+        if step > furthest:
+            count, furthest = 0, step
+        elif line["stage"] == "pretrain" or line["ended"] not in (PREEMPTED, NODE_FAILURE, SIGNALLED):
+            count += 1
+    return count
+
+
+def _training_figures(run: RunDirectory, started: float) -> dict[str, Any]:
+    """First and last step that the attempt which began at `started` wrote to metrics.jsonl, and what they cost."""
+    records = [record for record in read_jsonl(run.metrics) if record["time"] >= started]
+    steps = [record for record in records if record["kind"] == "train"]
+    saves = [record["seconds"] for record in records if record["kind"] == "checkpoint"]
+    return {
+        "first_step": steps[0]["step"] if steps else None,
+        "last_step": steps[-1]["step"] if steps else None,
+        "seconds_to_first_step": round(steps[0]["time"] - started, 3) if steps else None,
+        "seconds_in_save": round(sum(saves), 3),
+    }

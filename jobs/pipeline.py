@@ -1,0 +1,193 @@
+"""The pipeline as data: the stages, declared once, and what is left to do for a run.
+
+Every way of running (in this process, local processes, Slurm, the sbatch scripts) takes its stages from here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sllm.artifacts import Artifacts, differences
+from sllm.config import Experiment
+from sllm.errors import Stopped, UserError
+from sllm.files import MANIFEST, CorruptError, RunDirectory, fingerprint, read_json, read_manifest
+from sllm.stop import StopFlag
+
+Keys = dict[str, dict[str, Any]]
+Work = Callable[[Experiment, RunDirectory, Artifacts, StopFlag], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`work` returns a summary, or raises Stopped; `needs` are done before it starts."""
+
+    name: str
+    needs: tuple[str, ...]
+    work: Work
+    shared: Callable[[Artifacts], Path] | None = None
+    """The directory with a manifest that runs with an equal key share."""
+    command: str = ""
+    """The subcommand of `sllm` that runs this stage alone, where it is not the stage's name."""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+# The imports wait until a stage runs: they load torch, and the command line should answer at once.
+
+
+def _download(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, stop: StopFlag) -> dict[str, Any]:
+    from sllm.data.download import download_stage
+
+    return download_stage(experiment, artifacts.corpus, stop)
+
+
+def _tokenizer(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, stop: StopFlag) -> dict[str, Any]:
+    from sllm.tokenizer.training import tokenizer_stage
+
+    return tokenizer_stage(experiment, artifacts.corpus, artifacts.tokenizer, stop)
+
+
+def _pack(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, stop: StopFlag) -> dict[str, Any]:
+    from sllm.data.pack import pack_stage
+
+    return pack_stage(experiment, artifacts.corpus, artifacts.tokenizer / "tokenizer.json", artifacts.packed, stop)
+
+
+def _pretrain(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, stop: StopFlag) -> dict[str, Any]:
+    from sllm.training import pretrain
+
+    summary = pretrain(experiment, run, artifacts, stop)
+    if summary["outcome"] == "stopped":
+        raise Stopped(stop.reason)
+    return summary
+
+
+def _validate(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, stop: StopFlag) -> dict[str, Any]:
+    from sllm.validation import validate_stage
+
+    return validate_stage(experiment, run, artifacts, stop)
+
+
+def _benchmark(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, stop: StopFlag) -> dict[str, Any]:
+    from sllm.benchmark import benchmark_stage
+
+    return benchmark_stage(experiment, run, artifacts, stop)
+
+
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage("download", (), _download, shared=lambda artifacts: artifacts.corpus),
+        Stage("tokenizer", ("download",), _tokenizer, shared=lambda artifacts: artifacts.tokenizer),
+        Stage("pack", ("download", "tokenizer"), _pack, shared=lambda artifacts: artifacts.packed),
+        Stage("pretrain", ("pack",), _pretrain, command="train"),
+        Stage("validate", ("pretrain",), _validate),
+        Stage("benchmark", ("pretrain",), _benchmark),
+    )
+}
+
+
+def up_to(last: str | None) -> list[Stage]:
+    """`last` and everything it needs, in the order they run; every stage if None."""
+    if last is None:
+        return list(STAGES.values())
+    if last not in STAGES:
+        raise UserError(f"--until {last}: no such stage; valid: {', '.join(STAGES)}")
+    wanted = {last}
+    for stage in reversed(STAGES.values()):
+        if stage.name in wanted:
+            wanted.update(stage.needs)
+    return [stage for stage in STAGES.values() if stage.name in wanted]
+
+
+# --- what is left to do ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage in the plan of a submit. `reasons` say why it runs; a stage that is done has none."""
+
+    stage: Stage
+    reasons: tuple[str, ...]
+
+    @property
+    def done(self) -> bool:
+        return not self.reasons
+
+
+def read_done(run: RunDirectory, stage: str) -> dict[str, Any] | None:
+    """The stage's done.json, or None if it is missing or damaged (then the stage simply runs again)."""
+    try:
+        done: dict[str, Any] = read_json(run.done(stage))
+        return done
+    except (FileNotFoundError, NotADirectoryError, CorruptError):
+        return None
+
+
+def former_training(run: RunDirectory) -> dict[str, Any] | None:
+    """The key under which the run's checkpoints were trained, or None without checkpoints."""
+    for state in sorted(run.checkpoints.glob("step-*/state.json"), reverse=True):
+        try:
+            key: dict[str, Any] = read_json(state)["trajectory"]
+            return key
+        except (CorruptError, KeyError, FileNotFoundError):
+            continue
+    return None
+
+
+def set_aside(run: RunDirectory, key: dict[str, Any]) -> Path:
+    """Where the training with this key is kept while the run has another."""
+    return run.path / "previous" / fingerprint(key)
+
+
+def plan(run: RunDirectory, keys: Keys, artifacts: Artifacts, stages: list[Stage]) -> list[Step]:
+    """For each stage, in order, whether it is done and else why it runs."""
+    return [Step(stage, tuple(_reasons(run, stage, keys[stage.name], artifacts))) for stage in stages]
+
+
+def _reasons(run: RunDirectory, stage: Stage, key: dict[str, Any], artifacts: Artifacts) -> list[str]:
+    done = read_done(run, stage.name)
+    if stage.name == "pretrain":
+        former = former_training(run)
+        if former is not None and former != key:
+            reasons = _changes(former, key)
+            if set_aside(run, key).is_dir():
+                return [*reasons, f"comes back from previous/{fingerprint(key)}"]
+            return [*reasons, f"the former training moves to previous/{fingerprint(former)}"]
+        if done is None and former is not None:
+            steps = max(int(path.name.removeprefix("step-")) for path in run.checkpoints.glob("step-*"))
+            return [f"goes on from step {steps}"]
+    if done is None:
+        there = stage.shared is not None and _whole(stage.shared(artifacts))
+        return ["takes what a run with the same settings made" if there else "not done yet"]
+    if done["fingerprint"] != fingerprint(key):
+        return _changes(done["key"], key)
+    if stage.shared and not _whole(stage.shared(artifacts)):
+        return [f"{stage.shared(artifacts)} is gone or damaged"]
+    if stage.name == "pretrain" and not (run.best / MANIFEST).is_file():
+        return [f"{run.best} is gone"]
+    return []
+
+
+def _whole(directory: Path) -> bool:
+    try:
+        read_manifest(directory)
+        return True
+    except CorruptError:
+        return False
+
+
+def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    lines = []
+    for line in differences(old, new):
+        name = line.split(" ", 1)[0]
+        if name.startswith("needs."):
+            line = f"needs: {name.removeprefix('needs.')}"
+        elif name.startswith("files."):
+            line = f"files of {name.split('.')[1]} changed"
+        line = line if len(line) <= 120 else line[:119] + "…"
+        if line not in lines:
+            lines.append(line)
+    return lines

@@ -1,0 +1,326 @@
+"""Run one stage: environment → callable → done.json.
+
+`run_here` runs it in this process (under torchrun: as one of its ranks). `job` is what a launcher starts, one process
+per rank: it takes the signals before anything heavy is imported, writes to the stage's log, and ends in an exit code.
+Whatever happens to the processes, the ledger gets its line.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from jobs import ledger, slurm
+from jobs.pipeline import STAGES, Keys, Stage, plan
+from sllm.artifacts import Artifacts, stage_keys
+from sllm.config import Experiment, load_experiment
+from sllm.errors import Stopped, UserError
+from sllm.files import RunDirectory, fingerprint, read_json, write_json
+from sllm.progress import report_to
+from sllm.stop import SIGNALS, StopFlag, stop_on_signals
+
+log = logging.getLogger(__name__)
+
+# Exit codes of `job`. 85 (EX_STOPPED) belongs to nobody else: not a shell's, not a signal's, not Slurm's.
+EX_CRASH, EX_BAD_INPUT, EX_STOPPED, EX_FENCED = 1, 2, 85, 86
+
+WATCH_SECONDS = 1.0
+MEASURE_SECONDS = 60.0
+PEER_SECONDS = 10.0
+"""How long a rank may go on after another rank has recorded the end of their attempt."""
+
+
+# --- the stage ------------------------------------------------------------------------------------
+
+
+def perform(
+    stage: Stage, experiment: Experiment, run: RunDirectory, keys: Keys, stop: StopFlag, *, main: bool = True
+) -> dict[str, Any]:
+    """Do the stage's work and mark it done. Every rank calls this; the main one writes.
+
+    Raises:
+        UserError: a stage before it is not done, or its input is not what was submitted.
+        Stopped: a stop was requested; what was reached is on disk.
+    """
+    artifacts = Artifacts(experiment, keys)
+    require_parents(stage, run, keys, artifacts)
+    report_to(run.progress(stage.name), silent=not main)
+    started = time.time()
+    with only_one(stage.shared(artifacts), stop) if stage.shared else contextlib.nullcontext():
+        if stage.name == "download" and stage_keys(experiment)["download"] != keys["download"]:
+            raise UserError("download: the input files have changed since the submit; submit again")
+        summary = stage.work(experiment, run, artifacts, stop)
+    if main:
+        key = keys[stage.name]
+        done = {
+            "stage": stage.name,
+            "fingerprint": fingerprint(key),
+            "key": key,
+            "summary": summary,
+            "seconds": round(time.time() - started, 3),
+            "finished": round(time.time(), 3),
+            "node": platform.node(),
+        }
+        write_json(run.done(stage.name), done)
+    return summary
+
+
+def require_parents(stage: Stage, run: RunDirectory, keys: Keys, artifacts: Artifacts) -> None:
+    """Raises UserError naming the command that makes what is missing. A scheduler's word alone is not enough: a
+    dependency on a job that Slurm has forgotten counts as fulfilled."""
+    for step in plan(run, keys, artifacts, [STAGES[name] for name in stage.needs]):
+        if not step.done:
+            command = step.stage.command or step.stage.name
+            raise UserError(
+                f"{stage}: needs the stage {step.stage}, which is not done ({step.reasons[0]}); "
+                f"run `sllm {command} CONFIG`, or `sllm submit CONFIG` for everything"
+            )
+
+
+@contextlib.contextmanager
+def only_one(output: Path, stop: StopFlag) -> Iterator[None]:
+    """Let one run at a time make what several share: those that waited find it there."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with (output.parent / f".{output.name}.lock").open("w") as file:
+        told = False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not told:
+                    log.info("waiting: another run is making %s", output)
+                told = True
+                stop.check()
+                time.sleep(0.5)
+            except OSError as error:  # a file system without locks: at worst two runs do the same work
+                log.warning("%s: no file locks here (%s)", output.parent, error.strerror)
+                break
+        yield
+
+
+# --- in this process ------------------------------------------------------------------------------
+
+
+def run_here(
+    stage: Stage, experiment: Experiment, run: RunDirectory, keys: Keys, stop: StopFlag, why: str
+) -> dict[str, Any]:
+    """Run the stage in this process and write its line in the ledger. Raises what `perform` raises."""
+    if int(os.environ.get("RANK", "0")) > 0:
+        return perform(stage, experiment, run, keys, stop, main=False)
+    token = new_token()
+    ledger.begin(run, stage.name, fingerprint(keys[stage.name]), token, why)
+    try:
+        summary = perform(stage, experiment, run, keys, stop)
+        ledger.end(run, stage.name, token, ledger.FINISHED)
+        return summary
+    except BaseException as error:
+        ledger.end(run, stage.name, token, *describe(error))
+        raise
+    finally:
+        ledger.close(run, stage.name)
+
+
+def new_token() -> str:
+    return f"{platform.node()}-{os.getpid()}-{time.time_ns()}"
+
+
+def describe(error: BaseException) -> tuple[str, str, str]:
+    """Cause, message and place of an exception, for the ledger."""
+    if isinstance(error, UserError):
+        return ledger.BAD_INPUT, str(error), ""
+    if isinstance(error, Stopped):
+        return ledger.STOPPED, str(error), ""
+    if lost_peer(error):
+        return ledger.KILLED, "a rank was killed, or its node lost; the others lost contact with it", ""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    message = f"{type(error).__name__}: {error}".split("\n")[0]
+    return ledger.CRASH, message, f"{type(error).__name__} at {place}"
+
+
+def lost_peer(error: BaseException) -> bool:
+    """Whether an exception only says that another rank has gone away."""
+    if type(error).__name__ in ("DistBackendError", "DistNetworkError", "DistStoreError"):
+        return True
+    gone = ("closed by peer", "reset by peer", "Broken pipe", "remote process exited", "Connection refused")
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in gone)
+
+
+# --- as a process of a launcher -------------------------------------------------------------------
+
+
+def job(path: str, name: str, token: str | None = None) -> None:
+    """One rank of a stage, in a process of its own. Leaves through `sys.exit`, never by returning: a launcher that
+    pickles results would otherwise record a stage that was stopped as a success.
+
+    `token` names the attempt that the launcher has opened; in a Slurm job, rank 0 opens it.
+    """
+    for number in SIGNALS:
+        # Until our handlers are there, and again once they are gone: submitit's own would requeue the job.
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGCONT, signal.SIG_DFL)  # comes with each of Slurm's signals; submitit would log it
+    with stop_on_signals() as stop:
+        run, stage = RunDirectory(Path(path)), STAGES[name]
+        rank = adopt_rank()
+        redirect_output(run.log(name))
+        set_up_logging(rank)
+        if token is not None:
+            sys.exit(rank_of_attempt(run, stage, token, stop, rank))
+        sys.exit(rank_of_job(run, stage, stop, rank))
+
+
+def rank_of_job(run: RunDirectory, stage: Stage, stop: StopFlag, rank: int) -> int:
+    """A rank in a Slurm job. Returns the exit code; see `jobs.slurm` for what follows from it."""
+    token = slurm.attempt_token()
+    if rank == 0:
+        _, keys = load_run(run)
+        refusal = slurm.begin(run, stage.name, fingerprint(keys[stage.name]))
+        if refusal:
+            print(f"{stage}: not started: {refusal}", file=sys.stderr, flush=True)
+            return EX_FENCED
+    stop.deadline = slurm.deadline(run, stage.name)
+    code = rank_of_attempt(run, stage, token, stop, rank, cause_of=slurm.stop_cause)
+    if rank > 0:
+        # Rank 0 speaks for a stop that all have agreed to. srun would kill it for the exit code of another.
+        return 0 if code == EX_STOPPED else code
+    if code in (0, EX_STOPPED):
+        slurm.settle(run, stage.name)
+    return code
+
+
+def rank_of_attempt(
+    run: RunDirectory,
+    stage: Stage,
+    token: str,
+    stop: StopFlag,
+    rank: int,
+    cause_of: Callable[[str], str] = lambda _: ledger.STOPPED,
+) -> int:
+    """The stage, its end recorded. Returns the exit code. `cause_of` tells why a stop was asked for."""
+    if rank == 0:
+        banner(run, stage, token)
+    watch(run, stage, token, stop)
+    try:
+        experiment, keys = load_run(run)
+        if plan(run, keys, Artifacts(experiment, keys), [stage])[0].done:
+            print(f"{stage}: done already", flush=True)  # and then the node was lost, for example
+        else:
+            perform(stage, experiment, run, keys, stop, main=rank == 0)
+        if rank == 0:
+            ledger.end(run, stage.name, token, ledger.FINISHED)
+        return 0
+    except Stopped as stopped:
+        log.info("stopped (%s)", stopped)
+        if rank == 0:
+            ledger.end(run, stage.name, token, cause_of(stop.reason), str(stopped))
+        return EX_STOPPED
+    except UserError as error:
+        if ledger.end(run, stage.name, token, *describe(error)):
+            print(f"sllm: {error}", file=sys.stderr, flush=True)
+        return EX_BAD_INPUT
+    except Exception as error:
+        if lost_peer(error):
+            time.sleep(WATCH_SECONDS)  # the rank that is gone may be about to say why
+        if ledger.end(run, stage.name, token, *describe(error)):
+            traceback.print_exc()
+        else:
+            log.error("rank %d ends too: %s", rank, describe(error)[1])
+        # Other ranks may wait in a collective for this one, and this one in its own clean-up for them.
+        sys.stderr.flush()
+        os._exit(EX_CRASH)
+
+
+def load_run(run: RunDirectory) -> tuple[Experiment, Keys]:
+    """The experiment and the stages' keys as they were submitted."""
+    try:
+        keys: Keys = read_json(run.path / "keys.json")
+    except FileNotFoundError:
+        raise UserError(f"{run.path}: nothing was submitted here (keys.json is missing)") from None
+    return load_experiment(run.config), keys
+
+
+def adopt_rank() -> int:
+    """Translate the launcher's variables to torchrun's, which is all that the library knows. Returns the rank."""
+    env = os.environ
+    if "SUBMITIT_LOCAL_GLOBALID" in env:
+        env["RANK"] = env["SUBMITIT_LOCAL_GLOBALID"]
+        env["LOCAL_RANK"] = env["SUBMITIT_LOCAL_LOCALID"]
+        env["WORLD_SIZE"] = env["SUBMITIT_LOCAL_NTASKS"]
+    elif slurm.job_id() is not None:
+        slurm.adopt_rank()
+    return int(env.get("RANK", "0"))
+
+
+def redirect_output(path: Path) -> None:
+    """Send everything this process and its libraries print to the end of `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+
+
+def set_up_logging(rank: int = 0) -> None:
+    level = logging.INFO if rank == 0 else logging.WARNING
+    who = "" if rank == 0 else f"[rank {rank}] "
+    logging.basicConfig(level=level, format=f"%(asctime)s {who}%(message)s", datefmt="%H:%M:%S", force=True)
+
+
+def banner(run: RunDirectory, stage: Stage, token: str) -> None:
+    current = ledger.current(run, stage.name)
+    number = current["attempt"] if current and current["token"] == token else "?"
+    why = current["why"] if current else ""
+    when = time.strftime("%Y-%m-%d %H:%M:%S")
+    code = Path(__file__).parent.parent
+    print(f"──── {stage} · attempt {number} ({why}) · {when} · {platform.node()} · {code}", flush=True)
+
+
+def watch(run: RunDirectory, stage: Stage, token: str, stop: StopFlag) -> None:
+    """Leave the process when its attempt is over: another one owns the run, or another rank has failed.
+
+    A node that the scheduler gave up may still be alive, and a rank whose peer was killed may wait for it in a
+    collective: neither comes back to Python, so a thread ends the process. It also keeps the deadline up to date.
+    """
+
+    def loop() -> None:
+        owned, failed_at, measured_at = False, None, time.monotonic()
+        while True:
+            time.sleep(WATCH_SECONDS)
+            now = time.monotonic()
+            current = ledger.current(run, stage.name)
+            if current and current["token"] == token:
+                owned = True
+            elif current and owned:
+                _leave(f"attempt {current['attempt']} owns {run.name} now: this one ends", EX_FENCED)
+            ending = ledger.ended(run, stage.name, token)
+            if ending and ending["cause"] in (ledger.CRASH, ledger.BAD_INPUT, ledger.KILLED):
+                failed_at = failed_at or now
+                if now - failed_at > PEER_SECONDS:
+                    _leave(f"another rank has ended ({ending['message']}): this one ends too", EX_CRASH)
+            if stop.deadline is not None and now - measured_at > MEASURE_SECONDS:
+                measured_at = now
+                with contextlib.suppress(OSError):  # a file system that stumbles: the old deadline will do
+                    stop.deadline = slurm.deadline(run, stage.name)
+
+    threading.Thread(target=loop, name="watch", daemon=True).start()
+
+
+def _leave(message: str, code: int) -> None:
+    print(message, file=sys.stderr, flush=True)
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    job(*sys.argv[1:3])

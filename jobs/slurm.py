@@ -1,0 +1,439 @@
+"""Slurm: the jobs of a chain, what a job must know about itself, and when it goes back into the queue.
+
+Who does what when a job is told to end:
+
+* Python only looks at a flag. The ranks agree, save, and rank 0 says why they stop (`settle`). If the stage should
+  go on, it leaves a marker file named after (job id, restart count) and exits with code 85.
+* The batch shell requeues the job if the marker is there. It does not if Slurm itself has ended the job (the shell
+  got SIGTERM): then Slurm has requeued it already, or a person wanted it dead.
+* After a crash or a kill, when no rank could say anything, the shell asks `python -m jobs.slurm` whether to go on.
+* When even the shell is gone (a node was lost), Slurm requeues, and the next attempt writes the ledger's line.
+
+A job that ends without success and without being requeued fails, and Slurm cancels its dependents.
+"""
+
+import contextlib
+import io
+import math
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jobs import ledger
+from jobs.cluster import Resources, load_cluster
+from jobs.pipeline import STAGES, Stage
+from sllm.errors import UserError
+from sllm.files import RunDirectory, read_jsonl, write_json
+
+COMMAND_SECONDS = 20.0
+"""How long a Slurm command may take; a busy controller is slow, one that is down never answers."""
+
+TEARDOWN_SECONDS = 10.0
+"""From the last checkpoint to the end of the batch script."""
+
+MEASURED_STEPS = 1000
+
+KILL_ON_BAD_EXIT = "--kill-on-bad-exit=1"
+
+# --- what a job knows about itself ----------------------------------------------------------------
+
+
+def job_id() -> str | None:
+    """The Slurm job that this process belongs to."""
+    return os.environ.get("SLURM_JOB_ID") if "SLURM_PROCID" in os.environ else None
+
+
+def restarts() -> int:
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+
+
+def attempt_token() -> str:
+    """Unique to this attempt and known to all its ranks without asking: job id and restart count."""
+    return f"{os.environ['SLURM_JOB_ID']}-{restarts()}"
+
+
+def adopt_rank() -> None:
+    """Set torchrun's variables from Slurm's. The rendezvous is on the first node, on a port of this attempt alone."""
+    env = os.environ
+    env["RANK"], env["LOCAL_RANK"], env["WORLD_SIZE"] = env["SLURM_PROCID"], env["SLURM_LOCALID"], env["SLURM_NTASKS"]
+    if "MASTER_ADDR" not in env:
+        env["MASTER_ADDR"] = _first_node() if int(env.get("SLURM_NNODES", "1")) > 1 else "127.0.0.1"
+    # Below the ports that systems hand out, and another one after each requeue: the old one may still be in use.
+    env["MASTER_PORT"] = str(10_000 + (int(env["SLURM_JOB_ID"]) * 31 + restarts() * 7919) % 20_000)
+
+
+def _first_node() -> str:
+    """Where rank 0 is: the node that the batch script, and so srun, runs on."""
+    nodes = ask("scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"])
+    first = nodes.split()[0] if nodes else ""
+    try:
+        socket.getaddrinfo(first, None)
+        return first
+    except OSError:
+        return os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1")
+
+
+def deadline(run: RunDirectory, stage: str) -> float | None:
+    """When to stop by ourselves so that a step and a checkpoint still fit before the time limit, whatever signals
+    come: the limit, less the measured 99th percentiles of a step and of a save (before there are any, the profile's
+    signal_seconds)."""
+    end = os.environ.get("SLURM_JOB_END_TIME")
+    if end is None:
+        return None
+    records = read_jsonl(run.metrics) if stage == "pretrain" else []
+    needed = sum(_p99([r["seconds"] for r in records if r["kind"] == kind]) for kind in ("train", "checkpoint"))
+    if not needed:
+        needed = resources(run, stage).signal_seconds
+    return float(end) - needed - TEARDOWN_SECONDS
+
+
+def _p99(seconds: list[float]) -> float:
+    newest = sorted(seconds[-MEASURED_STEPS:])
+    return newest[math.ceil(0.99 * len(newest)) - 1] if newest else 0.0
+
+
+def resources(run: RunDirectory, stage: str) -> Resources:
+    return load_cluster(str(run.cluster)).resources(stage)
+
+
+# --- the ends of an attempt -----------------------------------------------------------------------
+
+
+def begin(run: RunDirectory, stage: str, fingerprint: str) -> str | None:
+    """Open the ledger for this attempt. Returns why it must not run, or None if it may."""
+    token, job = attempt_token(), os.environ["SLURM_JOB_ID"]
+    previous = ledger.current(run, stage)
+    if previous and previous["job"] == job and int(previous["token"].rsplit("-", 1)[1]) > restarts():
+        return f"attempt {previous['attempt']} of the same job is newer"
+    ledger.close(run, stage, silent_cause=_lost_cause(job), retries=resources(run, stage).retries)
+    same_job = [line for line in ledger.attempts(run, stage, fingerprint) if line["job"] == job]
+    why = f"requeued: {same_job[-1]['ended']}" if same_job else ledger.SUBMITTED
+    if restarts() and not same_job:
+        why = "requeued"
+    ledger.begin(run, stage, fingerprint, token, why, job=job)
+    if submitted_jobs(run).get(stage) != job:  # by hand, with sbatch
+        write_json(run.stage(stage) / "job.json", {"job": job})
+    for old in run.stage(stage).glob("requeue-*"):
+        old.unlink()
+    if same_job and same_job[-1]["gave_up"]:
+        reason: str = same_job[-1]["gave_up"]
+        ledger.end(run, stage, token, ledger.GAVE_UP, reason)
+        ledger.close(run, stage)
+        return reason
+    return None
+
+
+def stop_cause(reason: str) -> str:
+    """Why Slurm, or a person, told this job to stop; `reason` is the flag's."""
+    if reason == "deadline":
+        return ledger.TIME_LIMIT
+    job = show_job(os.environ["SLURM_JOB_ID"])
+    if job is None:
+        return ledger.PREEMPTED
+    if int(job["Restarts"]) > restarts() or job.get("PreemptTime", "None") != "None":
+        return ledger.PREEMPTED
+    if job["JobState"] == "COMPLETING":
+        return ledger.TIME_LIMIT if job["Reason"] == "TimeLimit" else ledger.CANCELLED
+    end = float(os.environ.get("SLURM_JOB_END_TIME", "inf"))
+    warned = float(os.environ.get("SLLM_SIGNAL_SECONDS", "0")) + 90  # Slurm warns up to a minute early
+    return ledger.TIME_LIMIT if reason == "SIGUSR2" and end - time.time() <= warned else ledger.SIGNALLED
+
+
+def settle(run: RunDirectory, stage: str, silent_cause: str = ledger.KILLED) -> bool:
+    """Close this attempt in the ledger, and leave the marker that makes the batch shell requeue the job, if the stage
+    should go on. Returns whether it does."""
+    token = attempt_token()
+    current = ledger.current(run, stage)
+    if current is None or current["token"] != token:
+        return False  # fenced off, or it never began
+    line = ledger.close(run, stage, silent_cause=silent_cause, retries=resources(run, stage).retries)
+    if line is None or line["gave_up"] or line["ended"] in (ledger.FINISHED, ledger.CANCELLED):
+        if line and line["gave_up"]:
+            print(f"not requeued: {line['gave_up']}", flush=True)
+        return False
+    marker(run, stage).touch()
+    return True
+
+
+def marker(run: RunDirectory, stage: str) -> Path:
+    return run.stage(stage) / f"requeue-{attempt_token()}"
+
+
+def _lost_cause(job: str) -> str:
+    """What ended the attempt before this one, of which nobody has written anything."""
+    if restarts() == 0:
+        return ledger.KILLED
+    states = ask("sacct", "-n", "-X", "-P", "--duplicates", "-j", job, "-o", "State")
+    before = (states or "").split("\n")[: restarts()]
+    last = before[-1] if len(before) == restarts() else ""
+    return ledger.PREEMPTED if last.startswith("PREEMPTED") else ledger.NODE_FAILURE
+
+
+# --- the shell around a stage ---------------------------------------------------------------------
+
+
+def setup_lines(run: str, resources: Resources) -> list[str]:
+    """Shell lines before srun. `run` is the run directory as the shell should read it."""
+    return [
+        *resources.setup,
+        f"export PYTHONPATH={run}/code PYTHONSAFEPATH=1",
+        "export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}",
+        f"export SLLM_SIGNAL_SECONDS={resources.signal_seconds}",
+        "slurm_term=; trap 'slurm_term=1' TERM",
+    ]
+
+
+def python_command(python: str) -> str:
+    """Signals wait until our handlers are there: before that they would kill the interpreter."""
+    return f"env --ignore-signal=USR2 --ignore-signal=TERM {python}"
+
+
+def teardown_lines(run: str, stage: str, python: str) -> list[str]:
+    """Shell lines after srun: requeue if the marker is there and Slurm has not ended the job itself."""
+    return [
+        "rc=$?",
+        f"marker={run}/stages/{stage}/requeue-$SLURM_JOB_ID-${{SLURM_RESTART_COUNT:-0}}",
+        f'if [ $rc -ne 0 ] && [ ! -e "$marker" ]; then {python} -m jobs.slurm {run} {stage} "$rc" "$slurm_term"; fi',
+        "for try in 1 2 3; do",
+        '  if [ -n "$slurm_term" ] || [ ! -e "$marker" ]; then break; fi',
+        '  if scontrol requeue "$SLURM_JOB_ID"; then break; fi',
+        "  sleep 2",
+        "done",
+        "exit $rc",
+    ]
+
+
+def batch_parameters(
+    run: RunDirectory, stage: Stage, resources: Resources, dependency: str | None = None
+) -> dict[str, Any]:
+    """submitit's parameters for a stage."""
+    python = shlex.quote(sys.executable)
+    path = shlex.quote(str(run.path))
+    additional: dict[str, Any] = {"requeue": True}
+    if resources.memory:
+        additional["mem"] = resources.memory
+    if resources.reservation:
+        additional["reservation"] = resources.reservation
+    if dependency:
+        additional["kill-on-invalid-dep"] = "yes"
+    for option in resources.sbatch:
+        name, equals, value = option.removeprefix("--").partition("=")
+        additional[name] = value if equals else True
+    parameters = {
+        "job_name": f"{run.name}.{stage}",
+        "comment": f"sllm {run.path}",
+        "partition": resources.partition,
+        "account": resources.account,
+        "qos": resources.qos,
+        "constraint": resources.constraint,
+        "exclude": resources.exclude,
+        "gres": resources.gres,
+        "gpus_per_node": resources.gpus_per_node,
+        "nodes": resources.nodes,
+        "ntasks_per_node": resources.tasks_per_node,
+        "cpus_per_task": resources.cpus,
+        "time": resources.time_minutes,
+        "signal_delay_s": resources.signal_seconds,
+        "dependency": dependency,
+        "setup": setup_lines(path, resources),
+        "teardown": teardown_lines(path, stage.name, python),
+        # srun 22.05 to 23.02 does not take the cores of a task from the job.
+        "srun_args": [KILL_ON_BAD_EXIT, *([f"--cpus-per-task={resources.cpus}"] if resources.cpus else [])],
+        "stderr_to_stdout": True,
+        "additional_parameters": additional,
+    }
+    # submitit's own default, "submitit", is refused by clusters that check workload keys.
+    return {name: value for name, value in parameters.items() if value is not None} | {"wckey": None}
+
+
+def batch_text(run: RunDirectory, stage: Stage, resources: Resources, dependency: str | None) -> str:
+    """The batch script that submitit would send."""
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    folder = run.stage(stage.name) / "submitit"
+    command = f"{python_command(shlex.quote(sys.executable))} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+    text: str = _make_sbatch_string(
+        command=command, folder=folder, **batch_parameters(run, stage, resources, dependency)
+    )
+    return text
+
+
+def plain_script(stage: Stage, resources: Resources) -> str:
+    """The script sbatch/<stage>.sbatch: the same job for people who do not want a launcher."""
+    directives = {
+        "job-name": f"sllm.{stage}",
+        "partition": resources.partition,
+        "account": resources.account,
+        "qos": resources.qos,
+        "constraint": resources.constraint,
+        "nodes": resources.nodes,
+        "ntasks-per-node": resources.tasks_per_node,
+        "gres": resources.gres,
+        "gpus-per-node": resources.gpus_per_node,
+        "cpus-per-task": resources.cpus,
+        "mem": resources.memory,
+        "time": resources.time_minutes,
+        "signal": f"USR2@{resources.signal_seconds}",
+        "open-mode": "append",
+    }
+    ignore = python_command("python")
+    return "\n".join(
+        [
+            "#!/bin/bash",
+            f"# The stage {stage} of a run that `sllm prepare CONFIG` has written:  sbatch sbatch/{stage}.sbatch RUN",
+            "# (pipeline.sh does both, for all stages). Options on sbatch's command line outdo the directives here.",
+            *(f"#SBATCH --{name}={value}" for name, value in directives.items() if value is not None),
+            "#SBATCH --requeue",
+            "",
+            "run=$1",
+            *setup_lines('"$run"', resources),
+            "",
+            f'srun {KILL_ON_BAD_EXIT} --cpus-per-task="$SLURM_CPUS_PER_TASK" {ignore} -m jobs.run "$run" {stage}',
+            "",
+            "# What follows puts the job back into the queue if it stopped in order to go on.",
+            *teardown_lines('"$run"', stage.name, "python"),
+            "",
+        ]
+    )
+
+
+def dependency_on(jobs: list[str]) -> str | None:
+    return "afterok:" + ":".join(jobs) if jobs else None
+
+
+def submit_job(run: RunDirectory, stage: Stage, resources: Resources, dependency: str | None) -> str:
+    """Submit a stage through submitit; returns the job id. Raises UserError with what sbatch says."""
+    import submitit
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    from jobs.run import job
+
+    executor = submitit.SlurmExecutor(
+        folder=run.stage(stage.name) / "submitit", python=python_command(shlex.quote(sys.executable))
+    )
+    executor.update_parameters(**batch_parameters(run, stage, resources, dependency))
+    try:
+        with _outside_any_job(), contextlib.redirect_stderr(io.StringIO()):
+            submitted = executor.submit(job, str(run.path), stage.name)
+    except (FailedJobError, FailedSubmissionError) as error:
+        raise UserError(f"stages.{stage}: sbatch refuses: {sbatch_message(str(error))}") from None
+    write_json(run.stage(stage.name) / "job.json", {"job": submitted.job_id, "submitted": time.time()})
+    identifier: str = submitted.job_id
+    return identifier
+
+
+def sbatch_message(stderr: str) -> str:
+    """The one line of sbatch's complaints that says the most."""
+    lines = [line.split("error: ")[-1].strip() for line in stderr.split("\n") if "error:" in line]
+    telling = [line for line in lines if line != "Batch job submission failed"] or stderr.strip().split("\n")[:1]
+    return telling[-1].removeprefix("sbatch: ")
+
+
+@contextlib.contextmanager
+def _outside_any_job() -> Iterator[None]:
+    """Hide the variables of the job that we may be in from the jobs that we submit; the address of Slurm stays."""
+    if "SLURM_JOB_ID" not in os.environ:
+        yield
+        return
+    from submitit.helpers import clean_env, environment_variables
+
+    keep = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}
+    with clean_env(), environment_variables(**keep):
+        yield
+
+
+# --- asking Slurm ---------------------------------------------------------------------------------
+
+
+def require_slurm() -> None:
+    missing = [name for name in ("sbatch", "srun", "squeue") if shutil.which(name) is None]
+    if missing:
+        raise UserError(f"--on slurm: {', '.join(missing)} not found; run this on a login node of the cluster")
+
+
+def ask(*command: str) -> str | None:
+    """What a Slurm command prints, or None if it is not there, fails or does not answer."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=True)
+        return done.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def show_job(job: str) -> dict[str, str] | None:
+    """The fields of `scontrol show job`, or None."""
+    text = ask("scontrol", "show", "job", "-o", job)
+    return dict(re.findall(r"(?:^|\s)([A-Za-z][\w/:]*)=(\S*)", text)) if text else None
+
+
+def submitted_jobs(run: RunDirectory) -> dict[str, str]:
+    """Stage → id of the job it was last submitted as."""
+    found = {stage: ledger.read_or_none(run.stage(stage) / "job.json") for stage in STAGES}
+    return {stage: record["job"] for stage, record in found.items() if record}
+
+
+QUEUE_FIELDS = {"state": "%T", "reason": "%r", "left": "%L", "start": "%S", "node": "%N", "partition": "%P"}
+
+
+def queued(jobs: list[str]) -> dict[str, dict[str, str]] | None:
+    """Job id → fields, of those that are queued or running. None if Slurm does not answer."""
+    if not jobs:
+        return {}
+    fields = "|".join(["%i", *QUEUE_FIELDS.values()])
+    # Asked for by user, not by id: squeue fails if one of several ids is unknown.
+    text = ask("squeue", "-h", "--me", "-o", fields)
+    if text is None:
+        return None
+    rows = [line.split("|") for line in text.split("\n") if line]
+    return {row[0]: dict(zip(QUEUE_FIELDS, row[1:], strict=True)) for row in rows if row[0] in jobs}
+
+
+def live_jobs(run: RunDirectory) -> dict[str, tuple[str, str]]:
+    """Stage → job id and state, of the run's jobs that are queued or running.
+
+    Raises:
+        UserError: Slurm does not answer.
+    """
+    jobs = submitted_jobs(run)
+    found = queued(list(jobs.values()))
+    if found is None:
+        raise UserError(f"{run.path}: was submitted to Slurm, which does not answer now (squeue); try again later")
+    return {stage: (job, found[job]["state"]) for stage, job in jobs.items() if job in found}
+
+
+def final_states(jobs: list[str]) -> dict[str, str]:
+    """Job id → last state, as far as the accounting knows: COMPLETED, FAILED, CANCELLED, TIMEOUT, …"""
+    text = ask("sacct", "-n", "-X", "-P", "-j", ",".join(jobs), "-o", "JobID,State") if jobs else None
+    rows = [line.split("|") for line in (text or "").split("\n") if "|" in line]
+    return {row[0]: row[1].split(" ")[0] for row in rows}
+
+
+def cancel_jobs(jobs: list[str]) -> None:
+    """Cancel jobs, dependents first so that none starts. Raises UserError if Slurm does not answer."""
+    for job in sorted(jobs, key=int, reverse=True):
+        with contextlib.suppress(subprocess.CalledProcessError):  # it has just ended
+            try:
+                subprocess.run(["scancel", job], capture_output=True, check=True, timeout=COMMAND_SECONDS)
+            except (OSError, subprocess.TimeoutExpired):
+                raise UserError(f"scancel {job}: Slurm does not answer; try again later") from None
+
+
+def after(arguments: list[str]) -> None:
+    """The batch shell asks: srun has ended with this code and left no marker. Say why in the ledger; go on or not."""
+    path, stage, code, told_to_end = arguments
+    run = RunDirectory(Path(path))
+    cause = stop_cause("SIGTERM") if told_to_end else ledger.KILLED
+    if settle(run, stage, silent_cause=cause):
+        print(f"exit code {code}: trying again", flush=True)
+
+
+if __name__ == "__main__":
+    after(sys.argv[1:])

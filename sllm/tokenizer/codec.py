@@ -1,0 +1,243 @@
+"""Text to token ids and back, and `tokenizer.json`.
+
+A vocabulary is laid out as: ids 0–3 the special tokens, 4–259 the bytes 0–255, from 260 on one token for each merge in
+the order it was learnt. The merges and the split pattern are therefore all that there is to know about a tokenizer.
+"""
+
+import codecs
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unicodedata import normalize
+
+from sllm.errors import UserError
+from sllm.files import write_text
+
+if TYPE_CHECKING:
+    import numpy as np
+    import tiktoken
+
+SPECIAL_TOKENS = ("<pad>", "<unk>", "<bos>", "<eos>")
+FIRST_BYTE = len(SPECIAL_TOKENS)
+FIRST_MERGE = FIRST_BYTE + 256
+
+SPLIT_PATTERN = (
+    r"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])"  # English contractions
+    r"|[^\r\n\p{L}\p{N}]?\p{L}+"  # a word with the space or sign before it
+    r"|\p{N}{1,2}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+"
+    r"|\s+(?!\S)"  # white space, but the last one belongs to the word after it
+    r"|\s+"
+)
+"""What a merge never crosses: the pattern of cl100k (tiktoken) with numbers in pieces of at most two digits."""
+
+
+class Tokenizer:
+    """A byte-level BPE tokenizer. Text is brought to NFC first; every other byte of it comes back from `decode`.
+
+    >>> tokenizer = Tokenizer([(4 + ord("a"), 4 + ord("b"))])
+    >>> tokenizer.encode("abc", bos=True)
+    [2, 260, 103]
+    >>> tokenizer.decode([2, 260, 103])
+    'abc'
+    """
+
+    pad_id, unk_id, bos_id, eos_id = range(FIRST_BYTE)
+
+    def __init__(self, merges: Iterable[tuple[int, int]], pattern: str = SPLIT_PATTERN) -> None:
+        """`merges`: the two ids that token 260, 261, … joins. Raises ValueError if they are not a vocabulary."""
+        self.merges = tuple((int(a), int(b)) for a, b in merges)
+        self.pattern = pattern
+        self.token_bytes: list[bytes] = [b""] * FIRST_BYTE + [bytes([byte]) for byte in range(256)]
+        for a, b in self.merges:
+            if not (FIRST_BYTE <= a < self.vocab_size and FIRST_BYTE <= b < self.vocab_size):
+                raise ValueError(f"merge {len(self.token_bytes)} joins {a} and {b}, which are not tokens before it")
+            self.token_bytes.append(self.token_bytes[a] + self.token_bytes[b])
+        if len(set(self.token_bytes)) != 1 + 256 + len(self.merges):
+            raise ValueError("two tokens hold the same bytes")
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.token_bytes)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that decides which ids a text becomes."""
+        content = json.dumps([SPECIAL_TOKENS, self.pattern, self.merges], separators=(",", ":"))
+        return hashlib.sha256(content.encode("utf-8")).hexdigest()
+
+    @cached_property
+    def _encoding(self) -> "tiktoken.Encoding":
+        import tiktoken
+
+        return tiktoken.Encoding(
+            "sllm",
+            pat_str=self.pattern,
+            mergeable_ranks={token: i for i, token in enumerate(self.token_bytes) if token},
+            special_tokens={token: i for i, token in enumerate(SPECIAL_TOKENS)},
+            explicit_n_vocab=self.vocab_size,
+        )
+
+    # --- encoding ---------------------------------------------------------------------------------
+
+    def encode(
+        self,
+        text: str,
+        *,
+        bos: bool = False,
+        eos: bool = False,
+        allowed_special: frozenset[str] | set[str] = frozenset(),
+    ) -> list[int]:
+        """Token ids of `text`, between `<bos>` and `<eos>` if asked.
+
+        A special token written in the text is text, unless it is in `allowed_special`. A lone surrogate, which no
+        UTF-8 can hold, becomes U+FFFD.
+        """
+        text = normalize("NFC", text)
+        if allowed_special:
+            ids = self._encoding.encode(text, allowed_special=allowed_special, disallowed_special=())
+        else:
+            ids = self._encoding.encode_ordinary(text)
+        if bos:
+            ids.insert(0, self.bos_id)
+        if eos:
+            ids.append(self.eos_id)
+        return ids
+
+    def encode_batch(
+        self, texts: Iterable[str], *, bos: bool = False, eos: bool = False, workers: int = 1
+    ) -> list[list[int]]:
+        """`encode` of every text, in `workers` threads: tiktoken lets go of the interpreter lock while it encodes."""
+        if workers == 1:
+            return [self.encode(text, bos=bos, eos=eos) for text in texts]
+        with ThreadPoolExecutor(workers) as pool:
+            return list(pool.map(lambda text: self.encode(text, bos=bos, eos=eos), texts))
+
+    def encode_to_numpy(self, text: str) -> "np.ndarray":
+        """`encode(text)` as a uint32 array, without a Python object for every token: for packing."""
+        return self._encoding.encode_to_numpy(normalize("NFC", text), disallowed_special=())
+
+    # --- decoding ---------------------------------------------------------------------------------
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of all tokens; special tokens have none. Raises IndexError for an id above the vocabulary."""
+        return b"".join([self.token_bytes[i] for i in ids])
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of all tokens; bytes that are not UTF-8 (a character cut in two, say) become U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+    def stream_decoder(self) -> "StreamDecoder":
+        return StreamDecoder(self.token_bytes)
+
+    # --- tokenizer.json ---------------------------------------------------------------------------
+
+    def save(self, path: Path) -> None:
+        """Write a Hugging Face `tokenizer.json`, which `tokenizers` and Transformers load."""
+        write_text(path, json.dumps(self._document(), ensure_ascii=False, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> "Tokenizer":
+        """Raises UserError if `path` cannot be read or is not a tokenizer of this kind."""
+        path = Path(path)
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file; `sllm tokenizer CONFIG` writes one") from None
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror}; name a tokenizer.json") from None
+        except ValueError as error:
+            raise UserError(f"{path}: not JSON ({error}); write it again with `sllm tokenizer CONFIG`") from None
+        try:
+            model = document["model"]
+            ids = model["vocab"]
+            # Older Hugging Face files join the two names of a merge with a space.
+            pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
+            pattern = document["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
+            tokenizer = cls(((ids[a], ids[b]) for a, b in pairs), pattern)
+            ours = tokenizer._document()
+            same = ids == ours["model"]["vocab"] and all(
+                document[part] == ours[part] for part in ("added_tokens", "normalizer", "pre_tokenizer")
+            )
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError):
+            same = False
+        if not same:
+            raise UserError(
+                f"{path}: not a tokenizer written by `sllm tokenizer` (byte-level BPE, NFC, special tokens "
+                f"{' '.join(SPECIAL_TOKENS)} as 0 to {FIRST_BYTE - 1}); name one that is"
+            )
+        return tokenizer
+
+    def _document(self) -> dict[str, Any]:
+        names = [*SPECIAL_TOKENS, *(byte_level_name(token) for token in self.token_bytes[FIRST_BYTE:])]
+        byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+        split = {"type": "Split", "pattern": {"Regex": self.pattern}, "behavior": "Isolated", "invert": False}
+        return {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": [
+                {
+                    "id": i,
+                    "content": token,
+                    "single_word": False,
+                    "lstrip": False,
+                    "rstrip": False,
+                    "normalized": False,
+                    "special": True,
+                }
+                for i, token in enumerate(SPECIAL_TOKENS)
+            ],
+            "normalizer": {"type": "NFC"},
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
+            "post_processor": None,
+            "decoder": byte_level,
+            "model": {
+                "type": "BPE",
+                "dropout": None,
+                "unk_token": None,
+                "continuing_subword_prefix": None,
+                "end_of_word_suffix": None,
+                "fuse_unk": False,
+                "byte_fallback": False,
+                "ignore_merges": False,
+                "vocab": {name: i for i, name in enumerate(names)},
+                "merges": [[names[a], names[b]] for a, b in self.merges],
+            },
+        }
+
+
+class StreamDecoder:
+    """Decodes tokens one at a time; what it emits, joined, is `Tokenizer.decode` of them all."""
+
+    def __init__(self, token_bytes: Sequence[bytes]) -> None:
+        self._token_bytes = token_bytes
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, token: int) -> str:
+        """The characters that `token` completes; bytes of a character that is not complete yet are held back."""
+        return self._decoder.decode(self._token_bytes[token])
+
+    def finish(self) -> str:
+        """What was held back: U+FFFD if the last character was never completed, else nothing."""
+        return self._decoder.decode(b"", final=True)
+
+
+def _byte_level_alphabet() -> dict[int, str]:
+    """The printable character that stands for each byte in a byte-level vocabulary (GPT-2, Radford et al. 2019)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+
+
+_ALPHABET = _byte_level_alphabet()
+
+
+def byte_level_name(token: bytes) -> str:
+    """How `tokenizer.json` writes a token, for example 'Ġthe' for b' the'."""
+    return "".join([_ALPHABET[byte] for byte in token])

@@ -1,0 +1,56 @@
+"""A finished run, made once with `sllm submit --on local`, and the command line as a function."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+
+ROOT = Path(__file__).parents[2]
+
+
+def sllm(*arguments: str | Path, cwd: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run the command line to its end."""
+    return subprocess.run(command(*arguments), cwd=cwd, env=variables(**environment), capture_output=True, text=True)
+
+
+def start(*arguments: str | Path, cwd: Path, **environment: str) -> "subprocess.Popen[str]":
+    """Start it as the leader of a process group, as a terminal does."""
+    return subprocess.Popen(
+        command(*arguments),
+        cwd=cwd,
+        env=variables(**environment),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "jobs.cli", *map(str, arguments)]
+
+
+def variables(**environment: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **environment}
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return tiny.write_texts(tmp_path_factory.mktemp("texts"))
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which runs of this session share their data."""
+    return tmp_path_factory.mktemp("place")
+
+
+@pytest.fixture(scope="session")
+def finished(place: Path, texts: dict[str, Path]) -> "subprocess.CompletedProcess[str]":
+    """`sllm submit tiny.yaml` in `place`, which has run all stages as local processes, pretrain on two ranks."""
+    result = sllm("submit", tiny.write_experiment(place, texts), cwd=place)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result

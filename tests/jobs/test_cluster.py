@@ -1,0 +1,67 @@
+"""Cluster profiles: strict, merged stage over defaults, every one that is shipped."""
+
+from pathlib import Path
+
+import pytest
+
+from jobs.cluster import PROFILES, load_cluster
+from jobs.pipeline import STAGES
+from sllm.config import check_world_size, load_experiment
+from sllm.errors import UserError
+
+
+def profile(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "profile.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("path", sorted(PROFILES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_profile_loads_and_fits_the_shipped_experiments(path: Path) -> None:
+    cluster = load_cluster(path.stem)
+    ranks = cluster.resources("pretrain").ranks
+    for config in sorted(PROFILES.parent.glob("*.yaml")):
+        check_world_size(load_experiment(config).train, ranks)
+
+
+def test_a_stage_overrides_the_defaults_key_by_key(tmp_path: Path) -> None:
+    text = "defaults: {partition: cpu, memory: 8G, qos: long}\nstages: {validate: {partition: gpu, qos: null}}"
+    cluster = load_cluster(profile(tmp_path, text))
+    validate, pack = cluster.resources("validate"), cluster.resources("pack")
+    assert (validate.partition, validate.memory, validate.qos) == ("gpu", "8G", None)
+    assert (pack.partition, pack.memory, pack.qos) == ("cpu", "8G", "long")
+
+
+def test_a_resolved_profile_loads_back(tmp_path: Path) -> None:
+    cluster = load_cluster("h100")
+    again = load_cluster(profile(tmp_path, cluster.to_yaml()))
+    assert all(again.resources(stage) == cluster.resources(stage) for stage in STAGES)
+
+
+def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
+    text = "defaults: {partiton: gpu, memory: lots}\nstages: {pretrain: {nodes: 0}, trian: {}}"
+    with pytest.raises(UserError) as caught:
+        load_cluster(profile(tmp_path, text))
+    lines = str(caught.value).split("\n")
+    assert len(lines) == 4
+    for words in ("partiton: unknown key; did you mean partition?", "memory: 'lots'", "nodes: 0", "trian: unknown key"):
+        assert any(words in line for line in lines), words
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("defaults: {gres: 'gpu:1', gpus_per_node: 1}", "gres and gpus_per_node are both set"),
+        ("stages: {pack: {tasks_per_node: 2}}", "only pretrain runs on more than one process"),
+        ("defaults: {time_minutes: 1}", "signal_seconds is 120, not below time_minutes"),
+        ("- a\n- b", "valid dictionary"),
+    ],
+)
+def test_impossible_combinations(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_cluster(profile(tmp_path, text))
+
+
+def test_an_unknown_name_lists_those_there_are() -> None:
+    with pytest.raises(UserError, match=r"there are: .*h100.*laptop"):
+        load_cluster("nowhere")

@@ -1,0 +1,241 @@
+"""Runs as processes of this machine: finished, repeated, interrupted, killed, crashed. Everything here is real."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from conftest import ROOT, sllm, start, variables
+
+from jobs import ledger
+from jobs.pipeline import STAGES, read_done
+from sllm.files import RunDirectory, read_json, read_jsonl
+
+STEPS = 300
+
+
+def wait_for_step(run: RunDirectory, step: int, process: "subprocess.Popen[str]") -> None:
+    while not any(record["step"] >= step for record in read_jsonl(run.metrics)):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+
+
+def steps(run: RunDirectory) -> list[int]:
+    return [record["step"] for record in read_jsonl(run.metrics) if record["kind"] == "train"]
+
+
+def ends(run: RunDirectory, stage: str = "pretrain") -> list[Any]:
+    return [line["ended"] for line in ledger.attempts(run, stage)]
+
+
+@pytest.fixture
+def config(finished: Any, place: Path, texts: dict[str, Path], request: pytest.FixtureRequest) -> Path:
+    """A run of its own, over data that is there."""
+    return tiny.write_experiment(place, texts, request.node.name.replace("[", "-").rstrip("]"), max_steps=STEPS)
+
+
+@pytest.fixture
+def run(config: Path, place: Path) -> RunDirectory:
+    return RunDirectory(place / "runs" / config.stem)
+
+
+def files(run: RunDirectory) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in run.path.rglob("*") if "__pycache__" not in path.parts}
+
+
+# --- a run that finishes --------------------------------------------------------------------------
+
+
+def test_a_submit_runs_every_stage_from_the_copied_code(
+    finished: "subprocess.CompletedProcess[str]", place: Path
+) -> None:
+    run = RunDirectory(place / "runs" / "tiny")
+    assert [line["stage"] for line in ledger.attempts(run)] == list(STAGES)
+    assert {line["ended"] for line in ledger.attempts(run)} == {"finished"}
+    for stage in STAGES:
+        assert read_done(run, stage) is not None
+        first = run.log(stage).read_text(encoding="utf-8").split("\n")[0]
+        assert first.startswith(f"──── {stage} · attempt 1 (submitted)")
+        assert first.endswith(str(run.code))
+    assert read_json(run.checkpoints / "step-00000030" / "state.json")["world_size"] == 2
+    for words in ("Korean perplexity", "English bits per byte", "next-token accuracy", "generation", str(run.path)):
+        assert words in finished.stdout
+
+
+def test_the_environment_is_written_down_without_variables(finished: Any, place: Path) -> None:
+    text = (place / "runs" / "tiny" / "environment.txt").read_text(encoding="utf-8")
+    assert "commit: " in text
+    assert "\ntorch==" in text
+    assert os.environ["PATH"] not in text
+
+
+def test_a_second_submit_does_nothing_and_says_so(finished: Any, place: Path) -> None:
+    run = RunDirectory(place / "runs" / "tiny")
+    before = files(run)
+    again = sllm("submit", place / "tiny.yaml", cwd=place)
+    assert again.returncode == 0
+    assert again.stdout.startswith("Nothing to do: download, tokenizer, pack, pretrain, validate, benchmark are done")
+    assert files(run) == before
+
+
+def test_status_and_logs_of_a_finished_run(finished: Any, place: Path) -> None:
+    status = sllm("status", "tiny", cwd=place)
+    assert status.stdout.count(" done ") == 6
+    assert "Korean perplexity" in status.stdout
+    assert "finished" in sllm("status", cwd=place).stdout
+    log = sllm("logs", "tiny", "pretrain", "-f", cwd=place)
+    assert log.stdout == RunDirectory(place / "runs" / "tiny").log("pretrain").read_text(encoding="utf-8")
+
+
+def test_a_run_with_the_same_data_takes_it(config: Path, run: RunDirectory, place: Path) -> None:
+    dry = sllm("submit", config, "--dry-run", cwd=place)
+    assert dry.stdout.count("takes what a run with the same settings made") == 3
+    stamps = {path: path.stat().st_mtime_ns for path in (place / "data").rglob("*.bin")}
+    assert sllm("submit", config, "--on", "here", "--until", "pack", cwd=place).returncode == 0
+    assert stamps == {path: path.stat().st_mtime_ns for path in (place / "data").rglob("*.bin")}
+    assert read_done(run, "pack") is not None
+    assert read_done(run, "pretrain") is None
+
+
+# --- runs that do not -----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_the_next_submit_goes_on(config: Path, run: RunDirectory, place: Path) -> None:
+    process = start("submit", config, "--until", "pretrain", cwd=place)
+    wait_for_step(run, 15, process)
+
+    second = sllm("submit", config, cwd=place)
+    assert second.returncode == 2
+    assert second.stderr.startswith(f"sllm: {run.path}: `sllm submit ")
+    assert f"(process {process.pid} on " in second.stderr
+
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to everyone
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, output
+    assert "Traceback" not in output + run.log("pretrain").read_text(encoding="utf-8")
+    stopped_at = steps(run)[-1]
+    assert (run.checkpoints / f"step-{stopped_at:08d}").is_dir()
+
+    dry = sllm("submit", config, "--until", "pretrain", "--dry-run", cwd=place)
+    assert f"goes on from step {stopped_at}" in dry.stdout
+    assert sllm("submit", config, "--until", "pretrain", cwd=place).returncode == 0
+    assert steps(run) == list(range(1, STEPS + 1))
+    assert ends(run) == ["stopped", "finished"]
+    assert ledger.attempts(run, "pretrain")[1]["first_step"] == stopped_at + 1
+
+
+@pytest.mark.slow
+def test_cancel_is_as_gentle_as_ctrl_c(config: Path, run: RunDirectory, place: Path) -> None:
+    process = start("submit", config, "--until", "pretrain", cwd=place)
+    wait_for_step(run, 15, process)
+    status = sllm("status", run.name, cwd=place).stdout.split("\n")
+    assert any(line.split()[:3] == ["pretrain", "running", "1"] for line in status), status
+    cancelled = sllm("cancel", run.name, cwd=place)
+    assert cancelled.returncode == 0
+    assert f"asked process {process.pid}" in cancelled.stdout
+    process.communicate(timeout=60)
+    assert ends(run) == ["stopped"]
+    assert (run.checkpoints / f"step-{steps(run)[-1]:08d}").is_dir()
+    again = sllm("cancel", run.name, cwd=place)
+    assert (again.returncode, again.stderr) == (2, f"sllm: {run.path}: nothing is queued or running\n")
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_ends_the_stage(config: Path, run: RunDirectory, place: Path) -> None:
+    process = start("submit", config, cwd=place)
+    wait_for_step(run, 15, process)
+    os.kill(processes_of(run)[-1], signal.SIGKILL)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 1, output
+    assert f"log: {run.log('pretrain')}" in output
+    assert ends(run) == ["killed"]
+    assert not run.stage("validate").exists()
+    assert processes_of(run) == []
+
+
+@pytest.mark.slow
+def test_a_crash_shows_the_end_of_the_log(
+    finished: Any, texts: dict[str, Path], place: Path, run: RunDirectory, config: Path, tmp_path: Path
+) -> None:
+    """From a copy of the tree with a bug in it: the run's own copy has the bug, later edits do not matter."""
+    tree = tmp_path / "tree"
+    for package in ("sllm", "jobs", "configs"):
+        shutil.copytree(ROOT / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
+    optim = tree / "sllm" / "optim.py"
+    sound = optim.read_text(encoding="utf-8")
+    bug = "\n    if step == 12:\n        raise ZeroDivisionError('a bug')\n"
+    head, signature, body = sound.partition("def learning_rate(")
+    line, colon, rest = body.partition("-> float:\n")
+    optim.write_text(head + signature + line + colon + bug.lstrip("\n") + rest, encoding="utf-8")
+
+    process = start("submit", config, cwd=place, PYTHONPATH=str(tree))
+    while not run.log("download").exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+    optim.write_text(sound, encoding="utf-8")
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 1, output
+    assert "ZeroDivisionError: a bug" in output
+    assert f"pretrain failed: ZeroDivisionError: a bug\nlog: {run.log('pretrain')}" in output
+    assert ends(run) == ["crash"]
+    assert "validate: " not in output
+
+
+def test_bad_input_found_by_a_stage_is_one_line(texts: dict[str, Path], tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jsonl"
+    broken.write_bytes(b'{"text": "fine"}\n{"text": "\xff"}\n')
+    config = tiny.write_experiment(tmp_path, {**texts, "en": broken})
+    result = sllm("submit", config, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"sllm: {broken}:2")
+    assert result.stderr.count("\n") == 1
+    assert not list((tmp_path / "data").rglob("manifest.json"))
+    assert ends(RunDirectory(tmp_path / "runs" / "tiny"), "download") == ["bad input"]
+
+
+@pytest.mark.slow
+def test_sigterm_during_train_is_exit_code_0(config: Path, run: RunDirectory, place: Path) -> None:
+    assert sllm("submit", config, "--until", "pack", "--on", "here", cwd=place).returncode == 0
+    process = start("train", config, cwd=place)
+    wait_for_step(run, 15, process)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, output
+    assert "outcome stopped (SIGTERM)" in output
+    assert (run.checkpoints / f"step-{steps(run)[-1]:08d}").is_dir()
+
+    other = sllm("train", config, "train.learning_rate=0.5", cwd=place)
+    assert other.returncode == 2
+    assert "its checkpoints were trained with other settings (train.learning_rate 0.0006 → 0.5)" in other.stderr
+    assert other.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_train_under_torchrun_is_ordinary_ddp(config: Path, run: RunDirectory, place: Path) -> None:
+    assert sllm("submit", config, "--until", "pack", "--on", "here", cwd=place).returncode == 0
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "jobs.cli"]
+    done = subprocess.run([*torchrun, "train", str(config)], cwd=place, env=variables(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert steps(run) == list(range(1, STEPS + 1))
+    assert ends(run) == ["finished"]
+    assert read_json(run.checkpoints / f"step-{STEPS:08d}" / "state.json")["world_size"] == 2
+
+
+def processes_of(run: RunDirectory) -> list[int]:
+    """The ranks of a run: processes that submitit started below its directory."""
+    found = []
+    for directory in Path("/proc").glob("[0-9]*"):
+        try:
+            arguments = (directory / "cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if b"submitit.core._submit" in arguments and str(run.path).encode() in arguments:
+            found.append(int(directory.name))
+    return sorted(found)

@@ -1,0 +1,137 @@
+"""Which stages a change of the experiment reruns, and what becomes of the former training."""
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny
+
+from jobs.pipeline import STAGES, former_training, plan, up_to
+from jobs.prepare import swap_training
+from sllm.artifacts import Artifacts, stage_keys
+from sllm.config import Experiment, load_experiment
+from sllm.errors import UserError
+from sllm.files import RunDirectory, atomic_directory, fingerprint, write_json
+
+ALL = list(STAGES)
+TRAINING = ["pretrain", "validate", "benchmark"]
+
+
+def finish(experiment: Experiment) -> RunDirectory:
+    """Leave what a run whose stages are all done leaves, as far as the plan looks at it."""
+    run, keys = RunDirectory(experiment.run_path), stage_keys(experiment)
+    artifacts = Artifacts(experiment, keys)
+    for directory in (artifacts.corpus, artifacts.tokenizer, artifacts.packed, run.best):
+        with atomic_directory(directory) as temporary:
+            (temporary / "content").write_text("x", encoding="utf-8")
+    write_json(run.checkpoints / "step-00000030" / "state.json", {"trajectory": keys["pretrain"]})
+    run.metrics.write_text(json.dumps({"seed": experiment.seed}) + "\n", encoding="utf-8")
+    for stage, key in keys.items():
+        write_json(run.done(stage), {"key": key, "fingerprint": fingerprint(key)})
+    return run
+
+
+def reasons(experiment: Experiment) -> dict[str, tuple[str, ...]]:
+    keys = stage_keys(experiment)
+    steps = plan(RunDirectory(experiment.run_path), keys, Artifacts(experiment, keys), up_to(None))
+    return {step.stage.name: step.reasons for step in steps if not step.done}
+
+
+@pytest.fixture
+def config(tmp_path: Path, texts: dict[str, Path]) -> Path:
+    return tiny.write_experiment(tmp_path, texts)
+
+
+def test_a_new_run_needs_everything(config: Path) -> None:
+    assert list(reasons(load_experiment(config))) == ALL
+
+
+@pytest.mark.parametrize(
+    ("override", "stages", "because"),
+    [
+        ("wandb.mode=offline", [], ""),
+        ("train.checkpoint.every=7", [], ""),
+        ("benchmark.repeats=2", ["benchmark"], "benchmark.repeats 1 → 2"),
+        ("validate.final_tokens=99", ["validate"], "validate.final_tokens 512 → 99"),
+        ("train.learning_rate=0.5", TRAINING, "train.learning_rate 0.0006 → 0.5"),
+        ("data.sources.0.weight=2.0", TRAINING, "weights.ko 1.0 → 2.0"),
+        ("tokenizer.vocab_size=310", ["tokenizer", "pack", *TRAINING], "tokenizer.vocab_size 300 → 310"),
+        ("data.min_characters=30", ALL, "data.min_characters 20 → 30"),
+    ],
+)
+def test_a_change_reruns_what_it_touches(config: Path, override: str, stages: list[str], because: str) -> None:
+    finish(load_experiment(config))
+    found = reasons(load_experiment(config, [override]))
+    assert list(found) == stages
+    if stages:
+        assert found[stages[0]][0] == because
+    for stage in stages[1:]:
+        needed = {f"needs: {parent}" for parent in STAGES[stage].needs if parent in stages}
+        assert needed <= set(found[stage])
+
+
+def test_an_input_file_that_changed_reruns_everything(config: Path, tmp_path: Path) -> None:
+    texts = tiny.write_texts(tmp_path / "texts")
+    config = tiny.write_experiment(tmp_path, texts)
+    finish(load_experiment(config))
+    assert reasons(load_experiment(config)) == {}
+    with texts["ko"].open("a", encoding="utf-8") as file:
+        file.write('{"text": "하나 더"}\n')
+    found = reasons(load_experiment(config))
+    assert list(found) == ALL
+    assert found["download"] == ("files of ko changed",)
+
+
+def test_a_result_that_is_gone_or_damaged_is_made_again(config: Path) -> None:
+    experiment = load_experiment(config)
+    finish(experiment)
+    packed = Artifacts(experiment).packed
+    (packed / "content").write_text("longer than it was", encoding="utf-8")
+    assert list(reasons(experiment)) == ["pack"]
+
+
+def test_a_damaged_done_file_counts_as_none(config: Path) -> None:
+    experiment = load_experiment(config)
+    run = finish(experiment)
+    run.done("validate").write_text("{", encoding="utf-8")
+    assert list(reasons(experiment)) == ["validate"]
+
+
+def test_an_unfinished_training_goes_on(config: Path) -> None:
+    experiment = load_experiment(config)
+    run = finish(experiment)
+    run.done("pretrain").unlink()
+    assert reasons(experiment)["pretrain"] == ("goes on from step 30",)
+
+
+def test_training_of_other_settings_is_set_aside_and_comes_back(config: Path) -> None:
+    first, second = load_experiment(config), load_experiment(config, ["seed=7"])
+    run = finish(first)
+    swap_training(run, stage_keys(second))
+    assert former_training(run) is None
+    assert not run.best.exists()
+    assert not run.metrics.exists()
+    finish(second)
+
+    swap_training(run, stage_keys(first))
+    assert former_training(run) == stage_keys(first)["pretrain"]
+    assert json.loads(run.metrics.read_text(encoding="utf-8")) == {"seed": 1234}
+    assert reasons(first).keys() <= {"download", "tokenizer", "pack"}
+    assert [path.name for path in (run.path / "previous").iterdir()] == [fingerprint(stage_keys(second)["pretrain"])]
+
+
+def test_moving_a_training_can_be_cut_short_anywhere(config: Path) -> None:
+    first, second = load_experiment(config), load_experiment(config, ["seed=7"])
+    run = finish(first)
+    aside = run.path / "previous" / fingerprint(stage_keys(first)["pretrain"])
+    aside.mkdir(parents=True)
+    run.best.rename(aside / "best")  # as far as it came before the kill
+    swap_training(run, stage_keys(second))
+    assert {path.name for path in aside.iterdir()} == {"best", "metrics.jsonl", "checkpoints", "stages"}
+    assert former_training(run) is None
+
+
+def test_until_takes_a_stage_and_what_it_needs() -> None:
+    assert [stage.name for stage in up_to("benchmark")] == ["download", "tokenizer", "pack", "pretrain", "benchmark"]
+    with pytest.raises(UserError, match="--until nowhere: no such stage; valid: download"):
+        up_to("nowhere")

@@ -1,0 +1,384 @@
+"""Generation: each small function alone, then whole texts. Transformers' samplers are the oracle of ours."""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import GPT2Config, GPT2LMHeadModel
+from transformers.generation.logits_process import (
+    RepetitionPenaltyLogitsProcessor,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from sllm.checkpoint import save_model
+from sllm.config import ModelConfig
+from sllm.errors import UserError
+from sllm.export import gpt2_config, gpt2_weights
+from sllm.inference import (
+    Sampling,
+    TextGenerator,
+    chat,
+    complete,
+    continue_ids,
+    decode,
+    load_pair,
+    new_cache,
+    next_tokens,
+    penalize_repetition,
+    prefill,
+    prepare,
+    sample,
+)
+from sllm.model import GPT
+from sllm.tokenizer import Tokenizer
+
+CONFIG = ModelConfig(d_model=32, n_layers=2, n_heads=2, d_ff=96, context_length=64, dropout=0.1)
+GREEDY = Sampling(temperature=0)
+PROMPTS = ["한국어", "a", "The quick brown fox", "", "대한민국의 수도는"]
+
+
+def random_model(seed: int = 0) -> GPT:
+    """A model whose next token depends on the whole text: a fresh one would just repeat its last token."""
+    torch.manual_seed(seed)
+    model = GPT(CONFIG, Tokenizer([]).vocab_size)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.add_(torch.randn_like(parameter) * (0.5 if "norm" not in name else 0.1))
+    return model
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A model as training leaves it, with its tokenizer."""
+    Tokenizer([]).save(tmp_path / "t" / "tokenizer.json")
+    save_model(tmp_path / "best", random_model(), tmp_path / "t" / "tokenizer.json")
+    return tmp_path / "best"
+
+
+@pytest.fixture
+def generator(directory: Path) -> TextGenerator:
+    return TextGenerator(directory, device="cpu")
+
+
+# --- one step -------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_prefill_and_decode_are_the_models_last_logits() -> None:
+    model = random_model().eval()
+    tokens = torch.randint(260, (3, 20))
+    cache = new_cache(model, 3, 24)
+    torch.testing.assert_close(prefill(model, tokens[:, :16], cache), model(tokens[:, :16])[:, -1], atol=1e-4, rtol=0)
+    for i in range(16, 20):
+        expected = model(tokens[:, : i + 1])[:, -1]
+        torch.testing.assert_close(decode(model, tokens[:, i], cache, i), expected, atol=1e-4, rtol=0)
+
+
+def drawn(logits: torch.Tensor, top_k: int | None, top_p: float, draws: int = 60) -> list[set[int]]:
+    generator = torch.Generator().manual_seed(1)
+    rows = [sample(logits, 1.0, top_k, top_p, generator) for _ in range(draws)]
+    return [set(column) for column in torch.stack(rows, dim=1).tolist()]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 60), st.floats(0.05, 1.0))
+def test_sampling_keeps_the_tokens_transformers_keeps(seed: int, top_k: int, top_p: float) -> None:
+    logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(seed)) * 3
+    expected = TopKLogitsWarper(top_k)(None, logits)
+    if top_p < 1:
+        expected = TopPLogitsWarper(top_p)(None, expected)
+    allowed = [set(row.isfinite().nonzero().flatten().tolist()) for row in expected]
+    for found, kept in zip(drawn(logits, top_k, top_p), allowed, strict=True):
+        assert found <= kept
+
+
+@pytest.mark.parametrize(
+    ("top_k", "top_p", "temperature"), [(None, 1.0, 1.0), (5, 1.0, 1.0), (None, 0.6, 0.7), (8, 0.8, 1.5)]
+)
+def test_sampling_frequencies_are_the_probabilities(top_k: int | None, top_p: float, temperature: float) -> None:
+    logits = torch.randn(20, generator=torch.Generator().manual_seed(2)) * 2
+    expected = logits[None] / temperature
+    if top_k:
+        expected = TopKLogitsWarper(top_k)(None, expected)
+    if top_p < 1:
+        expected = TopPLogitsWarper(top_p)(None, expected)
+    draws = 20_000
+    tokens = sample(logits.expand(draws, 20), temperature, top_k, top_p, torch.Generator().manual_seed(0))
+    frequencies = torch.bincount(tokens, minlength=20) / draws
+    torch.testing.assert_close(frequencies, expected.softmax(-1)[0], atol=0.015, rtol=0)
+
+
+def test_temperature_zero_takes_the_likeliest() -> None:
+    logits = torch.randn(4, 50)
+    assert sample(logits, 0).tolist() == logits.argmax(-1).tolist()
+
+
+@pytest.mark.parametrize("penalty", [0.7, 1.3])
+def test_repetition_penalty_is_that_of_transformers(penalty: float) -> None:
+    logits = torch.randn(3, 50)
+    ids = torch.randint(50, (3, 12))
+    seen = torch.zeros(3, 50, dtype=torch.bool).scatter(1, ids, True)
+    expected = RepetitionPenaltyLogitsProcessor(penalty)(ids, logits)
+    torch.testing.assert_close(penalize_repetition(logits, seen, penalty), expected)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"temperature": -1.0},
+        {"temperature": float("nan")},
+        {"top_k": 0},
+        {"top_p": 0.0},
+        {"top_p": 1.2},
+        {"repetition_penalty": 0.0},
+    ],
+)
+def test_values_without_meaning_are_named(wrong: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        Sampling(**wrong)  # type: ignore[arg-type]
+
+
+# --- many steps -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.4])
+def test_greedy_ids_are_those_of_transformers(penalty: float) -> None:
+    model = random_model().eval()
+    theirs = GPT2LMHeadModel(GPT2Config(**gpt2_config(model, Tokenizer([])))).eval()
+    theirs.load_state_dict(gpt2_weights(model), strict=False)
+    theirs.tie_weights()
+    prompt = torch.randint(4, 260, (1, 10))
+    expected = theirs.generate(
+        prompt, max_new_tokens=40, do_sample=False, repetition_penalty=penalty, eos_token_id=None, pad_token_id=0
+    )
+    sampling = Sampling(temperature=0, repetition_penalty=penalty)
+    tokens = [token.item() for token in next_tokens(model, prompt.tolist(), 40, sampling)]
+    assert tokens == expected[0, 10:].tolist()
+    assert len(set(tokens)) > 5
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.5])
+def test_greedy_is_the_same_without_the_cache(generator: TextGenerator, penalty: float) -> None:
+    arguments = {"max_length": 64, "temperature": 0, "repetition_penalty": penalty}
+    cached = generator.generate(PROMPTS, **arguments)
+    assert cached == generator.generate(PROMPTS, **arguments, use_cache=False)
+    assert all(cached)
+
+
+@pytest.mark.parametrize("max_length", [40, 64, 500])
+@pytest.mark.parametrize("penalty", [1.0, 1.5])
+def test_a_row_of_a_batch_is_what_it_is_alone(generator: TextGenerator, max_length: int, penalty: float) -> None:
+    batch = generator.generate(PROMPTS, max_length, temperature=0, repetition_penalty=penalty)
+    alone = [generator.generate(p, max_length, temperature=0, repetition_penalty=penalty)[0] for p in PROMPTS]
+    assert batch == alone
+    assert len(set(batch)) == len(batch)
+
+
+def test_a_repeated_token_becomes_rarer() -> None:
+    model = random_model().eval()
+
+    def most_repeated(penalty: float) -> int:
+        rows = continue_ids(model, [[2, 50]], [60], -1, Sampling(temperature=0, repetition_penalty=penalty))
+        return Counter(rows[0]).most_common(1)[0][1]
+
+    assert most_repeated(5.0) < most_repeated(1.0)
+
+
+def test_ends_at_max_length_and_at_the_context() -> None:
+    model = random_model().eval()
+    rows = continue_ids(model, [[2], [2, 70, 71]], [3, 7], -1, GREEDY)
+    assert [len(row) for row in rows] == [3, 7]
+
+
+def test_max_length_counts_the_prompt_and_stops_at_the_context(generator: TextGenerator) -> None:
+    lengths: list[int] = []
+    tokenizer = generator.tokenizer
+    for max_length in (30, 64, 1000):
+        ids, limit = generator._prompt("abc", max_length)
+        lengths.append(len(ids) + limit)
+        assert len(tokenizer.encode("abc", bos=True)) == len(ids)
+    assert lengths == [30, 64, 64]
+
+
+def test_stops_at_eos_and_leaves_it_out() -> None:
+    model = random_model().eval()
+    free = continue_ids(model, [[2, 80], [2, 90, 91]], [30, 30], -1, GREEDY)
+    eos = next(token for token in free[0][3:] if token not in free[0][:3])
+    stopped = continue_ids(model, [[2, 80], [2, 90, 91]], [30, 30], eos, GREEDY)
+    for before, after in zip(free, stopped, strict=True):
+        assert after == list(itertools.takewhile(lambda token: token != eos, before))
+    assert len(stopped[0]) < 30
+
+
+def test_equal_seeds_equal_text_and_other_seeds_other_text(generator: TextGenerator) -> None:
+    first = generator.generate(PROMPTS, seed=3, temperature=1.0)
+    assert first == generator.generate(PROMPTS, seed=3, temperature=1.0)
+    assert first != generator.generate(PROMPTS, seed=4, temperature=1.0)
+    twins = generator.generate(["a", "a"], seed=3, temperature=1.0)
+    assert twins[0] != twins[1]
+
+
+@pytest.mark.parametrize("wrong", ["x" * 64, "x" * 200])
+def test_a_prompt_without_room_is_a_user_error(generator: TextGenerator, wrong: str) -> None:
+    with pytest.raises(UserError, match="context_length"):
+        generator.generate(["fine", wrong])
+    with pytest.raises(UserError, match="max_length"):
+        generator.generate("abcdef", max_length=5)
+    with pytest.raises(UserError, match="context_length"):
+        generator.stream(wrong)
+
+
+# --- streaming and chat ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_stream_is_the_generated_text(generator: TextGenerator, seed: int) -> None:
+    pieces = list(generator.stream("한국", seed=seed, temperature=1.0))
+    assert "".join(pieces) == generator.generate("한국", seed=seed, temperature=1.0)[0]
+    assert all(pieces)
+
+
+class Scripted(TextGenerator):
+    """A generator whose model 'says' a given text, byte by byte: a deterministic language model."""
+
+    def __init__(self, text: str) -> None:
+        self.tokenizer = Tokenizer([])
+        self.model = random_model().eval()
+        self.said = self.tokenizer.encode(text, eos=True)
+        self.asked: list[list[int]] = []
+
+    def stream_ids(self, ids: list[int], new_tokens: int, *_: object) -> Iterator[str]:
+        self.asked.append(ids)
+        decoder = self.tokenizer.stream_decoder()
+        for token in self.said[:new_tokens]:
+            if piece := decoder.feed(token):
+                yield piece
+
+
+def test_hangul_streams_in_whole_characters() -> None:
+    """Each syllable is three tokens here; it appears when the third has come."""
+    pieces = list(Scripted("안녕하세요, 세계!").stream("가"))
+    assert pieces == list("안녕하세요, 세계!")
+
+
+def test_a_character_cut_in_two_is_left_out(generator: TextGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    hangul = generator.tokenizer.encode("한국")
+    steps = [torch.tensor([token]) for token in [*hangul, *hangul[:2]]]
+    monkeypatch.setattr("sllm.inference.next_tokens", lambda *_: iter(steps))
+    assert generator.generate("a", 10) == ["한국"]
+    assert list(generator.stream("a", 10)) == ["한", "국"]
+
+
+def talk(generator: TextGenerator, lines: list[str], **arguments: int) -> str:
+    script = iter(lines)
+    written: list[str] = []
+
+    def read(_: str) -> str:
+        try:
+            return next(script)
+        except StopIteration:
+            raise EOFError from None
+
+    chat(generator, read=read, write=written.append, **arguments)
+    return "".join(written)
+
+
+def test_chat_continues_a_growing_transcript() -> None:
+    generator = Scripted("\n 좋다.\n더 말하지 않는다")
+    assert talk(generator, ["날씨가", "그래서"], reply_tokens=30) == " 좋다.\n 좋다.\n\n"
+    decode_bytes = generator.tokenizer.decode
+    assert decode_bytes(generator.asked[0]) == "날씨가"
+    # 64 tokens of context less 30 for the reply: the newest 34 are kept, cut where they are cut.
+    assert decode_bytes(generator.asked[1]).endswith("좋다.\n그래서")
+    assert len(generator.asked[1]) <= 34
+
+
+def test_chat_commands() -> None:
+    generator = Scripted("b\n")
+    assert talk(generator, ["a", "/new", "c", "/quit", "never"]) == "b\nb\n"
+    assert [generator.tokenizer.decode(ids) for ids in generator.asked] == ["a", "c"]
+
+
+def test_chat_with_a_real_model_fills_the_context(generator: TextGenerator) -> None:
+    text = talk(generator, ["가나다라마바사"] * 4, reply_tokens=40, seed=1)
+    assert text.count("\n") >= 4
+
+
+# --- a model in memory, a model on disk -----------------------------------------------------------
+
+
+def test_complete_leaves_a_training_as_it_was() -> None:
+    model = random_model().train()
+    state = torch.get_rng_state()
+    texts = complete(model, Tokenizer([]), ["가", "The"], 12, seed=0)
+    assert model.training
+    assert torch.equal(state, torch.get_rng_state())
+    assert len(texts) == 2
+    assert texts == complete(model, Tokenizer([]), ["가", "The"], 12, seed=0)
+    model(torch.randint(260, (1, 9)), torch.randint(260, (1, 9))).backward()
+    assert model.embedding.weight.grad is not None
+
+
+def test_complete_forgets_the_beginning_of_a_long_prompt() -> None:
+    model, tokenizer = random_model().eval(), Tokenizer([])
+    long = "abcdefghij" * 20
+    texts = complete(model, tokenizer, [long, long[-44:]], 20, sampling=GREEDY)
+    assert texts[0] == texts[1]
+    assert complete(model, tokenizer, ["a"], 1000, sampling=GREEDY)
+    assert complete(model, tokenizer, [], 5) == []
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8])
+def test_bf16_weights_are_close_to_fp32(rows: int) -> None:
+    torch.manual_seed(0)
+    tokens = torch.randint(260, (rows, 1))
+    exact = GPT(CONFIG, 260).eval()
+    rounded = prepare(GPT(CONFIG, 260), "bf16")
+    rounded.load_state_dict(exact.state_dict())
+    with torch.no_grad():
+        expected, found = exact(tokens), rounded(tokens).float()
+    assert not torch.equal(expected, found)
+    torch.testing.assert_close(found, expected, atol=0.02 * expected.std().item(), rtol=0.02)
+
+
+def test_preparing_for_fp32_changes_no_value() -> None:
+    model, tokens = random_model().eval(), torch.randint(260, (3, 20))
+    with torch.no_grad():
+        before = model(tokens)
+        weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        after = prepare(model, "fp32")(tokens)
+    assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
+    torch.testing.assert_close(before, after, atol=1e-4, rtol=1e-4)
+
+
+def test_bf16_generates(directory: Path) -> None:
+    texts = TextGenerator(directory, device="cpu", dtype="bf16").generate(PROMPTS, 40, temperature=0)
+    assert len(texts) == len(PROMPTS)
+    assert all(texts)
+
+
+def test_paths_to_the_model(directory: Path, tmp_path: Path) -> None:
+    wanted = TextGenerator(directory, device="cpu").generate("a", temperature=0)
+    for path in (directory / "model.safetensors", str(directory)):
+        assert TextGenerator(path, device="cpu").generate("a", temperature=0) == wanted
+    for tokenizer in (tmp_path / "t", tmp_path / "t" / "tokenizer.json"):
+        assert TextGenerator(directory, tokenizer, device="cpu").generate("a", temperature=0) == wanted
+
+
+def test_a_tokenizer_of_another_model_is_refused(directory: Path, tmp_path: Path) -> None:
+    Tokenizer([(100, 101)]).save(tmp_path / "other.json")
+    with pytest.raises(UserError, match="261 tokens"):
+        load_pair(directory, tmp_path / "other.json", "cpu")
+    with pytest.raises(UserError, match="no such file"):
+        TextGenerator(directory, tmp_path / "missing.json", device="cpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="no GPU"):
+            TextGenerator(directory, device="cuda")
+    with pytest.raises(UserError, match="no model here"):
+        TextGenerator(tmp_path, device="cpu")

@@ -1,0 +1,256 @@
+"""Encoding and decoding, against tokenizers and transformers reading our tokenizer.json."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unicodedata import normalize
+
+import pytest
+import tokenizers
+from hypothesis import given
+from hypothesis import strategies as st
+from texts import any_text, well_formed
+from transformers import PreTrainedTokenizerFast
+
+from sllm.data.embedded import documents
+from sllm.errors import UserError
+from sllm.files import read_zstd_lines
+from sllm.tokenizer import Tokenizer
+from sllm.tokenizer.codec import SPECIAL_TOKENS
+from sllm.tokenizer.training import train
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    texts = [
+        *documents("ko", 0.3, seed=1),
+        *documents("en", 0.3, seed=1),
+        "👨\u200d👩\u200d👧 ㅋㅋㅋ e\u0301 漢字 aaaa\n\n\t" * 50,
+    ]
+    file = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    train(texts, 2000).save(file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def tokenizer(path: Path) -> Tokenizer:
+    return Tokenizer.load(path)
+
+
+@pytest.fixture(scope="module")
+def peer(path: Path) -> tokenizers.Tokenizer:
+    peer = tokenizers.Tokenizer.from_file(str(path))
+    peer.encode_special_tokens = True  # a special token written in the text is text
+    return peer
+
+
+@pytest.fixture(scope="module")
+def transformers_peer(path: Path) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(
+        tokenizer_file=str(path),
+        split_special_tokens=True,
+        **dict(zip(("pad_token", "unk_token", "bos_token", "eos_token"), SPECIAL_TOKENS, strict=True)),
+    )
+
+
+def assert_equal_to_peers(text: str, tokenizer: Tokenizer, peer: Any, transformers_peer: Any) -> None:
+    ids = tokenizer.encode(text)
+    assert ids == tokenizer.encode_to_numpy(text).tolist()
+    assert ids == peer.encode(text).ids
+    assert ids == transformers_peer.encode(text, add_special_tokens=False)
+    assert tokenizer.decode(ids) == peer.decode(ids, skip_special_tokens=False) == normalize("NFC", text)
+
+
+# --- equal to the peers ---------------------------------------------------------------------------
+
+
+@given(text=well_formed)
+def test_adversarial_text(text: str, tokenizer: Tokenizer, peer: Any, transformers_peer: Any) -> None:
+    assert_equal_to_peers(text, tokenizer, peer, transformers_peer)
+
+
+@pytest.mark.parametrize("language", ["ko", "en"])
+def test_documents(language: Any, tokenizer: Tokenizer, peer: Any, transformers_peer: Any) -> None:
+    for text in documents(language, 0.2, seed=2):
+        assert_equal_to_peers(text, tokenizer, peer, transformers_peer)
+
+
+@pytest.mark.parametrize("text", ["a" * 30_000, "ㅋ" * 10_000, "\n" * 5000, " " * 5000, "ab" * 5000 + "é" * 999])
+def test_long_runs(text: str, tokenizer: Tokenizer, peer: Any, transformers_peer: Any) -> None:
+    assert_equal_to_peers(text, tokenizer, peer, transformers_peer)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif("SLLM_CORPUS" not in os.environ, reason="SLLM_CORPUS names no folder of .jsonl.zst")
+def test_a_whole_corpus(tmp_path: Path) -> None:
+    def texts() -> Iterator[str]:
+        for file in sorted(Path(os.environ["SLLM_CORPUS"]).glob("*.jsonl.zst")):
+            yield from (json.loads(line)["text"] for line in read_zstd_lines(file))
+
+    tokenizer = train(texts(), 32_000)
+    file = tmp_path / "tokenizer.json"
+    tokenizer.save(file)
+    peer = tokenizers.Tokenizer.from_file(str(file))
+    peer.encode_special_tokens = True
+    transformers_peer = PreTrainedTokenizerFast(tokenizer_file=str(file), split_special_tokens=True)
+    for text in texts():
+        assert_equal_to_peers(text, tokenizer, peer, transformers_peer)
+
+
+def test_transformers_knows_the_special_tokens(tokenizer: Tokenizer, transformers_peer: Any) -> None:
+    assert transformers_peer.pad_token_id == tokenizer.pad_id == 0
+    assert transformers_peer.unk_token_id == tokenizer.unk_id == 1
+    assert transformers_peer.bos_token_id == tokenizer.bos_id == 2
+    assert transformers_peer.eos_token_id == tokenizer.eos_id == 3
+    assert len(transformers_peer) == tokenizer.vocab_size == 2000
+
+
+# --- there and back -------------------------------------------------------------------------------
+
+
+@given(text=any_text)
+def test_text_comes_back_as_nfc(text: str, tokenizer: Tokenizer) -> None:
+    expected = normalize("NFC", text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    assert tokenizer.decode(tokenizer.encode(text)) == expected
+
+
+@given(data=st.binary())
+def test_any_bytes_come_back(data: bytes, tokenizer: Tokenizer) -> None:
+    ids = [4 + byte for byte in data]
+    assert tokenizer.decode_bytes(ids) == data
+    assert tokenizer.decode(ids) == data.decode("utf-8", errors="replace")
+
+
+@given(ids=st.lists(st.integers(0, 1999), max_size=40))
+def test_a_stream_says_what_decode_says(ids: list[int], tokenizer: Tokenizer) -> None:
+    stream = tokenizer.stream_decoder()
+    assert "".join(stream.feed(i) for i in ids) + stream.finish() == tokenizer.decode(ids)
+
+
+def test_a_stream_holds_back_half_a_character(tokenizer: Tokenizer) -> None:
+    stream = tokenizer.stream_decoder()
+    first, second, third = (4 + byte for byte in "각".encode())
+    assert [stream.feed(i) for i in (first, second, third)] == ["", "", "각"]
+    assert stream.finish() == ""
+    assert stream.feed(first) == ""
+    assert stream.feed(4 + ord("a")) == "\ufffda"
+    assert [stream.feed(first), stream.finish()] == ["", "\ufffd"]
+
+
+def test_ids_outside_the_vocabulary(tokenizer: Tokenizer) -> None:
+    with pytest.raises(IndexError):
+        tokenizer.decode([2000])
+
+
+# --- special tokens -------------------------------------------------------------------------------
+
+
+def test_bos_and_eos(tokenizer: Tokenizer) -> None:
+    plain = tokenizer.encode("하나 둘")
+    assert tokenizer.encode("하나 둘", bos=True, eos=True) == [2, *plain, 3]
+    assert tokenizer.decode([0, 2, *plain, 3]) == "하나 둘"
+
+
+@given(text=well_formed)
+def test_a_special_token_in_the_text_is_text(text: str, tokenizer: Tokenizer) -> None:
+    for token in SPECIAL_TOKENS:
+        assert min(tokenizer.encode(token + text + token)) >= 4
+
+
+def test_special_tokens_that_are_allowed(tokenizer: Tokenizer) -> None:
+    text = "<bos>가<eos>"
+    assert tokenizer.encode(text, allowed_special={"<bos>"}) == [2, *tokenizer.encode("가<eos>")]
+    assert tokenizer.encode(text, allowed_special={"<bos>", "<eos>"}) == [2, *tokenizer.encode("가"), 3]
+
+
+# --- batches and files ----------------------------------------------------------------------------
+
+
+def test_batches(tokenizer: Tokenizer) -> None:
+    texts = list(documents("ko", 0.1, seed=3))
+    for workers in (1, 3):
+        assert tokenizer.encode_batch(texts, bos=True, eos=True, workers=workers) == [
+            tokenizer.encode(text, bos=True, eos=True) for text in texts
+        ]
+
+
+def test_saving_keeps_everything(path: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tokenizer.save(tmp_path / "copy.json")
+    copy = Tokenizer.load(tmp_path / "copy.json")
+    assert (copy.merges, copy.pattern, copy.fingerprint) == (tokenizer.merges, tokenizer.pattern, tokenizer.fingerprint)
+    assert (tmp_path / "copy.json").read_bytes() == path.read_bytes()
+
+
+def test_the_fingerprint_is_of_the_content(tokenizer: Tokenizer) -> None:
+    assert Tokenizer(tokenizer.merges[:-1]).fingerprint != tokenizer.fingerprint
+    assert Tokenizer(tokenizer.merges, r"\S+|\s+").fingerprint != tokenizer.fingerprint
+
+
+def test_loads_what_transformers_saves(transformers_peer: Any, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    transformers_peer.save_pretrained(tmp_path)
+    assert Tokenizer.load(tmp_path / "tokenizer.json").fingerprint == tokenizer.fingerprint
+
+
+def changed(change: Callable[[Any], object]) -> Callable[[bytes], bytes]:
+    def apply(data: bytes) -> bytes:
+        document = json.loads(data)
+        change(document)
+        return json.dumps(document).encode()
+
+    return apply
+
+
+DAMAGE = {
+    "empty": lambda data: b"",
+    "cut": lambda data: data[: len(data) // 2],
+    "not UTF-8": lambda data: data.replace("Ġ".encode(), b"\xff", 1),
+    "a list": lambda data: b"[1, 2]",
+    "another kind": changed(lambda d: d["model"].update(type="WordPiece", merges=None)),
+    "no NFC": changed(lambda d: d.update(normalizer=None)),
+    "another split": changed(lambda d: d["pre_tokenizer"]["pretokenizers"][0].update(behavior="Removed")),
+    "a merge too many": changed(lambda d: d["model"]["merges"].append(["a", "nothing"])),
+    "merges in another order": changed(lambda d: d["model"]["merges"].reverse()),
+    "a merge missing": changed(lambda d: d["model"]["merges"].pop()),
+    "a special token moved": changed(lambda d: d["added_tokens"][0].update(id=9)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+def test_files_that_are_not_ours(damage: Callable[[bytes], bytes], path: Path, tmp_path: Path) -> None:
+    file = tmp_path / "tokenizer.json"
+    file.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError, match=str(file)) as raised:
+        Tokenizer.load(file)
+    assert "\n" not in str(raised.value)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    for file in (tmp_path / "missing.json", tmp_path):
+        with pytest.raises(UserError, match=str(file)):
+            Tokenizer.load(file)
+
+
+def test_merges_that_are_no_vocabulary() -> None:
+    a = 4 + ord("a")
+    for merges in ([(a, 260)], [(0, a)], [(a, a), (a, a)], [(a, -1)]):
+        with pytest.raises(ValueError, match=r"merge|same bytes"):
+            Tokenizer(merges)
+
+
+def test_other_libraries_are_imported_late() -> None:
+    code = "import sys, sllm.tokenizer; print({'numba', 'tiktoken', 'regex', 'numpy'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
+
+
+def test_threads_share_a_tokenizer(path: Path) -> None:
+    """The encoder is made on first use; many threads may be first."""
+    texts = [f"{random.Random(i).random()} 글" for i in range(200)]
+    expected = Tokenizer.load(path).encode_batch(texts)
+    assert Tokenizer.load(path).encode_batch(texts, workers=8) == expected

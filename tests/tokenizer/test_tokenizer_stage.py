@@ -1,0 +1,236 @@
+"""The tokenizer stage: what it samples, writes and reports."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+
+from sllm.config import Experiment
+from sllm.data.embedded import documents
+from sllm.errors import Stopped, UserError
+from sllm.files import atomic_directory, read_json, read_manifest, sha256
+from sllm.stop import StopFlag
+from sllm.tokenizer import Tokenizer
+from sllm.tokenizer.report import train_peer
+from sllm.tokenizer.training import Sample, parse_document, shards, tokenizer_stage, train
+
+UNSEEN = "뷁쉛🦜 GPU와 함께 걷는다 Zyzzyva"
+"""Words that no training document has, in two scripts."""
+
+
+def experiment(**tokenizer: Any) -> Experiment:
+    return Experiment.model_validate(
+        {
+            "name": "test",
+            "data": {
+                "sources": [
+                    {"name": "korean", "kind": "embedded", "language": "ko"},
+                    {"name": "english", "kind": "embedded", "language": "en"},
+                ]
+            },
+            "tokenizer": {"vocab_size": 600, **tokenizer},
+            "model": {"d_model": 32, "n_layers": 1, "n_heads": 2, "d_ff": 64, "context_length": 128},
+            "train": {"max_steps": 2, "global_batch": 2, "micro_batch": 2},
+        }
+    )
+
+
+def write_shard(path: Path, texts: list[str]) -> int:
+    lines = [json.dumps({"text": text}, ensure_ascii=False).encode() for text in texts]
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(zstandard.compress(b"\n".join(lines) + b"\n"))
+    return sum(len(text.encode()) for text in texts)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sources in the layout of the download stage; validation documents hold words that training has not."""
+    path = tmp_path_factory.mktemp("data") / "corpus"
+    sources: dict[str, Any] = {}
+    with atomic_directory(path, kind="corpus", sources=sources) as directory:
+        for name, language, megabytes in (("korean", "ko", 0.4), ("english", "en", 0.2)):
+            texts = list(documents(language, megabytes, seed=1))
+            half = len(texts) // 2
+            sizes = [
+                write_shard(directory / name / "train-00000.jsonl.zst", texts[10:half]),
+                write_shard(directory / name / "train-00001.jsonl.zst", texts[half:]),
+                write_shard(
+                    directory / name / "validation-00000.jsonl.zst", [*texts[:10], "뷁쉛🦜 GPU와 함께 걷는다 Zyzzyva"]
+                ),
+            ]
+            sources[name] = {
+                "language": language,
+                "train": {"documents": len(texts) - 10, "bytes": sizes[0] + sizes[1], "shards": 2},
+                "validation": {"documents": 11, "bytes": sizes[2], "shards": 1},
+            }
+    return path
+
+
+def sample(corpus: Path, seed: int = 1, **tokenizer: Any) -> list[str]:
+    return list(Sample(corpus, read_manifest(corpus), experiment(**tokenizer).tokenizer, seed).texts())
+
+
+def language_bytes(texts: list[str]) -> tuple[int, int]:
+    korean = [len(text.encode()) for text in texts if any("가" <= c <= "힣" for c in text)]
+    return sum(korean), sum(len(text.encode()) for text in texts) - sum(korean)
+
+
+def test_writes_a_tokenizer_and_a_report(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = tokenizer_stage(experiment(), corpus, tmp_path / "out", StopFlag())
+    read_manifest(tmp_path / "out", checksums=True)
+    tokenizer = Tokenizer.load(tmp_path / "out" / "tokenizer.json")
+    assert tokenizer.vocab_size == 600 == summary["vocab_size"]
+    assert tokenizer.fingerprint == summary["fingerprint"]
+    report = read_json(tmp_path / "out" / "report.json")
+    assert report["summary"] == summary
+    trained = sum(source["train"]["bytes"] for source in read_manifest(corpus)["sources"].values())
+    assert summary["bytes"] == trained
+
+    # The figures, computed once more in the plain way.
+    path = corpus / "korean" / "validation-00000.jsonl.zst"
+    texts = [json.loads(line)["text"] for line in zstandard.decompress(path.read_bytes()).splitlines()]
+    ids = [i for text in texts for i in tokenizer.encode(text)]
+    figures = report["held_out"]["ko"]
+    assert figures["bytes_per_token"] == sum(len(text.encode()) for text in texts) / len(ids)
+    assert figures["tokens_per_word"] == len(ids) / sum(len(text.split()) for text in texts)
+    partial = sum("\ufffd" in tokenizer.decode([i]) for i in ids)
+    assert partial > 0
+    assert figures["partial_character_share"] == partial / len(ids)
+    assert figures["vocabulary_used"] == len(set(ids)) / 596
+    assert report["held_out"]["mixed"]["documents"] >= 2
+    assert max(map(len, tokenizer.token_bytes)) == max(len(token.encode()) for token in report["longest_tokens"])
+    assert report["frequent_tokens"]["ko"][0]["count"] == max(map(ids.count, set(ids)))
+
+    # The peer learns the same from the same, but for the order of ties.
+    for name, figures in report["tokenizers"].items():
+        assert figures["bytes_per_token"] == pytest.approx(report["held_out"][name]["bytes_per_token"], rel=0.02)
+    printed = capsys.readouterr().out
+    assert f"{figures['bytes_per_token']:.3f}" in printed
+
+
+def test_the_second_time_nothing_is_done(corpus: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    first = tokenizer_stage(experiment(), corpus, output, StopFlag())
+    before = {path: path.stat().st_mtime_ns for path in output.iterdir()}
+    assert tokenizer_stage(experiment(), corpus, output, StopFlag()) == first
+    assert {path: path.stat().st_mtime_ns for path in output.iterdir()} == before
+
+
+def test_the_same_bytes_every_time(corpus: Path, tmp_path: Path) -> None:
+    config = experiment(sample_bytes=300_000)
+    digests = set()
+    for name in ("a", "b"):
+        tokenizer_stage(config, corpus, tmp_path / name, StopFlag())
+        digests.add(sha256(tmp_path / name / "tokenizer.json"))
+    assert len(digests) == 1
+
+
+def test_the_sample_is_a_function_of_the_seed(corpus: Path) -> None:
+    texts = sample(corpus, seed=1, sample_bytes=150_000)
+    assert texts == sample(corpus, seed=1, sample_bytes=150_000)
+    assert texts != sample(corpus, seed=2, sample_bytes=150_000)
+    assert len(set(texts)) == len(texts)
+    assert sum(language_bytes(texts)) == pytest.approx(150_000, rel=0.25)
+    assert len(sample(corpus)) == sum(s["train"]["documents"] for s in read_manifest(corpus)["sources"].values())
+
+
+@pytest.mark.parametrize("sample_bytes", [200_000_000, 200_000])
+def test_languages_stand_in_the_ratio_of_their_weights(corpus: Path, sample_bytes: int) -> None:
+    natural = language_bytes(sample(corpus))
+    korean, english = language_bytes(sample(corpus, sample_bytes=sample_bytes, language_weights={"en": 2.0}))
+    assert english / korean == pytest.approx(2 * natural[1] / natural[0], rel=0.25)
+    assert korean + english <= min(1.25 * sample_bytes, sum(natural))
+
+
+def test_what_was_pruned_is_reported(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer_stage(experiment(max_words=2000, vocab_size=300), corpus, tmp_path / "out", StopFlag())
+    report = read_json(tmp_path / "out" / "report.json")
+    pruned = report["pruned"]
+    assert pruned["words_seen_less_than"] > 1
+    assert pruned["distinct_words"] + 2000 >= report["summary"]["distinct_words"] > 2000
+    assert f"seen less than {pruned['words_seen_less_than']} times" in " ".join(capsys.readouterr().out.split())
+
+
+def test_too_large_a_vocabulary(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"tokenizer\.vocab_size: 1,000,000 .* use at most \d+") as raised:
+        tokenizer_stage(experiment(vocab_size=1_000_000), corpus, tmp_path / "out", StopFlag())
+    assert "\n" not in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_corpus_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="sllm download"):
+        tokenizer_stage(experiment(), tmp_path / "corpus", tmp_path / "out", StopFlag())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("line", [b'{"text": "\xff"}', b"{", b'{"other": 1}', b"[]", b'{"text": 5}'])
+def test_a_damaged_line_is_named(line: bytes, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"train-00000\.jsonl\.zst:7: "):
+        parse_document(tmp_path / "train-00000.jsonl.zst", 7, line)
+
+
+def test_a_stop_leaves_nothing(corpus: Path, tmp_path: Path) -> None:
+    stop = StopFlag()
+    stop.set(signal.SIGTERM)
+    with pytest.raises(Stopped):
+        tokenizer_stage(experiment(), corpus, tmp_path / "out", stop)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_leaves_nothing_half_written(number: int, corpus: Path, tmp_path: Path) -> None:
+    """In a process of its own, at several moments; afterwards the stage runs to its end all the same."""
+    code = f"""
+import sys, time
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from test_tokenizer_stage import experiment
+from sllm.stop import stop_on_signals
+from sllm.tokenizer.training import tokenizer_stage
+with stop_on_signals() as stop:
+    print("ready", flush=True)
+    while True:
+        tokenizer_stage(experiment(), Path({str(corpus)!r}), Path({str(tmp_path)!r}) / str(time.time()), stop)
+"""
+    root = str(Path(__file__).parents[2])
+    for delay in (0.0, 0.3, 0.9):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONPATH": root},
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(delay)
+        process.send_signal(number)
+        process.stdout.read()
+        assert process.wait() != 0
+    for path in tmp_path.iterdir():
+        if not path.name.startswith("."):
+            read_manifest(path, checksums=True)
+            assert Tokenizer.load(path / "tokenizer.json").vocab_size == 600
+        else:
+            assert number == signal.SIGKILL
+
+
+def test_the_peer_learns_what_we_learn(corpus: Path) -> None:
+    """But for ties: the bytes of most tokens are the same."""
+    texts = sample(corpus)
+    ours = train(texts, 800)
+    peer = train_peer(texts, 800, ours.pattern)
+    assert peer.vocab_size == 800
+    assert len(set(ours.token_bytes) & set(peer.token_bytes)) > 700
+
+
+def test_shards_are_of_one_source_and_split(corpus: Path) -> None:
+    found = shards(corpus, read_manifest(corpus), "korean", "train")
+    assert [path.name for path in found] == ["train-00000.jsonl.zst", "train-00001.jsonl.zst"]
