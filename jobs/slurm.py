@@ -113,7 +113,8 @@ def begin(run: RunDirectory, stage: str, fingerprint: str) -> str | None:
     previous = ledger.current(run, stage)
     if previous and previous["job"] == job and int(previous["token"].rsplit("-", 1)[1]) > restarts():
         return f"attempt {previous['attempt']} of the same job is newer"
-    ledger.close(run, stage, silent_cause=_lost_cause(job), retries=resources(run, stage).retries)
+    if previous and previous["job"]:
+        ledger.close(run, stage, silent_cause=_lost_cause(previous), retries=resources(run, stage).retries)
     same_job = [line for line in ledger.attempts(run, stage, fingerprint) if line["job"] == job]
     why = f"requeued: {same_job[-1]['ended']}" if same_job else ledger.SUBMITTED
     if restarts() and not same_job:
@@ -167,14 +168,16 @@ def marker(run: RunDirectory, stage: str) -> Path:
     return run.stage(stage) / f"requeue-{attempt_token()}"
 
 
-def _lost_cause(job: str) -> str:
-    """What ended the attempt before this one, of which nobody has written anything."""
-    if restarts() == 0:
-        return ledger.KILLED
-    states = ask("sacct", "-n", "-X", "-P", "--duplicates", "-j", job, "-o", "State")
-    before = (states or "").split("\n")[: restarts()]
-    last = before[-1] if len(before) == restarts() else ""
-    return ledger.PREEMPTED if last.startswith("PREEMPTED") else ledger.NODE_FAILURE
+def _lost_cause(before: dict[str, Any]) -> str:
+    """What ended an attempt of which nobody has written anything."""
+    job, restart = before["job"], int(before["token"].rsplit("-", 1)[1])
+    states = (ask("sacct", "-n", "-X", "-P", "--duplicates", "-j", job, "-o", "State") or "").split("\n")
+    state = states[restart].split(" ")[0] if restart < len(states) else ""
+    causes = {"PREEMPTED": ledger.PREEMPTED, "CANCELLED": ledger.CANCELLED, "TIMEOUT": ledger.TIME_LIMIT}
+    if state in causes:
+        return causes[state]
+    # Its batch script would have spoken for it, had its node still been there.
+    return ledger.NODE_FAILURE if job == os.environ["SLURM_JOB_ID"] else ledger.KILLED
 
 
 # --- the shell around a stage ---------------------------------------------------------------------

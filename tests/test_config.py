@@ -52,6 +52,7 @@ def test_all_problems_are_reported_at_once_with_key_value_and_way_out() -> None:
         CONFIGS / "smoke.yaml",
         "train.max_stesp=10",
         "train.learning_rate=fast",
+        "model.d_model=192",
         "model.n_heads=7",
         "validate.every=0",
         "data.sources.0.megabytes=-1",
@@ -68,10 +69,16 @@ def test_all_problems_are_reported_at_once_with_key_value_and_way_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "expected"),
+    ("overrides", "expected"),
     [
-        ("train.warmup_steps=300", "warmup_steps: 300 is not below max_steps (300); use at most 299"),
-        ("train.micro_batch=5", "micro_batch: 5 does not divide global_batch (32); valid: 1, 2, 4, 8, 16, 32"),
+        (
+            "train.max_steps=300 train.warmup_steps=300",
+            "warmup_steps: 300 is not below max_steps (300); use at most 299",
+        ),
+        (
+            "train.global_batch=32 train.micro_batch=5",
+            "micro_batch: 5 does not divide global_batch (32); valid: 1, 2, 4, 8, 16, 32",
+        ),
         ("train.max_steps=many", "train.max_steps: 'many'"),
         ("train.max_steps=1.5", "train.max_steps: 1.5"),
         ("data.sources.0.kind=web", "data.sources.0.kind: 'web'; valid: 'embedded', 'files'"),
@@ -84,8 +91,8 @@ def test_all_problems_are_reported_at_once_with_key_value_and_way_out() -> None:
         ("benchmark.new_tokens=5000", "above model.context_length (128)"),
     ],
 )
-def test_bad_values(override: str, expected: str) -> None:
-    (line,) = problems(CONFIGS / "smoke.yaml", override)
+def test_bad_values(overrides: str, expected: str) -> None:
+    (line,) = problems(CONFIGS / "smoke.yaml", *overrides.split(" "))
     assert expected in line
 
 
