@@ -34,7 +34,9 @@ log = logging.getLogger(__name__)
 EX_CRASH, EX_BAD_INPUT, EX_STOPPED, EX_FENCED = 1, 2, 85, 86
 
 WATCH_SECONDS = 1.0
-MEASURE_SECONDS = 60.0
+MEASURE_SECONDS = 120.0
+"""How often the deadline is worked out anew."""
+
 PEER_SECONDS = 10.0
 """How long a rank may go on after another rank has recorded the end of their attempt."""
 
@@ -188,7 +190,7 @@ def rank_of_job(run: RunDirectory, stage: Stage, stop: StopFlag, rank: int) -> i
         if refusal:
             print(f"{stage}: not started: {refusal}", file=sys.stderr, flush=True)
             return EX_FENCED
-    stop.deadline = slurm.deadline(run, stage.name)
+        stop.deadline = slurm.deadline(run, stage.name)  # of rank 0 alone: the ranks agree on a stop
     code = rank_of_attempt(run, stage, token, stop, rank, cause_of=slurm.stop_cause)
     if rank > 0:
         # Rank 0 speaks for a stop that all have agreed to. srun would kill it for the exit code of another.
@@ -312,7 +314,7 @@ def watch(run: RunDirectory, stage: Stage, token: str, stop: StopFlag) -> None:
             if stop.deadline is not None and now - measured_at > MEASURE_SECONDS:
                 measured_at = now
                 with contextlib.suppress(OSError):  # a file system that stumbles: the old deadline will do
-                    stop.deadline = slurm.deadline(run, stage.name)
+                    stop.deadline = slurm.deadline(run, stage.name) or stop.deadline
 
     threading.Thread(target=loop, name="watch", daemon=True).start()
 

@@ -39,6 +39,9 @@ COMMAND_SECONDS = 20.0
 TEARDOWN_SECONDS = 10.0
 """From the last checkpoint to the end of the batch script."""
 
+EARLY_SECONDS = 90.0
+"""How much earlier than asked for Slurm may warn of the time limit (a minute, by its manual)."""
+
 MEASURED_STEPS = 1000
 
 KILL_ON_BAD_EXIT = "--kill-on-bad-exit=1"
@@ -84,15 +87,25 @@ def _first_node() -> str:
 def deadline(run: RunDirectory, stage: str) -> float | None:
     """When to stop by ourselves so that a step and a checkpoint still fit before the time limit, whatever signals
     come: the limit, less the measured 99th percentiles of a step and of a save (before there are any, the profile's
-    signal_seconds)."""
-    end = os.environ.get("SLURM_JOB_END_TIME")
+    signal_seconds). None without a limit, or if Slurm does not say."""
+    job = show_job(os.environ["SLURM_JOB_ID"])
+    end = _end_time(job) if job else None
     if end is None:
         return None
     records = read_jsonl(run.metrics) if stage == "pretrain" else []
     needed = sum(_p99([r["seconds"] for r in records if r["kind"] == kind]) for kind in ("train", "checkpoint"))
     if not needed:
         needed = resources(run, stage).signal_seconds
-    return float(end) - needed - TEARDOWN_SECONDS
+    return end - needed - TEARDOWN_SECONDS
+
+
+def _end_time(job: dict[str, str]) -> float | None:
+    """Unix time of a job's limit. Asked for because SLURM_JOB_END_TIME is newer than some Slurms (22.05 has none),
+    and because a limit may be extended while the job runs."""
+    try:
+        return time.mktime(time.strptime(job.get("EndTime", ""), "%Y-%m-%dT%H:%M:%S"))
+    except ValueError:  # Unknown, NONE
+        return None
 
 
 def _p99(seconds: list[float]) -> float:
@@ -143,9 +156,10 @@ def stop_cause(reason: str) -> str:
         return ledger.PREEMPTED
     if job["JobState"] == "COMPLETING":
         return ledger.TIME_LIMIT if job["Reason"] == "TimeLimit" else ledger.CANCELLED
-    end = float(os.environ.get("SLURM_JOB_END_TIME", "inf"))
-    warned = float(os.environ.get("SLLM_SIGNAL_SECONDS", "0")) + 90  # Slurm warns up to a minute early
-    return ledger.TIME_LIMIT if reason == "SIGUSR2" and end - time.time() <= warned else ledger.SIGNALLED
+    end = _end_time(job)
+    warned = float(os.environ.get("SLLM_SIGNAL_SECONDS", "0")) + EARLY_SECONDS
+    limit = reason == "SIGUSR2" and end is not None and end - time.time() <= warned
+    return ledger.TIME_LIMIT if limit else ledger.SIGNALLED
 
 
 def settle(run: RunDirectory, stage: str, silent_cause: str = ledger.KILLED) -> bool:

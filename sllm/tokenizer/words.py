@@ -419,8 +419,6 @@ class _Spill:
     of a word are in one file and the files can be summed one by one."""
 
     PARTS = 16
-    MOST = 1 << 16
-    """Counts from here on are alike to the choice of `min_count`."""
 
     def __init__(self, max_words: int) -> None:
         self.max_words = max_words
@@ -445,7 +443,6 @@ class _Spill:
 
     def words(self, stop: StopFlag) -> Words:
         """The sums; without the words seen less than `min_count` times, the smallest number that makes the rest fit."""
-        seen = np.zeros(self.MOST + 1, np.int64)  # distinct words by how often they were seen
         kept: list[Words] = []
         distinct = total_bytes = 0
         min_count = 1
@@ -454,13 +451,14 @@ class _Spill:
             words = self._sum(part)
             distinct += len(words)
             total_bytes += _text_bytes(words)
-            seen += np.bincount(np.minimum(words.counts, self.MOST), minlength=self.MOST + 1)
-            at_least = np.cumsum(seen[::-1])[::-1]  # of every count: the distinct words seen that often or more
-            assert at_least[-1] <= self.max_words, "the budget has no room for the words seen most often"
-            min_count = max(1, int(np.argmax(at_least <= self.max_words)))
-            # The number only rises with every part, so what is below it now can go now.
             kept.append(_select(words, words.counts >= min_count))
-        kept = [_select(words, words.counts >= min_count) for words in kept]
+            counts = np.concatenate([words.counts for words in kept])
+            if len(counts) > self.max_words:
+                # One more than the count of the most frequent word that cannot stay. The number only rises with
+                # every part, so what is below it now can go now.
+                first_out = len(counts) - self.max_words - 1
+                min_count = int(np.partition(counts, first_out)[first_out]) + 1
+                kept = [_select(words, words.counts >= min_count) for words in kept]
         starts = np.cumsum([0] + [len(words.letters) for words in kept])
         result = Words(
             np.concatenate([words.letters for words in kept]),
