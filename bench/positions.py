@@ -25,7 +25,7 @@ from sllm.tokenizer import Tokenizer
 from sllm.validation import evaluate
 
 # Root mean square of the position table; a plain sinusoid's is 1/√2.
-SIZES = (0.7071, 0.2, INIT_STD, 0.005, 0.0)
+SIZES = (0.7071, 0.1, INIT_STD, 0.0)
 
 
 def train(experiment: Experiment, artifacts: Artifacts, size: float) -> dict[int, float]:

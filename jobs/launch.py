@@ -64,7 +64,8 @@ def submit(
     if where == "slurm":
         slurm.require_slurm()
     if all(step.done for step in steps):
-        console.print(f"Nothing to do: {', '.join(step.stage.name for step in steps)} are done in {run.path}")
+        done = ", ".join(step.stage.name for step in steps)
+        console.print(f"Nothing to do: {done} are done in {run.path}", highlight=False, soft_wrap=True)
         return 0
     with lock(run, command=_command_line()):
         queued = require_idle(run, keys)

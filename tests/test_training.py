@@ -311,3 +311,18 @@ def test_a_checkpoint_of_another_training_is_refused(configure: Callable[..., Pa
     attempt = ranks.start(config, 1)
     assert attempt.wait() == [2]
     assert "was trained with other settings (model.d_model 32 → 48)" in log_of(config)
+
+
+def test_a_trained_checkpoint_gives_transformers_the_same_logits(straight: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import GPT2LMHeadModel
+
+    from sllm.checkpoint import load_model
+    from sllm.export import export
+
+    export(straight / "best", tmp_path / "exported")
+    theirs = GPT2LMHeadModel.from_pretrained(tmp_path / "exported").eval()
+    ours = load_model(straight / "checkpoints" / f"step-{STEPS:08d}")
+    tokens = torch.randint(0, ours.vocab_size, (4, ours.config.context_length), generator=torch.manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(tokens), theirs(tokens).logits, atol=1e-4, rtol=0)

@@ -250,7 +250,8 @@ def test_stops_by_itself_before_the_time_limit(chain: Callable[..., Chain], clus
     assert (long.run.checkpoints / f"step-{line['last_step']:08d}").is_dir()
     long.cluster.run("scontrol", "update", f"jobid={long.job()}", "timelimit=20")
     assert long.wait_for_step(line["last_step"] + 5)
-    assert long.steps() == list(range(1, long.steps()[-1] + 1))
+    steps = long.steps()
+    assert steps == list(range(1, steps[-1] + 1))
 
 
 def test_a_killed_rank_costs_at_most_a_checkpoint_interval(
@@ -291,8 +292,9 @@ def test_a_lost_node_is_left_behind(chain: Callable[..., Chain], cluster: DevClu
     (line,) = ledger.attempts(lost.run, "pretrain")
     assert (line["ended"], line["gave_up"]) == ("node failure", "")
     # The steps that both attempts took came out equal, and each is there once.
-    assert lost.steps() == list(range(1, lost.steps()[-1] + 1))
-    assert {step: lost.losses()[step] for step in reached} == reached
+    steps, losses = lost.steps(), lost.losses()
+    assert steps == list(range(1, steps[-1] + 1))
+    assert {step: losses[step] for step in reached} == reached
 
 
 # --- ends for good --------------------------------------------------------------------------------
