@@ -267,13 +267,17 @@ def chat(
 @app.command(rich_help_panel=MODEL)
 def export(
     model: Model,
-    output: Annotated[Path, typer.Option(help="Directory to write; must not exist yet.")],
+    output: Annotated[Path, typer.Option(help="Directory to write; a former export there is replaced.")],
+    tokenizer: TokenizerFile = None,
 ) -> None:
     """Write a trained model as a Transformers directory, and check that its logits match."""
     from sllm.export import export as export_model
 
-    export_model(model, output)
-    print(output)
+    difference = export_model(model, output, tokenizer)
+    checked = (
+        "not checked: Transformers is not installed" if difference is None else f"differ by at most {difference:.1e}"
+    )
+    print(f"{output}: logits {checked}")
 
 
 # --- the machine ----------------------------------------------------------------------------------

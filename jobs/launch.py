@@ -67,7 +67,7 @@ def submit(
         done = ", ".join(step.stage.name for step in steps)
         console.print(f"Nothing to do: {done} are done in {run.path}", highlight=False, soft_wrap=True)
         return 0
-    with lock(run, command=_command_line()):
+    with lock(run, Path(experiment.data_directory), command=_command_line()):
         queued = require_idle(run, keys)
         if queued:
             console.print(f"Nothing submitted, {run.name} is in the queue: {queued}", highlight=False, soft_wrap=True)
@@ -180,7 +180,7 @@ def run_single(name: str, experiment: Experiment) -> str:
                 f"{run.path}: its checkpoints were trained with other settings ({changed}); take another name=…, or "
                 f"`sllm submit`, which sets the former training aside"
             )
-        with lock(run, command=_command_line()):
+        with lock(run, Path(experiment.data_directory), command=_command_line()):
             if queued := require_idle(run, keys):
                 raise UserError(f"{run.path}: in the queue: {queued}; `sllm cancel {run.name}` first")
             write_submission(run, experiment, keys, None)
@@ -230,7 +230,7 @@ def prepare(experiment: Experiment, cluster: Cluster) -> RunDirectory:
     """
     run, keys = RunDirectory(experiment.run_path), stage_keys(experiment)
     check_world_size(experiment.train, cluster.resources("pretrain").ranks)
-    with lock(run, command=_command_line()):
+    with lock(run, Path(experiment.data_directory), command=_command_line()):
         if queued := require_idle(run, keys):
             raise UserError(f"{run.path}: in the queue: {queued}; `sllm cancel {run.name}` first")
         swap_training(run, keys)

@@ -9,6 +9,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from importlib.metadata import distributions
@@ -38,15 +39,12 @@ PACKAGES = ("sllm", "jobs")
 
 
 @contextlib.contextmanager
-def lock(run: RunDirectory, command: str) -> Iterator[None]:
-    """Hold the run for this process. Raises UserError if another one does, or if the directory cannot be written."""
-    try:
-        run.path.mkdir(parents=True, exist_ok=True)
-        file = _lock_file(run).open("a+", encoding="utf-8")
-    except OSError as error:
-        raise UserError(
-            f"{run.path}: cannot be written ({error.strerror}); choose another place with runs_directory=…"
-        ) from None
+def lock(run: RunDirectory, data: Path, command: str) -> Iterator[None]:
+    """Hold the run for this process. Raises UserError if another one does, or if the run directory or the data
+    directory cannot be written."""
+    _require_writable(data, "data_directory")
+    _require_writable(run.path, "runs_directory")
+    file = _lock_file(run).open("a+", encoding="utf-8")
     with file:
         try:
             _take(file)
@@ -75,6 +73,17 @@ def _take(file: TextIO) -> None:
             return
         time.sleep(0.02)
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _require_writable(directory: Path, key: str) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory) as file:
+            file.write(b"?")
+    except OSError as error:
+        raise UserError(
+            f"{directory}: cannot be written ({error.strerror}); choose another place with {key}=…"
+        ) from None
 
 
 def lock_holder(run: RunDirectory) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ Everything wrong with a file is reported at once, each problem on its own line w
 would be valid. Paths are made absolute when the file is loaded, so that a job may run from any folder.
 """
 
+import copy
 import difflib
 import re
 from pathlib import Path
@@ -340,7 +341,9 @@ def validate(model: type[M], values: Any, where: str) -> M:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise UserError("\n".join(_problem_lines(model, error, where))) from None
+        lines = _problem_lines(model, error, where)
+        lines += _hidden_problems(model, values, error, where)
+        raise UserError("\n".join(lines)) from None
 
 
 def _absolute_paths(experiment: Experiment) -> Experiment:
@@ -394,8 +397,7 @@ def _problem_lines(model: type[BaseModel], error: ValidationError, where: str) -
         elif kind == "missing":
             lines.append(f"{where}: {key}: missing; it must be set")
         elif kind == "value_error":
-            prefix = f"{key}." if key else ""
-            lines.extend(f"{where}: {prefix}{line}" for line in str(problem["ctx"]["error"]).split("\n"))
+            lines.extend(_value_error_lines(problem, where))
         elif kind in ("union_tag_not_found", "union_tag_invalid"):
             got = given.get("kind", "nothing") if isinstance(given, dict) else given
             lines.append(
@@ -405,6 +407,36 @@ def _problem_lines(model: type[BaseModel], error: ValidationError, where: str) -
             shown = repr(given) if len(repr(given)) <= 60 else repr(given)[:57] + "…"
             lines.append(f"{where}: {key}: {shown}; {_requirement(problem['msg'])}")
     return lines
+
+
+def _hidden_problems(model: type[BaseModel], values: Any, error: ValidationError, where: str) -> list[str]:
+    """Combinations that cannot work, in sections where pydantic did not look because some value there was wrong.
+
+    Found by leaving the wrong values out; a combination that one of them is part of is not judged.
+    """
+    values = copy.deepcopy(values)
+    wrong = []
+    for problem in error.errors(include_url=False):
+        parent, location = values, [part for part in problem["loc"] if part not in ("embedded", "files")]
+        for part in location[:-1]:
+            parent = parent[part]
+        if location and isinstance(parent, dict) and problem["type"] not in ("missing", "value_error"):
+            parent.pop(location[-1], None)
+            wrong.append(str(location[-1]))
+    try:
+        model.model_validate(values)
+    except ValidationError as second:
+        known = _problem_lines(model, error, where)
+        combinations = [p for p in second.errors(include_url=False) if p["type"] == "value_error"]
+        lines = [line for p in combinations for line in _value_error_lines(p, where)]
+        return [line for line in lines if line not in known and not any(name in line for name in wrong)]
+    return []
+
+
+def _value_error_lines(problem: Any, where: str) -> list[str]:
+    key = ".".join(str(part) for part in problem["loc"])
+    prefix = f"{key}." if key else ""
+    return [f"{where}: {prefix}{line}" for line in str(problem["ctx"]["error"]).split("\n")]
 
 
 def _requirement(message: str) -> str:

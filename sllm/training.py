@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import time
+import warnings
 from typing import Any
 
 import numpy as np
@@ -109,9 +110,12 @@ class Trainer:
                 block.compile()
         if world.size > 1:
             ids = [world.device.index] if world.device.type == "cuda" else None
-            self.forward = DistributedDataParallel(
-                self.forward, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            with warnings.catch_warnings():
+                # Its new name, forward_sync_buffers, is unknown to the oldest torch that we support.
+                warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+                self.forward = DistributedDataParallel(
+                    self.forward, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+                )
         self.step = 0
         self.saved = 0  # the last step that a checkpoint was tried at
         self.validated: dict[int, float] = {}  # step → validation loss, of this run so far

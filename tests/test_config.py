@@ -52,6 +52,8 @@ def test_all_problems_are_reported_at_once_with_key_value_and_way_out() -> None:
         CONFIGS / "smoke.yaml",
         "train.max_stesp=10",
         "train.learning_rate=fast",
+        "train.max_steps=300",
+        "train.warmup_steps=300",
         "model.d_model=192",
         "model.n_heads=7",
         "validate.every=0",
@@ -59,7 +61,8 @@ def test_all_problems_are_reported_at_once_with_key_value_and_way_out() -> None:
         "wandb.mode=maybe",
     )
     text = "\n".join(lines)
-    assert len(lines) == 6
+    assert len(lines) == 7
+    assert "train.warmup_steps: 300 is not below max_steps (300)" in text
     assert "train.max_stesp: unknown key; did you mean max_steps? valid: max_steps, global_batch" in text
     assert "train.learning_rate: 'fast'" in text
     assert "model.n_heads: 7 does not divide d_model (192); valid: 1, 2, 3, 4, 6, 8" in text
