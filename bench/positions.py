@@ -17,7 +17,7 @@ from sllm.artifacts import Artifacts
 from sllm.config import Experiment, load_experiment
 from sllm.data.sampler import PackedData, Sampler
 from sllm.distributed import connect
-from sllm.model import GPT, INIT_STD
+from sllm.model import GPT, POSITION_SIZE
 from sllm.optim import learning_rate, make_optimizer
 from sllm.progress import track
 from sllm.stop import StopFlag
@@ -25,7 +25,7 @@ from sllm.tokenizer import Tokenizer
 from sllm.validation import evaluate
 
 # Root mean square of the position table; a plain sinusoid's is 1/√2.
-SIZES = (0.7071, 0.1, INIT_STD, 0.0)
+SIZES = (0.7071, 0.1, 0.02, 0.01, POSITION_SIZE, 0.002, 0.0)
 
 
 def train(experiment: Experiment, artifacts: Artifacts, size: float) -> dict[int, float]:
@@ -37,7 +37,7 @@ def train(experiment: Experiment, artifacts: Artifacts, size: float) -> dict[int
     sampler = Sampler(data, weights, experiment.model.context_length, experiment.seed)
     torch.manual_seed(experiment.seed)
     model = GPT(experiment.model, tokenizer.vocab_size)
-    model.positions.mul_(size / INIT_STD)
+    model.positions.mul_(size / POSITION_SIZE)
     optimizer = make_optimizer(model, config)
     losses = {}
     with connect() as world, track(f"positions {size:g}", config.max_steps, "steps") as bar:

@@ -42,8 +42,8 @@ PACKAGES = ("sllm", "jobs")
 def lock(run: RunDirectory, data: Path, command: str) -> Iterator[None]:
     """Hold the run for this process. Raises UserError if another one does, or if the run directory or the data
     directory cannot be written."""
-    _require_writable(data, "data_directory")
     _require_writable(run.path, "runs_directory")
+    _require_writable(data, "data_directory")
     file = _lock_file(run).open("a+", encoding="utf-8")
     with file:
         try:

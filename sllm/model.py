@@ -17,22 +17,23 @@ from torch.utils.checkpoint import checkpoint
 from sllm.config import ModelConfig
 
 INIT_STD = 0.02  # GPT-2's
+POSITION_SIZE = 0.005  # root mean square of the position table; docs/model.md has the ablation
 
 # Keys and values of one layer, each (B, H, capacity, D); the caller owns them and says how much is filled.
 LayerCache = tuple[Tensor, Tensor]
 
 
 def sinusoidal_positions(length: int, width: int) -> Tensor:
-    """Position table (length, width) of Vaswani et al. 2017, section 3.5, scaled to the embeddings' size.
+    """Position table (length, width) of Vaswani et al. 2017, section 3.5, scaled to a quarter of the embeddings' size.
 
     A sine has a root mean square of 1/√2, 35 times that of embeddings drawn with std 0.02 at the start of
-    training; unscaled, every token of a position would look alike. docs/model.md has the ablation.
+    training; unscaled, every token of a position would look alike.
     """
     position = torch.arange(length, dtype=torch.float64)[:, None]
     frequency = torch.exp(-math.log(10_000) * torch.arange(0, width, 2, dtype=torch.float64) / width)
     angle = position * frequency
     table = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
-    return (table * INIT_STD * math.sqrt(2)).float()
+    return (table * POSITION_SIZE * math.sqrt(2)).float()
 
 
 def visible(start: int, length: int, padding: Tensor | None, device: torch.device) -> Tensor:
