@@ -1,5 +1,6 @@
 """Byte-pair encoding by the book, slow and plain: what the compiled trainer must agree with."""
 
+import heapq
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -28,23 +29,29 @@ def oracle_merges(words: Counter[bytes], n_merges: int) -> list[Pair]:
     counts: Counter[Pair] = Counter()
     holders: defaultdict[Pair, set[int]] = defaultdict(set)
 
-    def enter(i: int, sign: int) -> None:
-        for pair in itertools.pairwise(parts[i]):
+    def enter(i: int, sign: int) -> set[Pair]:
+        pairs = list(itertools.pairwise(parts[i]))
+        for pair in pairs:
             counts[pair] += sign * weights[i]
             holders[pair].add(i)
+        return set(pairs)
 
     for i in range(len(parts)):
         enter(i, +1)
+    heap = [(-count, pair) for pair, count in counts.items()]
+    heapq.heapify(heap)
     merges: list[Pair] = []
-    while len(merges) < n_merges:
-        best = min(counts, key=lambda pair: (-counts[pair], pair), default=None)
-        if best is None or counts[best] == 0:
-            break
+    while heap and len(merges) < n_merges:
+        count, best = heapq.heappop(heap)
+        if count == 0 or -count != counts[best]:
+            continue  # the count has changed since; the right one is in the heap as well
+        changed: set[Pair] = set()
         for i in holders.pop(best):
-            enter(i, -1)
+            changed |= enter(i, -1)
             parts[i] = join(parts[i], best, FIRST_MERGE + len(merges))
-            enter(i, +1)
-        del counts[best]
+            changed |= enter(i, +1)
+        for pair in changed:
+            heapq.heappush(heap, (-counts[pair], pair))
         merges.append(best)
     return merges
 

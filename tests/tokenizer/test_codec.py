@@ -87,7 +87,7 @@ def test_long_runs(text: str, tokenizer: Tokenizer, peer: Any, transformers_peer
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.skipif("SLLM_CORPUS" not in os.environ, reason="SLLM_CORPUS names no folder of .jsonl.zst")
+@pytest.mark.corpus
 def test_a_whole_corpus(tmp_path: Path) -> None:
     def texts() -> Iterator[str]:
         for file in sorted(Path(os.environ["SLLM_CORPUS"]).glob("*.jsonl.zst")):

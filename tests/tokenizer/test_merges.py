@@ -108,7 +108,7 @@ def test_stops() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.skipif("SLLM_CORPUS" not in os.environ, reason="SLLM_CORPUS names no folder of .jsonl.zst")
+@pytest.mark.corpus
 def test_a_whole_corpus() -> None:
     """4,000 merges of real text."""
     paths = sorted(Path(os.environ["SLLM_CORPUS"]).glob("*.jsonl.zst"))
