@@ -191,9 +191,6 @@ def rank_of_job(run: RunDirectory, stage: Stage, stop: StopFlag, rank: int) -> i
             print(f"{stage}: not started: {refusal}", file=sys.stderr, flush=True)
             return EX_FENCED
         stop.deadline = slurm.deadline(run, stage.name)  # of rank 0 alone: the ranks agree on a stop
-        if stop.deadline is not None and stop.deadline <= time.time():
-            # Seen once, a second after a start: Slurm's end time was not yet this attempt's. Its signal will do.
-            stop.deadline = None
     code = rank_of_attempt(run, stage, token, stop, rank, cause_of=slurm.stop_cause)
     if rank > 0:
         # Rank 0 speaks for a stop that all have agreed to. srun would kill it for the exit code of another.
