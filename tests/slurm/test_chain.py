@@ -408,7 +408,7 @@ def test_a_profile_that_slurm_refuses(
 def test_status_with_and_without_accounting(
     chain: Callable[..., Chain], cluster_without_accounting: DevCluster
 ) -> None:
-    run = chain(cluster_without_accounting, train={"max_steps": 1500})
+    run = chain(cluster_without_accounting, train={"max_steps": 5000})
     run.submit()
     run.wait_for_step(20)
     rows = [line.split() for line in run.sllm("status", run.run.path).stdout.split("\n")]
@@ -417,7 +417,6 @@ def test_status_with_and_without_accounting(
 
     silent = run.sllm("status", run.run.path, SLURM_CONF="/nowhere/slurm.conf").stdout
     assert "Slurm does not answer" in silent
-    assert "20/" in silent or "steps" in silent
     refused = run.sllm(
         "submit", run.config, "--on", "slurm", "--cluster", run.profile, SLURM_CONF="/nowhere/slurm.conf"
     )
