@@ -417,6 +417,7 @@ def test_status_with_and_without_accounting(
 
     silent = run.sllm("status", run.run.path, SLURM_CONF="/nowhere/slurm.conf").stdout
     assert "Slurm does not answer" in silent
+    assert "steps" in silent
     refused = run.sllm(
         "submit", run.config, "--on", "slurm", "--cluster", run.profile, SLURM_CONF="/nowhere/slurm.conf"
     )
