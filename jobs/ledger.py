@@ -55,8 +55,19 @@ def current(run: RunDirectory, stage: str) -> dict[str, Any] | None:
     return read_or_none(_attempt_file(run, stage))
 
 
-def begin(run: RunDirectory, stage: str, fingerprint: str, token: str, why: str, job: str | None = None) -> int:
-    """Open an attempt and return its number, from 1. `token` is unique to it; from here on no other may write."""
+def begin(
+    run: RunDirectory,
+    stage: str,
+    fingerprint: str,
+    token: str,
+    why: str,
+    job: str | None = None,
+    launched: float | None = None,
+) -> int:
+    """Open an attempt and return its number, from 1. `token` is unique to it; from here on no other may write.
+
+    `launched` is the Unix time at which its job left the queue, before this process began.
+    """
     previous = current(run, stage)
     if previous is not None:
         close(run, stage)
@@ -69,6 +80,7 @@ def begin(run: RunDirectory, stage: str, fingerprint: str, token: str, why: str,
             "token": token,
             "fingerprint": fingerprint,
             "why": why,
+            "launched": launched,
             "started": time.time(),
             "node": os.environ.get("SLURMD_NODENAME", platform.node()),
             "pid": os.getpid(),
@@ -134,9 +146,10 @@ def close(
         "where": ending["where"],
         "started": round(attempt["started"], 3),
         "seconds": round(ending["time"] - attempt["started"], 3),
-        **(_training_figures(run, attempt["started"]) if stage == "pretrain" else {}),
     }
     earlier = attempts(run, stage, attempt["fingerprint"])
+    if stage == "pretrain":
+        line |= _training_figures(run, attempt, earlier[-1] if earlier else None)
     line["gave_up"] = why_not_again([*earlier, line], retries) if retries else ""
     append_jsonl(run.ledger, line)
     _ended_file(run, stage, token).unlink(missing_ok=True)
@@ -188,14 +201,26 @@ def _fruitless(lines: list[dict[str, Any]]) -> int:
     return count
 
 
-def _training_figures(run: RunDirectory, started: float) -> dict[str, Any]:
-    """First and last step that the attempt which began at `started` wrote to metrics.jsonl, and what they cost."""
-    records = [record for record in read_jsonl(run.metrics) if record["time"] >= started]
+def _training_figures(run: RunDirectory, attempt: dict[str, Any], before: dict[str, Any] | None) -> dict[str, Any]:
+    """First and last step that the attempt wrote to metrics.jsonl, and where its seconds went until then.
+
+    From the end of the attempt before (in the queue), to the job's launch, to the loading of the checkpoint (starting:
+    interpreter, imports, process group, model), to the loop (loading), to the end of its first step.
+    """
+    records = [record for record in read_jsonl(run.metrics) if record["time"] >= attempt["started"]]
     steps = [record for record in records if record["kind"] == "train"]
-    saves = [record["seconds"] for record in records if record["kind"] == "checkpoint"]
+    begun = next((record for record in records if record["kind"] == "start"), None)
+    launched = attempt.get("launched") or attempt["started"]
+    queued = launched - before["started"] - before["seconds"] if before and before["job"] == attempt["job"] else None
+    spans = {
+        "seconds_in_queue": queued if attempt["job"] else None,
+        "seconds_starting": begun["time"] - begun["seconds"] - launched if begun else None,
+        "seconds_loading": begun["seconds"] if begun else None,
+        "seconds_to_first_step": steps[0]["time"] - launched if steps else None,
+        "seconds_in_save": sum(record["seconds"] for record in records if record["kind"] == "checkpoint"),
+    }
     return {
         "first_step": steps[0]["step"] if steps else None,
         "last_step": steps[-1]["step"] if steps else None,
-        "seconds_to_first_step": round(steps[0]["time"] - started, 3) if steps else None,
-        "seconds_in_save": round(sum(saves), 3),
+        **{name: None if seconds is None else round(seconds, 3) for name, seconds in spans.items()},
     }

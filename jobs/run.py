@@ -183,15 +183,16 @@ def job(path: str, name: str, token: str | None = None) -> None:
 
 def rank_of_job(run: RunDirectory, stage: Stage, stop: StopFlag, rank: int) -> int:
     """A rank in a Slurm job. Returns the exit code; see `jobs.slurm` for what follows from it."""
-    token = slurm.attempt_token()
+    token, deadline = slurm.attempt_token(), None
     if rank == 0:
         _, keys = load_run(run)
         refusal = slurm.begin(run, stage.name, fingerprint(keys[stage.name]))
         if refusal:
             print(f"{stage}: not started: {refusal}", file=sys.stderr, flush=True)
             return EX_FENCED
-        stop.deadline = slurm.deadline(run, stage.name)  # of rank 0 alone: the ranks agree on a stop
-    code = rank_of_attempt(run, stage, token, stop, rank, cause_of=slurm.stop_cause)
+        deadline = slurm.Deadline(run, stage.name)
+        stop.deadline = deadline.measure()  # of rank 0 alone: the ranks agree on a stop
+    code = rank_of_attempt(run, stage, token, stop, rank, cause_of=slurm.stop_cause, deadline=deadline)
     if rank > 0:
         # Rank 0 speaks for a stop that all have agreed to. srun would kill it for the exit code of another.
         return 0 if code == EX_STOPPED else code
@@ -207,11 +208,12 @@ def rank_of_attempt(
     stop: StopFlag,
     rank: int,
     cause_of: Callable[[str], str] = lambda _: ledger.STOPPED,
+    deadline: slurm.Deadline | None = None,
 ) -> int:
     """The stage, its end recorded. Returns the exit code. `cause_of` tells why a stop was asked for."""
     if rank == 0:
         banner(run, stage, token)
-    watch(run, stage, token, stop)
+    watch(run, stage, token, stop, deadline)
     try:
         experiment, keys = load_run(run)
         if plan(run, keys, Artifacts(experiment, keys), [stage])[0].done:
@@ -289,7 +291,7 @@ def banner(run: RunDirectory, stage: Stage, token: str) -> None:
     print(f"──── {stage} · attempt {number} ({why}) · {when} · {platform.node()} · {code}", flush=True)
 
 
-def watch(run: RunDirectory, stage: Stage, token: str, stop: StopFlag) -> None:
+def watch(run: RunDirectory, stage: Stage, token: str, stop: StopFlag, deadline: slurm.Deadline | None) -> None:
     """Leave the process when its attempt is over: another one owns the run, or another rank has failed.
 
     A node that the scheduler gave up may still be alive, and a rank whose peer was killed may wait for it in a
@@ -311,10 +313,10 @@ def watch(run: RunDirectory, stage: Stage, token: str, stop: StopFlag) -> None:
                 failed_at = failed_at or now
                 if now - failed_at > PEER_SECONDS:
                     _leave(f"another rank has ended ({ending['message']}): this one ends too", EX_CRASH)
-            if stop.deadline is not None and now - measured_at > MEASURE_SECONDS:
+            if deadline is not None and now - measured_at > MEASURE_SECONDS:
                 measured_at = now
                 with contextlib.suppress(OSError):  # a file system that stumbles: the old deadline will do
-                    stop.deadline = slurm.deadline(run, stage.name) or stop.deadline
+                    stop.deadline = deadline.measure() or stop.deadline
 
     threading.Thread(target=loop, name="watch", daemon=True).start()
 

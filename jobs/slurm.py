@@ -23,7 +23,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from jobs import ledger
 from jobs.cluster import Resources, load_cluster
 from jobs.pipeline import STAGES, Stage
 from sllm.errors import UserError
-from sllm.files import RunDirectory, read_jsonl, write_json
+from sllm.files import RunDirectory, read_new_jsonl, write_json
 
 COMMAND_SECONDS = 20.0
 """How long a Slurm command may take; a busy controller is slow, one that is down never answers."""
@@ -84,19 +85,34 @@ def _first_node() -> str:
         return os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1")
 
 
-def deadline(run: RunDirectory, stage: str) -> float | None:
+class Deadline:
     """When to stop by ourselves so that a step and a checkpoint still fit before the time limit, whatever signals
     come: the limit, less the measured 99th percentiles of a step and of a save (before there are any, the profile's
-    signal_seconds). None without a limit, or if Slurm does not say."""
-    job = show_job(os.environ["SLURM_JOB_ID"])
-    end = _end_time(job) if job else None
-    if end is None:
-        return None
-    records = read_jsonl(run.metrics) if stage == "pretrain" else []
-    needed = sum(_p99([r["seconds"] for r in records if r["kind"] == kind]) for kind in ("train", "checkpoint"))
-    if not needed:
-        needed = resources(run, stage).signal_seconds
-    return end - needed - TEARDOWN_SECONDS
+    signal_seconds)."""
+
+    def __init__(self, run: RunDirectory, stage: str) -> None:
+        self._metrics = run.metrics if stage == "pretrain" else None
+        self._inode, self._offset = 0, 0  # only what is new is read: a long training's metrics are hundreds of MB
+        kinds = ("train", "checkpoint")
+        self._seconds: dict[str, deque[float]] = {kind: deque(maxlen=MEASURED_STEPS) for kind in kinds}
+        self._unmeasured = resources(run, stage).signal_seconds
+
+    def measure(self) -> float | None:
+        """Unix time. None without a limit, or if Slurm does not say. Asks anew: a limit can be changed meanwhile."""
+        job = show_job(os.environ["SLURM_JOB_ID"])
+        end = _end_time(job) if job else None
+        if end is None:
+            return None
+        if self._metrics is not None and self._metrics.exists():
+            inode = self._metrics.stat().st_ino
+            if inode != self._inode:  # the resume has cut the file back, by writing it anew
+                self._inode, self._offset = inode, 0
+            records, self._offset = read_new_jsonl(self._metrics, self._offset)
+            for record in records:
+                if record["kind"] in self._seconds:
+                    self._seconds[record["kind"]].append(record["seconds"])
+        needed = sum(_p99(seconds) for seconds in self._seconds.values())
+        return end - (needed or self._unmeasured) - TEARDOWN_SECONDS
 
 
 def _end_time(job: dict[str, str]) -> float | None:
@@ -108,9 +124,9 @@ def _end_time(job: dict[str, str]) -> float | None:
         return None
 
 
-def _p99(seconds: list[float]) -> float:
-    newest = sorted(seconds[-MEASURED_STEPS:])
-    return newest[math.ceil(0.99 * len(newest)) - 1] if newest else 0.0
+def _p99(seconds: Sequence[float]) -> float:
+    ordered = sorted(seconds)
+    return ordered[math.ceil(0.99 * len(ordered)) - 1] if ordered else 0.0
 
 
 def resources(run: RunDirectory, stage: str) -> Resources:
@@ -132,7 +148,8 @@ def begin(run: RunDirectory, stage: str, fingerprint: str) -> str | None:
     why = f"requeued: {same_job[-1]['ended']}" if same_job else ledger.SUBMITTED
     if restarts() and not same_job:
         why = "requeued"
-    ledger.begin(run, stage, fingerprint, token, why, job=job)
+    launched = float(os.environ.get("SLLM_JOB_STARTED", "0")) or None
+    ledger.begin(run, stage, fingerprint, token, why, job=job, launched=launched)
     if submitted_jobs(run).get(stage) != job:  # by hand, with sbatch
         write_json(run.stage(stage) / "job.json", {"job": job})
     for old in run.stage(stage).glob("requeue-*"):
@@ -203,7 +220,7 @@ def setup_lines(run: str, resources: Resources) -> list[str]:
         *resources.setup,
         f"export PYTHONPATH={run}/code PYTHONSAFEPATH=1",
         "export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}",
-        f"export SLLM_SIGNAL_SECONDS={resources.signal_seconds}",
+        f"export SLLM_SIGNAL_SECONDS={resources.signal_seconds} SLLM_JOB_STARTED=$(date +%s.%N)",
         "slurm_term=; trap 'slurm_term=1' TERM",
     ]
 

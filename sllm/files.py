@@ -183,6 +183,17 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line]
 
 
+def read_new_jsonl(path: Path, offset: int) -> tuple[list[dict[str, Any]], int]:
+    """The whole lines of a growing .jsonl file after byte `offset`, and the offset to go on from."""
+    if not path.exists():
+        return [], offset
+    with path.open("rb") as file:
+        file.seek(offset)
+        text = file.read()
+    end = text.rfind(b"\n") + 1
+    return [json.loads(line) for line in text[:end].splitlines()], offset + end
+
+
 def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
     """Append one line in a single write, so that a reader sees whole lines and a kill costs at most this one."""
     line = json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n"

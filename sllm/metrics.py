@@ -1,7 +1,7 @@
 """What is measured: `metrics.jsonl`, which is the truth. (`sllm.mirror` shows it at W&B.)
 
-Records carry `kind` (train, validation, checkpoint) and `step`. When a run resumes from step s, records after s are
-cut off: those steps will be taken, and written, again.
+Records carry `kind` and `step`: start (of an attempt, once its checkpoint is loaded), train, validation, checkpoint.
+When a run resumes from step s, records after s are cut off: those steps will be taken, and written, again.
 """
 
 import json

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sllm.config import Experiment, WandbConfig
-from sllm.files import RunDirectory, read_json, write_json
+from sllm.files import RunDirectory, read_json, read_new_jsonl, write_json
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def mirror(experiment: Experiment, run: RunDirectory) -> None:
     while open_:
         ready, _, _ = select.select([sys.stdin], [], [], POLL_SECONDS)
         open_ = not ready or bool(os.read(sys.stdin.fileno(), 1))
-        records, offset = _new_records(run.metrics, offset)
+        records, offset = read_new_jsonl(run.metrics, offset)
         fresh = [record for record in records if record["step"] > state["sent"].get(record["kind"], 0)]
         for record in fresh:
             wandb_run.log(_figures(record))
@@ -133,17 +133,6 @@ def _init(
     wandb_run.define_metric("step", hidden=True)
     wandb_run.define_metric("*", step_metric="step")
     return wandb_run
-
-
-def _new_records(path: Path, offset: int) -> tuple[list[dict[str, Any]], int]:
-    """Whole records after byte `offset` of a growing file, and the offset to go on from."""
-    if not path.exists():
-        return [], offset
-    with path.open("rb") as file:
-        file.seek(offset)
-        text = file.read()
-    end = text.rfind(b"\n") + 1
-    return [json.loads(line) for line in text[:end].splitlines()], offset + end
 
 
 def _figures(record: dict[str, Any]) -> dict[str, Any]:

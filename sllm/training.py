@@ -47,8 +47,11 @@ def pretrain(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, st
     """
     with connect() as world, contextlib.ExitStack() as stack:
         trainer = stack.enter_context(contextlib.closing(Trainer(experiment, run, artifacts, world, stop)))
+        loading = time.perf_counter()
         trainer.resume()
         metrics = Metrics(run.metrics) if world.main else None
+        if metrics:
+            metrics.write("start", trainer.step, seconds=round(time.perf_counter() - loading, 3))
         if world.main:
             stack.enter_context(mirror_to_wandb(experiment, run))
         bar = stack.enter_context(track("pretrain", experiment.train.max_steps, "steps", start=trainer.step))
