@@ -295,6 +295,21 @@ def doctor(
     raise typer.Exit(examine(cluster, Console()))
 
 
+@app.command(rich_help_panel=RUNNING)
+def drill(
+    cluster: Annotated[str, typer.Option(metavar="PROFILE", help="Cluster profile: a file or a name.")],
+    overrides: Overrides = None,
+) -> None:
+    """Train something tiny on the cluster, signal, requeue and kill it, and show what survived (ten minutes or so)."""
+    from rich.console import Console
+
+    from jobs.cluster import load_cluster
+    from jobs.drill import drill as run_drill
+
+    _, problems = run_drill(load_cluster(cluster), overrides or (), Console())
+    raise typer.Exit(1 if problems else 0)
+
+
 dev_cluster = typer.Typer(help="A private Slurm on this machine, to try things on.", no_args_is_help=True)
 app.add_typer(dev_cluster, name="dev-cluster", rich_help_panel=RUNNING)
 ClusterDirectory = Annotated[Path, typer.Argument(help="Where it lives; a short path that does not exist yet.")]

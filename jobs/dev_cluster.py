@@ -4,8 +4,8 @@ Two GPU nodes with two `gpu:h100` each (plain files), one CPU node, all on this 
 its database, its sockets and its ports; nothing is written outside the directory but control groups in the kernel, so
 several clusters run side by side and next to a real one. `down` kills every process and removes the directory.
 
-Slurm is configured as on a production cluster (slurmdbd, preemption by partition, requeue, process tracking by cgroup
-where the kernel allows), only with the delays cut to seconds. Memory and CPUs are declared, not enforced.
+Slurm is configured as on a production cluster (slurmdbd, preemption by partition, requeue, process tracking and memory
+limits by cgroup where the kernel allows), only with the delays cut to seconds. CPUs are declared, not enforced.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from sllm.files import CorruptError, read_json, write_json
 
 STATE = "dev-cluster.json"  # marks a directory as ours; without it nothing is ever removed
 MARKER = "SLLM_DEV_CLUSTER"  # in the environment of every daemon, holding the directory
-FREEZER = Path("/sys/fs/cgroup/freezer")
+FREEZER, MEMORY = Path("/sys/fs/cgroup/freezer"), Path("/sys/fs/cgroup/memory")
 SECONDS_TO_START = 60.0
 SECONDS_TO_END = 60.0
 SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
@@ -76,7 +76,12 @@ def up(directory: Path, *, accounting: bool = True, user_signal: bool = True) ->
 
     write_json(
         directory / STATE,
-        {"accounting": accounting, "user_signal": user_signal, "proctrack": _probe_proctrack(directory)},
+        {
+            "accounting": accounting,
+            "user_signal": user_signal,
+            "proctrack": "cgroup" if _may_group(FREEZER, directory) else "linuxproc",
+            "limits_memory": _may_group(MEMORY, directory),
+        },
     )
     cluster = attach(directory)
     try:
@@ -163,13 +168,17 @@ class DevCluster:
         gpu_nodes, cpu_nodes: node names. They differ between clusters, because Slurm names control groups after them.
         proctrack: "cgroup", which signals as production does, or "linuxproc" where the kernel or our rights forbid it:
             that one signals a job step's whole process tree instead of the children of slurmstepd.
+        limits_memory: whether a job that outgrows its memory is killed.
     """
 
-    def __init__(self, directory: Path, *, accounting: bool, user_signal: bool, proctrack: str) -> None:
+    def __init__(
+        self, directory: Path, *, accounting: bool, user_signal: bool, proctrack: str, limits_memory: bool
+    ) -> None:
         self.directory = directory
         self.accounting = accounting
         self.user_signal = user_signal
         self.proctrack = proctrack
+        self.limits_memory = limits_memory
         self.gpu_nodes = [f"{_tag(directory)}-gpu1", f"{_tag(directory)}-gpu2"]
         self.cpu_nodes = [f"{_tag(directory)}-cpu1"]
         self.env = {"SLURM_CONF": str(directory / "slurm.conf"), "PATH": _path()}
@@ -253,6 +262,16 @@ class DevCluster:
         if daemon := self._daemons.pop(node, None):
             daemon.wait()
 
+    def lose(self, node: str) -> None:
+        """Lose a node: its slurmd is killed and it is set down. Its jobs are requeued, and their processes run on."""
+        self.kill_slurmd(node)
+        self.set_node(node, "down")
+
+    def preempt(self, nodes: int = 2) -> None:
+        """Take all GPUs of so many nodes for an instant, by a job in the partition urgent that preempts the others."""
+        options = ["--partition=urgent", f"--nodes={nodes}", "--gres=gpu:h100:2", "--output=/dev/null"]
+        self.run("sbatch", *options, "--wrap=true")
+
     def start_slurmd(self, node: str) -> None:
         """Start a node's slurmd again and wait until the node takes jobs."""
         self._launch(node, self._slurmd(node))
@@ -277,7 +296,8 @@ class DevCluster:
         daemons = ["slurmctld", "slurmdbd", *self.nodes]
         ports = dict(zip(daemons, _free_ports(len(daemons)), strict=True))
         self._write("slurm.conf", self._slurm_conf(ports))
-        self._write("cgroup.conf", "CgroupPlugin=cgroup/v1\n")
+        limit = "ConstrainRAMSpace=yes\n" if self.limits_memory else ""
+        self._write("cgroup.conf", f"CgroupPlugin=cgroup/v1\n{limit}")
         self._write("gres.conf", f"Name=gpu Type=h100 File={self.directory}/gpu/gpu[0-1]\n")
 
         # --force: munged wants its socket open to all users of the machine; ours alone is enough here.
@@ -350,7 +370,7 @@ SlurmdLogFile={self.directory}/log/%n.log
 {accounting if self.accounting else ""}\
 ProctrackType=proctrack/{self.proctrack}
 JobAcctGatherType=jobacct_gather/linux
-TaskPlugin=task/none
+TaskPlugin=task/{"cgroup" if self.limits_memory else "none"}
 SwitchType=switch/none
 MpiDefault=none
 GresTypes=gpu
@@ -372,6 +392,7 @@ SlurmdParameters=config_overrides
 PartitionName=DEFAULT MaxTime=2-00:00:00 PriorityTier=10 PreemptMode=REQUEUE GraceTime=10
 PartitionName=cpu Nodes={cpu} Default=YES
 PartitionName=gpu Nodes={gpu}
+PartitionName=gpu_grace60 Nodes={gpu} GraceTime=60
 PartitionName=gpu_nograce Nodes={gpu} GraceTime=0
 PartitionName=urgent Nodes=ALL PriorityTier=100 PreemptMode=OFF
 """
@@ -478,15 +499,15 @@ def _user_signal_line() -> str:
     return "SlurmctldParameters=preempt_send_user_signal"
 
 
-def _probe_proctrack(directory: Path) -> str:
-    """proctrack/cgroup needs the root of a cgroup v1 freezer hierarchy, and the right to make groups in it."""
-    probe = FREEZER / f"slurm_{_tag(directory)}-probe"
+def _may_group(hierarchy: Path, directory: Path) -> bool:
+    """Slurm needs the root of a cgroup v1 hierarchy, and the right to make groups in it."""
+    probe = hierarchy / f"slurm_{_tag(directory)}-probe"
     try:
         probe.mkdir()
         probe.rmdir()
     except OSError:
-        return "linuxproc"
-    return "cgroup" if (FREEZER / "release_agent").exists() else "linuxproc"
+        return False
+    return (hierarchy / "release_agent").exists()
 
 
 def _free_ports(count: int) -> list[int]:
@@ -572,7 +593,8 @@ def _socket_inodes(process: int) -> Iterator[str]:
 
 def _control_groups(directory: Path) -> list[Path]:
     """Control groups that Slurm made for the nodes of this cluster, children before parents."""
-    tops = FREEZER.glob(f"slurm_{_tag(directory)}-*")
+    name = f"slurm_{_tag(directory)}-*"
+    tops = [*FREEZER.glob(name), *MEMORY.glob(name)]
     return [Path(group) for top in tops for group, _, _ in os.walk(top, topdown=False)]
 
 

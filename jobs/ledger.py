@@ -119,12 +119,12 @@ def attempts(run: RunDirectory, stage: str | None = None, fingerprint: str | Non
 
 
 def close(
-    run: RunDirectory, stage: str, silent_cause: str = KILLED, retries: Retries | None = None
+    run: RunDirectory, stage: str, silent_cause: str = KILLED, retries: Retries | None = None, hint: str = ""
 ) -> dict[str, Any] | None:
     """Write the line of the newest attempt, which is over. None if there is none, or its line is written already.
 
     `silent_cause` is the cause when none of its processes could say one. With `retries`, the line says in `gave_up`
-    why the stage should not be tried again, if so.
+    why the stage should not be tried again, if so. `hint` replaces the message of processes that were killed.
     """
     attempt = current(run, stage)
     if attempt is None or any(line["token"] == attempt["token"] for line in attempts(run, stage)):
@@ -142,7 +142,7 @@ def close(
         "node": attempt["node"],
         "began": attempt["why"],
         "ended": ending["cause"],
-        "message": ending["message"],
+        "message": hint if hint and ending["cause"] == KILLED else ending["message"],
         "where": ending["where"],
         "started": round(attempt["started"], 3),
         "seconds": round(ending["time"] - attempt["started"], 3),

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 EX_CRASH, EX_BAD_INPUT, EX_STOPPED, EX_FENCED = 1, 2, 85, 86
 
 WATCH_SECONDS = 1.0
-MEASURE_SECONDS = 120.0
+MEASURE_SECONDS = 60.0
 """How often the deadline is worked out anew."""
 
 PEER_SECONDS = 10.0

@@ -45,6 +45,9 @@ EARLY_SECONDS = 90.0
 
 MEASURED_STEPS = 1000
 
+OUTPUT_TAIL = 2000
+"""Bytes of a job's output that may hold slurmstepd's last words."""
+
 KILL_ON_BAD_EXIT = "--kill-on-bad-exit=1"
 
 # --- what a job knows about itself ----------------------------------------------------------------
@@ -118,9 +121,14 @@ class Deadline:
 def _end_time(job: dict[str, str]) -> float | None:
     """Unix time of a job's limit. Asked for because SLURM_JOB_END_TIME is newer than some Slurms (22.05 has none),
     and because a limit may be extended while the job runs."""
+    return time_of(job.get("EndTime", ""))
+
+
+def time_of(text: str) -> float | None:
+    """Unix time of a time that Slurm prints; None for Unknown, None and the like."""
     try:
-        return time.mktime(time.strptime(job.get("EndTime", ""), "%Y-%m-%dT%H:%M:%S"))
-    except ValueError:  # Unknown, NONE
+        return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
+    except ValueError:
         return None
 
 
@@ -179,14 +187,14 @@ def stop_cause(reason: str) -> str:
     return ledger.TIME_LIMIT if limit else ledger.SIGNALLED
 
 
-def settle(run: RunDirectory, stage: str, silent_cause: str = ledger.KILLED) -> bool:
+def settle(run: RunDirectory, stage: str, silent_cause: str = ledger.KILLED, hint: str = "") -> bool:
     """Close this attempt in the ledger, and leave the marker that makes the batch shell requeue the job, if the stage
     should go on. Returns whether it does."""
     token = attempt_token()
     current = ledger.current(run, stage)
     if current is None or current["token"] != token:
         return False  # fenced off, or it never began
-    line = ledger.close(run, stage, silent_cause=silent_cause, retries=resources(run, stage).retries)
+    line = ledger.close(run, stage, silent_cause, resources(run, stage).retries, hint)
     if line is None or line["gave_up"] or line["ended"] in (ledger.FINISHED, ledger.CANCELLED):
         if line and line["gave_up"]:
             print(f"not requeued: {line['gave_up']}", flush=True)
@@ -460,12 +468,25 @@ def cancel_jobs(jobs: list[str]) -> None:
                 raise UserError(f"scancel {job}: Slurm does not answer; try again later") from None
 
 
+def _memory_hint(run: RunDirectory, stage: str) -> str:
+    """What to do if this attempt has just been killed for want of memory, which only the job's own output tells."""
+    job = show_job(os.environ["SLURM_JOB_ID"])
+    try:
+        output = Path(job["StdOut"] if job else "").read_bytes()[-OUTPUT_TAIL:]
+    except OSError:
+        return ""
+    if b"oom-kill" not in output and b"Out Of Memory" not in output:
+        return ""
+    now = resources(run, stage).memory or "the cluster's default"
+    return f"out of memory: raise stages.{stage}.memory (now {now})"
+
+
 def after(arguments: list[str]) -> None:
     """The batch shell asks: srun has ended with this code and left no marker. Say why in the ledger; go on or not."""
     path, stage, code, told_to_end = arguments
     run = RunDirectory(Path(path))
     cause = stop_cause("SIGTERM") if told_to_end else ledger.KILLED
-    if settle(run, stage, silent_cause=cause):
+    if settle(run, stage, silent_cause=cause, hint=_memory_hint(run, stage)):
         print(f"exit code {code}: trying again", flush=True)
 
 

@@ -3,25 +3,27 @@
 What survives is compared with a training that nobody disturbed: every loss and the final weights, to the last bit.
 """
 
-import itertools
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import yaml
+from rich.console import Console
 
 from jobs import ledger
+from jobs.cluster import load_cluster
 from jobs.dev_cluster import DevCluster
-from jobs.pipeline import STAGES, read_done
-from sllm.files import RunDirectory, read_json, read_jsonl, sha256
+from jobs.drill import EVENTS, Event, differences, drill, lower_limit
+from jobs.pipeline import read_done
+from sllm.files import RunDirectory, read_json, read_jsonl
 
 ROOT = Path(__file__).parents[2]
 STEPS = 400
@@ -89,24 +91,8 @@ class Chain:
     def preempt(self) -> None:
         """Take the whole GPU partition for an instant."""
         restarts = int(self.cluster.job(self.job())["Restarts"])
-        options = ["--partition=urgent", "--nodes=2", "--gres=gpu:h100:2", "--output=/dev/null"]
-        self.cluster.run("sbatch", *options, "--wrap=true")
+        self.cluster.preempt()
         wait(lambda: int(self.cluster.job(self.job())["Restarts"]) > restarts, "the preemption")
-
-    def ranks(self) -> list[int]:
-        """The processes of the training, rank by rank, on whatever node."""
-        found = []
-        for directory in Path("/proc").glob("[0-9]*"):
-            try:
-                if (directory / "comm").read_text(encoding="utf-8").startswith("python"):
-                    variables = (directory / "environ").read_bytes().split(b"\0")
-                    arguments = (directory / "cmdline").read_bytes()
-                    if b"submitit.core._submit" in arguments and str(self.run.path).encode() in arguments:
-                        rank = next(value for value in variables if value.startswith(b"SLURM_PROCID="))
-                        found.append((int(rank.split(b"=")[1]), int(directory.name)))
-            except OSError:
-                continue
-        return [process for _, process in sorted(found)]
 
     def ends(self, stage: str = "pretrain") -> list[str]:
         return [line["ended"] for line in ledger.attempts(self.run, stage)]
@@ -114,6 +100,22 @@ class Chain:
     def log(self, stage: str = "pretrain") -> str:
         path = self.run.log(stage)
         return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+
+def processes_of(job: str) -> list[int]:
+    """The ranks of a job, on whatever node."""
+    found = []
+    for directory in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = (directory / "environ").read_bytes().split(b"\0")
+            ours = f"SLURM_JOB_ID={job}".encode() in variables and any(
+                v.startswith(b"SLURM_PROCID=") for v in variables
+            )
+            if ours and (directory / "comm").read_text(encoding="utf-8").startswith("python"):
+                found.append(int(directory.name))
+        except OSError:
+            continue
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +129,9 @@ def texts(place: Path) -> dict[str, Path]:
 
 
 @pytest.fixture
-def chain(place: Path, texts: dict[str, Path], request: pytest.FixtureRequest) -> Iterator[Callable[..., Chain]]:
+def chain(
+    place: Path, texts: dict[str, Path], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Chain]]:
     """Makes a run whose stages before the training are done, for a cluster and a profile of pretrain."""
     made: list[Chain] = []
 
@@ -147,6 +151,8 @@ def chain(place: Path, texts: dict[str, Path], request: pytest.FixtureRequest) -
         profile = place / f"{name}-cluster.yaml"
         profile.write_text(yaml.safe_dump({"defaults": defaults, "stages": stages}), encoding="utf-8")
         made.append(Chain(config, cluster, profile))
+        for variable, value in cluster.env.items():
+            monkeypatch.setenv(variable, value)  # for `jobs.slurm` in this process
         if prepared:
             done = made[-1].sllm("submit", config, "--on", "here", "--until", "pack")
             assert done.returncode == 0, done.stderr
@@ -169,135 +175,106 @@ def undisturbed(place: Path, texts: dict[str, Path]) -> RunDirectory:
 
 
 def assert_same_training(run: RunDirectory, other: RunDirectory) -> None:
-    def losses(run: RunDirectory) -> list[tuple[int, float]]:
-        return [(r["step"], r["loss"]) for r in read_jsonl(run.metrics) if r["kind"] == "train"]
+    assert not list(differences(run, other, STEPS))
 
-    assert [step for step, _ in losses(run)] == list(range(1, STEPS + 1))
-    assert losses(run) == losses(other)
-    last = f"step-{STEPS:08d}"
-    for name in ("model.safetensors", "optimizer.safetensors"):
-        assert sha256(run.checkpoints / last / name) == sha256(other.checkpoints / last / name)
+
+# --- the whole chain ------------------------------------------------------------------------------
+
+
+def test_drill(chain: Callable[..., Chain], cluster: DevCluster, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `sllm drill` does to a training, and what only the owner of a cluster can do to it."""
+    monkeypatch.chdir(place)
+    one = chain(cluster, prepared=False)
+    old_ranks: list[int] = []
+
+    def lose(attempt: dict[str, Any]) -> None:
+        """Slurm starts the job elsewhere while the old ranks train on."""
+        old_ranks.extend(processes_of(attempt["job"]))
+        assert len(old_ranks) == 2
+        cluster.lose(attempt["node"])
+
+    def find(attempt: dict[str, Any]) -> None:
+        wait(lambda: not any(Path(f"/proc/{process}").exists() for process in old_ranks), "the end of the old ranks")
+        cluster.start_slurmd(attempt["node"])
+
+    def raise_limit(attempt: dict[str, Any]) -> None:
+        cluster.run("scontrol", "update", f"jobid={attempt['job']}", "timelimit=30")
+
+    *others, limit = EVENTS
+    limit = replace(limit, provoke=lambda attempt: lower_limit(attempt, minutes=0), repair=raise_limit)
+    preemption = Event("preemption", lambda _: cluster.preempt(), saves=True)
+    loss = Event("node lost", lose, saves=False, repair=find)
+    changes = ["train.max_steps=3500", "train.checkpoint.every=100"]
+    events = [limit, preemption, *others[:3], preemption, *others[3:], loss]
+    run, problems = drill(load_cluster(str(one.profile)), changes, Console(), events)
+    assert not problems
+    lines = ledger.attempts(run, "pretrain")
+    ends = ["time limit", "preempted", "signal", "signal", "preempted", "preempted", "killed", "killed", "node failure"]
+    assert [line["ended"] for line in lines] == [*ends, "finished"]
+    assert [line["began"] for line in lines] == ["submitted", *(f"requeued: {end}" for end in ends)]
+    assert len({line["job"] for line in lines}) == 1
+    assert f"attempt {len(lines)} owns" in run.log("pretrain").read_text(encoding="utf-8")
+    status = one.sllm("status", run.path).stdout
+    assert status.count(" done ") == 6
+    assert "1x time limit, 3x preempted, 2x signal, 2x killed, 1x node failure" in status
 
 
 # --- preemption -----------------------------------------------------------------------------------
 
 
-def preempted(chain: Chain, times: int, undisturbed: RunDirectory, *, steps_lost: int = 0) -> None:
+def preempted(chain: Chain, undisturbed: RunDirectory) -> None:
     chain.submit("--until", "pretrain")
-    for i in range(times):
-        chain.wait_for_step((i + 1) * STEPS // (times + 2))
-        chain.preempt()
+    chain.wait_for_step(STEPS // 3)
+    chain.preempt()
     assert chain.wait_for_end() == "COMPLETED", chain.log()
     assert_same_training(chain.run, undisturbed)
     lines = ledger.attempts(chain.run, "pretrain")
-    assert [line["ended"] for line in lines] == ["preempted"] * times + ["finished"]
-    assert [line["began"] for line in lines] == ["submitted"] + ["requeued: preempted"] * times
-    for before, after in itertools.pairwise(lines):
-        assert before["last_step"] + 1 - after["first_step"] <= steps_lost
-    assert chain.cluster.job(chain.job())["Restarts"] == str(times)
-
-
-def test_preempted_with_the_user_signal(
-    chain: Callable[..., Chain], cluster: DevCluster, undisturbed: RunDirectory
-) -> None:
-    preempted(chain(cluster), 2, undisturbed)
+    assert [line["ended"] for line in lines] == ["preempted", "finished"]
+    assert lines[1]["first_step"] == lines[0]["last_step"] + 1
+    assert chain.cluster.job(chain.job())["Restarts"] == "1"
 
 
 def test_preempted_by_sigterm(
     chain: Callable[..., Chain], cluster_plain_term: DevCluster, undisturbed: RunDirectory
 ) -> None:
-    preempted(chain(cluster_plain_term), 1, undisturbed)
+    preempted(chain(cluster_plain_term), undisturbed)
 
 
-def test_preempted_without_grace(chain: Callable[..., Chain], cluster: DevCluster, undisturbed: RunDirectory) -> None:
-    preempted(chain(cluster, partition="gpu_nograce"), 1, undisturbed)
+@pytest.mark.parametrize("partition", ["gpu_nograce", "gpu_grace60"])
+def test_preempted_with_another_grace_time(
+    chain: Callable[..., Chain], cluster: DevCluster, undisturbed: RunDirectory, partition: str
+) -> None:
+    preempted(chain(cluster, partition=partition), undisturbed)
 
 
 def test_two_nodes(chain: Callable[..., Chain], cluster: DevCluster, undisturbed: RunDirectory) -> None:
-    preempted(chain(cluster, nodes=2, tasks_per_node=1, gres="gpu:h100:1"), 1, undisturbed)
-
-
-def test_dependents_wait_for_the_real_end(chain: Callable[..., Chain], cluster: DevCluster) -> None:
-    whole = chain(cluster, prepared=False)
-    out = whole.submit()
-    assert all(f"{stage}: job " in out for stage in STAGES)
-    wait(whole.steps, "the first step")
-    whole.preempt()
-    assert whole.wait_for_end("benchmark") == "COMPLETED"
-    assert whole.wait_for_end("validate") == "COMPLETED"
-    lines = ledger.attempts(whole.run)
-    trained = [line for line in lines if line["stage"] == "pretrain"]
-    assert [line["ended"] for line in trained] == ["preempted", "finished"]
-    for stage in ("validate", "benchmark"):
-        (line,) = [line for line in lines if line["stage"] == stage]
-        assert line["started"] > trained[-1]["started"] + trained[-1]["seconds"]
-    status = whole.sllm("status", whole.run.path).stdout
-    assert status.count(" done ") == 6
-    assert "1x preempted" in status
-    assert "Nothing to do" in whole.submit()
-
-
-# --- limits, kills, lost nodes --------------------------------------------------------------------
-
-
-def test_stops_by_itself_before_the_time_limit(chain: Callable[..., Chain], cluster: DevCluster) -> None:
-    long = chain(cluster, train={"max_steps": 1_000_000}, time_minutes=1, signal_seconds=10)
-    long.submit("--until", "pretrain")
-    wait(lambda: long.ends(), "the first limit")
-    wait(lambda: long.cluster.job(long.job())["Restarts"] == "1", "the requeue")
-    (line,) = ledger.attempts(long.run, "pretrain")
-    assert line["ended"] == "time limit"
-    assert (long.run.checkpoints / f"step-{line['last_step']:08d}").is_dir()
-    long.cluster.run("scontrol", "update", f"jobid={long.job()}", "timelimit=20")
-    assert long.wait_for_step(line["last_step"] + 5)
-    steps = long.steps()
-    assert steps == list(range(1, steps[-1] + 1))
-
-
-def test_a_killed_rank_costs_at_most_a_checkpoint_interval(
-    chain: Callable[..., Chain], cluster: DevCluster, undisturbed: RunDirectory
-) -> None:
-    hit = chain(cluster)
-    hit.submit("--until", "pretrain")
-    hit.wait_for_step(120)
-    os.kill(hit.ranks()[1], signal.SIGKILL)
-    killed_at = time.monotonic()
-    wait(hit.ends, "the end of the attempt")
-    assert time.monotonic() - killed_at < 60  # the other rank does not wait for it
-    assert hit.wait_for_end() == "COMPLETED", hit.log()
-    assert_same_training(hit.run, undisturbed)
-    first, second = ledger.attempts(hit.run, "pretrain")
-    assert (first["ended"], second["ended"]) == ("killed", "finished")
-    assert first["last_step"] - second["first_step"] < 50
-
-
-def test_a_lost_node_is_left_behind(chain: Callable[..., Chain], cluster: DevCluster) -> None:
-    """slurmd is killed and the node set down, so Slurm starts the job elsewhere while the old ranks train on."""
-    lost = chain(cluster, train={"max_steps": 100_000})
-    lost.submit("--until", "pretrain")
-    lost.wait_for_step(60)
-    old, node = lost.ranks(), cluster.job(lost.job())["BatchHost"]
-    cluster.kill_slurmd(node)
-    try:
-        cluster.set_node(node, "down")
-        wait(lambda: cluster.job(lost.job())["Restarts"] == "1", "the requeue")
-        wait(lambda: cluster.job(lost.job())["JobState"] == "RUNNING", "the second attempt")
-        assert cluster.job(lost.job())["BatchHost"] != node
-        wait(lambda: not any(Path(f"/proc/{process}").exists() for process in old), "the end of the old ranks")
-        assert "attempt 2 owns" in lost.log()
-        reached = lost.losses()
-        lost.wait_for_step(max(reached) + 5)
-    finally:
-        cluster.start_slurmd(node)
-    (line,) = ledger.attempts(lost.run, "pretrain")
-    assert (line["ended"], line["gave_up"]) == ("node failure", "")
-    # The steps that both attempts took came out equal, and each is there once.
-    steps, losses = lost.steps(), lost.losses()
-    assert steps == list(range(1, steps[-1] + 1))
-    assert {step: losses[step] for step in reached} == reached
+    preempted(chain(cluster, nodes=2, tasks_per_node=1, gres="gpu:h100:1"), undisturbed)
 
 
 # --- ends for good --------------------------------------------------------------------------------
+
+
+def sabotage(run: RunDirectory, line: str) -> None:
+    """Put a line of Python at the head of each step. The jobs run the run's own copy of the code: break it there."""
+    optim = run.code / "sllm" / "optim.py"
+    head, signature, body = optim.read_text(encoding="utf-8").partition("def learning_rate(")
+    rest, arrow, tail = body.partition("-> float:\n")
+    optim.write_text(f"{head}{signature}{rest}{arrow}    {line}\n{tail}", encoding="utf-8")
+
+
+def test_a_job_out_of_memory_says_so(chain: Callable[..., Chain], cluster: DevCluster) -> None:
+    if not cluster.limits_memory:
+        assert os.environ.get("CI") != "true", "no memory control groups to write to"
+        pytest.skip("Slurm cannot limit memory here: no cgroup v1 memory hierarchy, or no right to it")
+    hungry = chain(cluster, retries={"killed": 1}, memory="1500M")
+    hungry.submit("--until", "pretrain")
+    sabotage(hungry.run, "hoard = b'x' * (3 << 30) if step == 70 else b''")
+    assert hungry.wait_for_end() == "FAILED"
+    first, second = ledger.attempts(hungry.run, "pretrain")
+    assert (first["ended"], first["gave_up"]) == ("killed", "")
+    assert second["message"] == "out of memory: raise stages.pretrain.memory (now 1500M)"
+    assert second["gave_up"] == "killed 2 times, and the profile allows 1"
+    assert second["first_step"] == 51
 
 
 def test_a_bug_is_tried_twice_and_its_dependents_are_cancelled(
@@ -305,15 +282,7 @@ def test_a_bug_is_tried_twice_and_its_dependents_are_cancelled(
 ) -> None:
     buggy = chain(cluster, retries={"crash": 5})
     buggy.submit()
-    # The jobs run the run's own copy of the code: break it there, before they come to it.
-    optim = buggy.run.code / "sllm" / "optim.py"
-    text = optim.read_text(encoding="utf-8")
-    head, signature, body = text.partition("def learning_rate(")
-    line, arrow, rest = body.partition("-> float:\n")
-    optim.write_text(
-        head + signature + line + arrow + "    if step == 70:\n        raise ZeroDivisionError('bug')\n" + rest,
-        encoding="utf-8",
-    )
+    sabotage(buggy.run, "if step == 70: raise ZeroDivisionError('bug')")
     assert buggy.wait_for_end() == "FAILED"
     lines = ledger.attempts(buggy.run, "pretrain")
     assert [line["ended"] for line in lines] == ["crash", "crash"]
