@@ -65,6 +65,9 @@ def submit(
     ] = None,
     until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run and why; run nothing.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Only go on: submit what is missing, and refuse if a setting has changed.")
+    ] = False,
 ) -> None:
     """Run every stage that is not done: download, tokenizer, pack, pretrain, validate, benchmark."""
     from rich.console import Console
@@ -77,7 +80,8 @@ def submit(
     if cluster is None and on == "slurm":
         raise UserError("--on slurm: needs --cluster PROFILE; see configs/cluster for examples")
     profile = load_cluster(cluster or "laptop")
-    raise typer.Exit(launch(experiment, profile, on, until=until, dry_run=dry_run, console=Console()))
+    exit_code = launch(experiment, profile, on, until=until, dry_run=dry_run, resume=resume, console=Console())
+    raise typer.Exit(exit_code)
 
 
 @app.command(rich_help_panel=RUNNING)

@@ -2,13 +2,14 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from jobs import dev_cluster
+from jobs.cli import main
 from jobs.dev_cluster import DevCluster
 
 
@@ -49,3 +50,27 @@ def cluster_plain_term(slurm: None) -> Iterator[DevCluster]:
     """Preemption by SIGTERM only."""
     with session_cluster("term", user_signal=False) as cluster:
         yield cluster
+
+
+Sllm = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def sllm(
+    cluster: DevCluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Iterator[Sllm]:
+    """The command line in this process, on the cluster, in a folder of its own: exit code, output, errors."""
+    for name, value in {**cluster.env, "COLUMNS": "250"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["sllm", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+            raise SystemExit(0)
+        captured = capsys.readouterr()
+        return int(caught.value.code or 0), captured.out, captured.err
+
+    yield run
+    cluster.cancel_all()
