@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sllm.errors import Stopped, UserError
+from sllm.errors import Stopped, UserError, storage_as_user_error
 
 if TYPE_CHECKING:
     from sllm.config import Experiment
@@ -42,7 +42,8 @@ Seed = Annotated[int | None, typer.Option(help="Equal seeds give equal text.")]
 def main() -> None:
     """Entry point. A UserError is printed, one line a problem, without a traceback; exit code 2."""
     try:
-        app()
+        with storage_as_user_error():
+            app()
     except UserError as error:
         for line in str(error).split("\n"):
             print(f"sllm: {line}", file=sys.stderr)

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from jobs import ledger, slurm
 from jobs.cluster import Cluster, Resources
+from jobs.partitions import misfits, partitions
 from jobs.pipeline import STAGES, Keys, Stage, Step, former_training, plan, setting_changes, up_to
 from jobs.prepare import lock, lock_holder, snapshot_code, swap_training, write_submission
 from jobs.run import job, new_token, require_parents, run_here, set_up_logging
@@ -287,7 +288,7 @@ def _submit_chain(
             name = step.stage.name
             if not step.done and name not in live:
                 dependency = slurm.dependency_on([jobs[parent] for parent in step.stage.needs if parent in jobs])
-                jobs[name] = slurm.submit_job(run, step.stage, cluster.resources(name), dependency)
+                jobs[name] = _submit_job(run, step.stage, cluster.resources(name), dependency)
                 new.append(name)
     except BaseException:
         slurm.cancel_jobs([jobs[name] for name in new])
@@ -295,6 +296,15 @@ def _submit_chain(
     for name, job_id in jobs.items():
         console.print(f"{name}: job {job_id}{'' if name in new else ', in the queue before'}", highlight=False)
     console.print(f"Submitted {run.name}. See: sllm status {run.path}", highlight=False, soft_wrap=True)
+
+
+def _submit_job(run: RunDirectory, stage: Stage, resources: Resources, dependency: str | None) -> str:
+    """slurm.submit_job, whose error also names the lines of the profile that ask for what is not there."""
+    try:
+        return slurm.submit_job(run, stage, resources, dependency)
+    except UserError as error:
+        wrong = [f"{misfit.problem} (set {misfit.remedy})" for misfit in misfits(resources, partitions())]
+        raise UserError("; ".join([str(error), *wrong])) from None
 
 
 def _command_line() -> str:

@@ -52,6 +52,14 @@ def cluster_plain_term(slurm: None) -> Iterator[DevCluster]:
         yield cluster
 
 
+@pytest.fixture
+def deaf_conf(tmp_path: Path) -> str:
+    """A slurm.conf whose controller does not answer."""
+    path = tmp_path / "deaf.conf"
+    path.write_text("ClusterName=deaf\nSlurmctldHost=localhost(127.0.0.1)\nSlurmctldPort=1\n", encoding="utf-8")
+    return str(path)
+
+
 Sllm = Callable[..., tuple[int, str, str]]
 
 
