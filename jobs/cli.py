@@ -290,14 +290,21 @@ def export(
 
 @app.command(rich_help_panel=RUNNING)
 def doctor(
-    cluster: Annotated[str | None, typer.Option(metavar="PROFILE", help="Cluster profile to examine.")] = None,
+    config: Annotated[Path | None, typer.Argument(help="Experiment whose checkpoints must fit.")] = None,
+    overrides: Overrides = None,
+    cluster: Annotated[
+        str | None, typer.Option(metavar="PROFILE", help="Cluster profile to examine, on its compute nodes too.")
+    ] = None,
 ) -> None:
-    """Say what is fine, on this machine or cluster, and what is not."""
+    """Say what is fine, on this machine or cluster, what is not, and what the profile should say. Exit code 1 if
+    something is broken."""
     from rich.console import Console
 
     from jobs.doctor import examine
+    from sllm.config import load_experiment
 
-    raise typer.Exit(examine(cluster, Console()))
+    experiment = load_experiment(config, overrides or ()) if config else None
+    raise typer.Exit(examine(cluster, experiment, Console()))
 
 
 dev_cluster = typer.Typer(help="A private Slurm on this machine, to try things on.", no_args_is_help=True)

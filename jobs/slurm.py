@@ -355,7 +355,7 @@ def submit_job(run: RunDirectory, stage: Stage, resources: Resources, dependency
     )
     executor.update_parameters(**batch_parameters(run, stage, resources, dependency))
     try:
-        with _outside_any_job(), contextlib.redirect_stderr(io.StringIO()):
+        with outside_any_job(), contextlib.redirect_stderr(io.StringIO()):
             submitted = executor.submit(job, str(run.path), stage.name)
     except (FailedJobError, FailedSubmissionError) as error:
         for leftover in [*executor.folder.glob(".submission_file_*"), *executor.folder.glob(f"{'?' * 32}.pkl")]:
@@ -375,7 +375,7 @@ def sbatch_message(stderr: str) -> str:
 
 
 @contextlib.contextmanager
-def _outside_any_job() -> Iterator[None]:
+def outside_any_job() -> Iterator[None]:
     """Hide the variables of the job that we may be in from the jobs that we submit; the address of Slurm stays."""
     if "SLURM_JOB_ID" not in os.environ:
         yield

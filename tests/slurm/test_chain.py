@@ -406,18 +406,6 @@ def test_status_with_and_without_accounting(
     assert run.wait_for_end("validate") == "COMPLETED"
 
 
-def test_doctor(chain: Callable[..., Chain], cluster: DevCluster) -> None:
-    one = chain(cluster, prepared=False)
-    good = one.sllm("doctor", "--cluster", one.profile)
-    assert good.returncode == 0, good.stdout
-    assert "with the job's own signal" in good.stdout
-    assert good.stdout.count("Slurm would take it") == 6
-    bad = chain(cluster, prepared=False, partition="nowhere", time_minutes=5)
-    bad_result = bad.sllm("doctor", "--cluster", bad.profile)
-    assert bad_result.returncode == 1
-    assert "nowhere does not exist; there are: cpu" in bad_result.stdout
-
-
 def test_json_of_the_ledger_is_one_line_an_attempt(chain: Callable[..., Chain], cluster: DevCluster) -> None:
     one = chain(cluster, train={"max_steps": 5})
     one.submit("--until", "pretrain")
