@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -92,13 +92,16 @@ def _place(experiment: Experiment | None) -> Iterator[tuple[Path | None, str]]:
     runs = Path(experiment.runs_directory if experiment else "runs").absolute()
     while not runs.is_dir():
         runs = runs.parent
-    try:
-        with tempfile.TemporaryDirectory(dir=runs, prefix=".sllm-doctor-", ignore_cleanup_errors=True) as temporary:
-            directory = Path(temporary)
+    with ExitStack() as stack:
+        place: tuple[Path | None, str]
+        try:
+            temporary = tempfile.TemporaryDirectory(dir=runs, prefix=".sllm-doctor-", ignore_cleanup_errors=True)
+            directory = Path(stack.enter_context(temporary))
             (directory / directory.name).write_text(directory.name, encoding="utf-8")
-            yield directory, ""
-    except OSError as error:
-        yield None, f"{runs}: cannot be written ({error.strerror})"
+            place = directory, ""
+        except OSError as error:
+            place = None, f"{runs}: cannot be written ({error.strerror})"
+        yield place
 
 
 def _look_here(directory: Path | None) -> dict[str, Any]:
@@ -136,7 +139,11 @@ def _machine(
 
 
 def _setup_line(resources: Resources | None) -> str:
-    return 'setup: ["source /path/to/your/environment/bin/activate"]' if resources and not resources.setup else ""
+    return (
+        'defaults: {setup: ["source /path/to/your/environment/bin/activate"]}'
+        if resources and not resources.setup
+        else ""
+    )
 
 
 def _gpus(where: str, seen: dict[str, Any], resources: Resources | None) -> Finding:

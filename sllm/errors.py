@@ -19,15 +19,15 @@ class Stopped(Exception):  # noqa: N818 - not an error: someone asked us to stop
 
 @contextmanager
 def storage_as_user_error() -> Iterator[None]:
-    """A disk that is full, over its quota, read-only or closed to us is for the user to put right: raises UserError in
-    place of such an OSError. Also a decorator."""
+    """A disk that is full, over its quota or read-only is for the user to put right: raises UserError in place of such
+    an OSError. Also a decorator."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
         place = error.filename2 or error.filename or "the run or data directory"
+        room = "" if error.errno == errno.EROFS else "make room there, or "
         raise UserError(
-            f"{place}: {error.strerror}; make room there, or choose another place with runs_directory=… or "
-            f"data_directory=…, then submit again"
+            f"{place}: {error.strerror}; {room}write somewhere else (runs_directory=…, data_directory=…)"
         ) from error
