@@ -2,13 +2,22 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint slurm clean
 
 demo: $(STAMP)  ## download → tokenizer → pack → pretrain → validate → benchmark, on this machine
 	$(BIN)/sllm submit configs/smoke.yaml --on local
 
-test: $(STAMP) lint
+test: $(STAMP) lint slurm
 	$(BIN)/pytest
+
+# The tests start Slurm daemons of their own; RUNLEVEL=1 keeps the system's off.
+slurm: $(STAMP)  ## Debian's packages of Slurm, where they may be installed
+	@missing=$$($(BIN)/python -c 'from jobs.dev_cluster import missing_packages; print(*missing_packages())'); \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	install="apt-get install -y --no-install-recommends $$missing"; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive $$install -qq >/dev/null; then exit 0; fi; \
+	echo "Slurm is not here: tests/slurm will be skipped. With root's rights on Debian or Ubuntu: $$install"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

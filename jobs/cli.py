@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sllm.errors import Stopped, UserError
+from sllm.errors import Stopped, UserError, storage_as_user_error
 
 if TYPE_CHECKING:
     from sllm.config import Experiment
@@ -42,7 +42,8 @@ Seed = Annotated[int | None, typer.Option(help="Equal seeds give equal text.")]
 def main() -> None:
     """Entry point. A UserError is printed, one line a problem, without a traceback; exit code 2."""
     try:
-        app()
+        with storage_as_user_error():
+            app()
     except UserError as error:
         for line in str(error).split("\n"):
             print(f"sllm: {line}", file=sys.stderr)
@@ -65,6 +66,9 @@ def submit(
     ] = None,
     until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run and why; run nothing.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Only go on: submit what is missing, and refuse if a setting has changed.")
+    ] = False,
 ) -> None:
     """Run every stage that is not done: download, tokenizer, pack, pretrain, validate, benchmark."""
     from rich.console import Console
@@ -77,7 +81,8 @@ def submit(
     if cluster is None and on == "slurm":
         raise UserError("--on slurm: needs --cluster PROFILE; see configs/cluster for examples")
     profile = load_cluster(cluster or "laptop")
-    raise typer.Exit(launch(experiment, profile, on, until=until, dry_run=dry_run, console=Console()))
+    exit_code = launch(experiment, profile, on, until=until, dry_run=dry_run, resume=resume, console=Console())
+    raise typer.Exit(exit_code)
 
 
 @app.command(rich_help_panel=RUNNING)
@@ -285,14 +290,21 @@ def export(
 
 @app.command(rich_help_panel=RUNNING)
 def doctor(
-    cluster: Annotated[str | None, typer.Option(metavar="PROFILE", help="Cluster profile to examine.")] = None,
+    config: Annotated[Path | None, typer.Argument(help="Experiment whose checkpoints must fit.")] = None,
+    overrides: Overrides = None,
+    cluster: Annotated[
+        str | None, typer.Option(metavar="PROFILE", help="Cluster profile to examine, on its compute nodes too.")
+    ] = None,
 ) -> None:
-    """Say what is fine, on this machine or cluster, and what is not."""
+    """Say what is fine, on this machine or cluster, what is not, and what the profile should say. Exit code 1 if
+    something is broken."""
     from rich.console import Console
 
     from jobs.doctor import examine
+    from sllm.config import load_experiment
 
-    raise typer.Exit(examine(cluster, Console()))
+    experiment = load_experiment(config, overrides or ()) if config else None
+    raise typer.Exit(examine(cluster, experiment, Console()))
 
 
 @app.command(rich_help_panel=RUNNING)

@@ -1,123 +1,232 @@
-"""What is fine and what is not: this machine, the file system, and what Slurm says about a cluster profile."""
+"""What is fine and what is not: this machine, its file system, Slurm and its compute nodes, for a cluster profile."""
 
-import fcntl
+import getpass
+import json
+import math
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from rich.console import Console
 from rich.filesize import decimal as readable_bytes
 from rich.table import Table
+from rich.text import Text
 
-from jobs import slurm
+from jobs import probe, slurm
 from jobs.cluster import Cluster, Resources, load_cluster
+from jobs.partitions import Partition, misfits, partitions, wanted
 from jobs.pipeline import STAGES
+from sllm.config import Experiment, checkpoint_bytes
 from sllm.files import RunDirectory
 
-GIGABYTE = 10**9
-SLOW_FSYNC_SECONDS = 1.0
-LITTLE_SPACE = 20 * GIGABYTE
+HUB = "https://huggingface.co"
+LITTLE_SPACE = 20 * 10**9
+SLOW = 32 * 10**6
+"""Bytes a second to disk under which checkpoints of any size are a nuisance."""
+
+BUSY_SECONDS = 5
+"""How long a probe waits for a free node."""
+
+PROBE_MINUTES = 3
+"""The probe's time limit: importing torch from a cold shared file system takes its time."""
+
+Verdict = Literal["ok", "note", "bad"]
 
 
 class Finding(NamedTuple):
-    verdict: Literal["ok", "note", "bad"]
+    verdict: Verdict
     what: str
     says: str
+    remedy: str = ""
+    """YAML that the profile should say."""
 
 
-def examine(profile: str | None, console: Console) -> int:
-    """Print the findings as a table. Returns the exit code: 1 if something is bad."""
-    findings = [*machine(), *file_system(Path.cwd())]
-    if profile is not None:
-        findings += cluster_findings(load_cluster(profile))
+def examine(profile: str | None, experiment: Experiment | None, console: Console) -> int:
+    """Print the findings as a table. Returns the exit code: 1 if something is bad.
+
+    Raises:
+        UserError: the profile cannot be read.
+    """
+    cluster = load_cluster(profile) if profile else None
+    with console.status("looking …"):
+        findings = list(_findings(cluster, experiment))
     colours = {"ok": "green", "note": "yellow", "bad": "red"}
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    remedies = any(finding.remedy for finding in findings)
+    for column in ("", "what", "says", *(["the profile should say"] if remedies else [])):
+        table.add_column(column, overflow="fold")
     for finding in findings:
-        table.add_row(f"[{colours[finding.verdict]}]{finding.verdict}[/]", finding.what, finding.says)
+        verdict = Text(finding.verdict, style=colours[finding.verdict])
+        table.add_row(verdict, finding.what, Text(finding.says), *([Text(finding.remedy)] if remedies else []))
     console.print(table)
     return 1 if any(finding.verdict == "bad" for finding in findings) else 0
 
 
-# --- this machine ---------------------------------------------------------------------------------
+def _findings(cluster: Cluster | None, experiment: Experiment | None) -> Iterator[Finding]:
+    with _place(experiment) as (directory, error):
+        if directory is None:
+            yield Finding("bad", "run directory", error)
+        here = _look_here(directory)
+        yield from _machine("here", here, experiment, None)
+        if missing := [name for name in ("sbatch", "srun", "squeue", "scontrol") if shutil.which(name) is None]:
+            verdict: Verdict = "note" if cluster is None else "bad"
+            yield Finding(verdict, "Slurm", f"{', '.join(missing)} not found: --on slurm needs a login node")
+        elif cluster is not None:
+            yield from _cluster(cluster, experiment, directory)
 
 
-def machine() -> Iterator[Finding]:
-    import torch
-
-    yield Finding("ok", "Python", sys.version.split()[0])
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    yield Finding("ok", "PyTorch", f"{torch.__version__}, {', '.join(gpus) or 'no GPU here'}")
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    yield Finding("ok", "cores, memory", f"{len(os.sched_getaffinity(0))}, {readable_bytes(memory)}")
-    if slurm_missing := [name for name in ("sbatch", "srun", "squeue") if shutil.which(name) is None]:
-        yield Finding("note", "Slurm", f"{', '.join(slurm_missing)} not found: --on slurm needs a login node")
+# --- a machine ------------------------------------------------------------------------------------
 
 
-def file_system(directory: Path) -> Iterator[Finding]:
-    """What the suite relies on in the file system that holds the runs."""
-    free = shutil.disk_usage(directory).free
-    verdict: Literal["ok", "note"] = "ok" if free > LITTLE_SPACE else "note"
-    yield Finding(verdict, "free space", f"{readable_bytes(free)} at {directory}")
-    try:
-        with tempfile.TemporaryDirectory(dir=directory, prefix=".sllm-doctor-") as temporary:
-            yield from _file_system_tests(Path(temporary))
-    except OSError as error:
-        yield Finding("bad", "file system", f"{directory}: {error.strerror}")
-
-
-def _file_system_tests(directory: Path) -> Iterator[Finding]:
-    data = os.urandom(1 << 20)
-    started = time.perf_counter()
-    with (directory / "a").open("wb") as file:
-        for _ in range(32):
-            file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    seconds = time.perf_counter() - started
-    speed = f"32 MB written and flushed in {seconds:.2f} s ({readable_bytes(int(32 * len(data) / seconds))}/s)"
-    yield Finding("ok" if seconds < SLOW_FSYNC_SECONDS else "note", "fsync", speed)
-    (directory / "b").write_bytes(b"old")
-    (directory / "a").replace(directory / "b")
-    yield Finding("ok", "rename", "replaces a file in one step")
-    with (directory / "lock").open("w") as file:
+@contextmanager
+def _place(experiment: Experiment | None) -> Iterator[tuple[Path | None, str]]:
+    """A directory for tests where the runs will be, with a file for compute nodes to look for; or why there is none."""
+    runs = Path(experiment.runs_directory if experiment else "runs").absolute()
+    while not runs.is_dir():
+        runs = runs.parent
+    with ExitStack() as stack:
+        place: tuple[Path | None, str]
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield Finding("ok", "file locks", "work")
+            temporary = tempfile.TemporaryDirectory(dir=runs, prefix=".sllm-doctor-", ignore_cleanup_errors=True)
+            directory = Path(stack.enter_context(temporary))
+            (directory / directory.name).write_text(directory.name, encoding="utf-8")
+            place = directory, ""
         except OSError as error:
-            yield Finding("bad", "file locks", f"{error.strerror}: two submits at once would not be noticed")
+            place = None, f"{runs}: cannot be written ({error.strerror})"
+        yield place
+
+
+def _look_here(directory: Path | None) -> dict[str, Any]:
+    return probe.look(str(directory), directory.name if directory else "", _hub())
+
+
+def _hub() -> str:
+    """Host, and port if it is not 443, of the hub that datasets come from."""
+    return os.environ.get("HF_ENDPOINT", HUB).split("://")[-1].split("/")[0]
+
+
+def _machine(
+    where: str, seen: dict[str, Any], experiment: Experiment | None, resources: Resources | None
+) -> Iterator[Finding]:
+    """What `probe.look` saw: here, or with `resources` on a compute node."""
+    size = f"{seen['cores']} cores, {readable_bytes(seen['memory'])} of memory"
+    yield Finding("ok", f"{where}: machine", f"{seen['node']}, {size}, Python {seen['python']}")
+    if seen["missing"]:
+        yield Finding(
+            "bad", f"{where}: packages", f"not installed: {', '.join(seen['missing'])}", _setup_line(resources)
+        )
+    if seen["torch_error"]:
+        yield Finding("bad", f"{where}: PyTorch", seen["torch_error"], _setup_line(resources))
+    else:
+        yield _gpus(where, seen, resources)
+    reached = "yes" if seen["reaches"] else f"no: {_hub()} cannot be reached from there"
+    if resources is not None and not seen["reaches"]:
+        reached += "; run `sllm download CONFIG` where it can be, W&B records offline"
+    yield Finding("ok" if seen["reaches"] else "note", f"{where}: internet", reached)
+    if resources is not None and "shared" in seen:
+        says = "a file written here is seen there" if seen["shared"] else "a file written here is not seen there"
+        yield Finding("ok" if seen["shared"] else "bad", f"{where}: shared files", says)
+    if seen.get("shared"):
+        yield from _disk(where, seen, experiment)
+
+
+def _setup_line(resources: Resources | None) -> str:
+    return (
+        'defaults: {setup: ["source /path/to/your/environment/bin/activate"]}'
+        if resources and not resources.setup
+        else ""
+    )
+
+
+def _gpus(where: str, seen: dict[str, Any], resources: Resources | None) -> Finding:
+    what, torch = f"{where}: PyTorch", f"{seen['torch']}"
+    if seen["gpus"]:
+        return Finding("ok", what, f"{torch}, {', '.join(seen['gpus'])}")
+    if resources is None or not (resources.gres or resources.gpus_per_node):
+        return Finding("ok", what, f"{torch}, no GPU")
+    if seen["given"] is None:
+        return Finding("note", what, f"{torch}, no GPU, nor does Slurm name one to the job: are they real?")
+    return Finding("bad", what, f"{torch} cannot use the GPU that Slurm gives: driver, or PyTorch without CUDA?")
+
+
+def _disk(where: str, seen: dict[str, Any], experiment: Experiment | None) -> Iterator[Finding]:
+    free = f"{readable_bytes(seen['free'])} free"
+    if experiment is None:
+        yield Finding("ok" if seen["free"] > LITTLE_SPACE else "note", f"{where}: space", free)
+    else:
+        keep = experiment.train.checkpoint.keep_last + 1  # the new one is there before an old one goes
+        needed = keep * checkpoint_bytes(experiment.model, experiment.tokenizer.vocab_size)
+        says = f"{free}, {keep} checkpoints take {readable_bytes(needed)}"
+        yield Finding("ok" if seen["free"] > needed else "bad", f"{where}: space", says)
+    if seen["write_error"]:
+        yield Finding("bad", f"{where}: run directory", f"cannot be written ({seen['write_error']})")
+        return
+    speed = seen["bytes_per_second"]
+    says = f"{readable_bytes(int(speed))}/s to disk (fsync)"
+    yield Finding("ok" if speed > SLOW else "note", f"{where}: speed", says)
+    if not seen["replaces"]:
+        says = "a file that is replaced is missing for an instant: keep runs on another file system"
+        yield Finding("bad", f"{where}: rename", says)
+    if seen["locks_error"]:
+        says = f"{seen['locks_error']}: two submits at once would not be noticed"
+        yield Finding("bad", f"{where}: file locks", says)
+    if seen["replaces"] and not seen["locks_error"]:
+        yield Finding("ok", f"{where}: files", "rename replaces in one step, locks work")
 
 
 # --- the cluster ----------------------------------------------------------------------------------
 
 
-def cluster_findings(cluster: Cluster) -> Iterator[Finding]:
-    """Slurm's configuration as far as it bears on a chain, and whether it would take each stage's job."""
-    slurm.require_slurm()
-    text = slurm.ask("scontrol", "show", "config")
+def _cluster(cluster: Cluster, experiment: Experiment | None, directory: Path | None) -> Iterator[Finding]:
+    text = slurm.ask("scontrol", "show", "config") if slurm.ask("scontrol", "ping") is not None else None
     if text is None:
-        yield Finding("bad", "Slurm", "does not answer (scontrol show config)")
+        yield Finding("bad", "Slurm", "does not answer (scontrol ping)")
         return
     config = {
         name.strip(): value.strip() for name, _, value in (line.partition("=") for line in text.split("\n")) if value
     }
     yield Finding("ok", "Slurm", config.get("SLURM_VERSION", "?"))
     yield from _preemption(config)
-    accounting = slurm.ask("sacct", "-n", "-X", "-S", "now") is not None
-    says = "answers" if accounting else "does not answer: `sllm status` forgets finished jobs after MinJobAge"
-    yield Finding("ok" if accounting else "note", "sacct", says)
-    partitions = _partitions()
+    yield from _accounting(cluster, config)
+    there = partitions()
+    for name in dict.fromkeys(name for stage in STAGES for name in wanted(cluster.resources(stage), there)):
+        if name in there:
+            yield _partition(there[name])
+    sound = {}
     for name, stage in STAGES.items():
         resources = cluster.resources(name)
-        yield from _partition(name, resources, partitions)
-        refusal = _refusal(slurm.batch_text(RunDirectory(Path.cwd() / "doctor"), stage, resources, None))
-        yield Finding("bad" if refusal else "ok", f"{name}: job", refusal or "Slurm would take it")
+        wrong = misfits(resources, there)
+        for misfit in wrong:
+            yield Finding("bad", f"{name}: job", misfit.problem, _yaml(name, misfit.remedy))
+        if not wrong:
+            sound[name] = resources
+            refusal = _refusal(slurm.batch_text(RunDirectory(Path.cwd() / "doctor"), stage, resources, None))
+            up = any(there[partition].up for partition in wanted(resources, there))
+            verdict: Verdict = "ok" if not refusal else "bad" if up else "note"
+            yield Finding(verdict, f"{name}: job", refusal or "Slurm would take it")
+    looks = dict[str, dict[str, Any]]()
+    for partition, (stage_name, resources) in _distinct(sound, there).items():
+        seen, finding = _look_there(resources, directory)
+        if finding:
+            yield finding._replace(what=f"{partition}: probe")
+        if seen:
+            looks[stage_name] = seen
+            yield from _machine(f"{partition}", seen, experiment, resources)
+    if experiment and "pretrain" in sound:
+        yield from _time_to_save(experiment, sound["pretrain"], there, config, looks.get("pretrain", {}))
+
+
+def _yaml(stage: str, line: str) -> str:
+    value, _, comment = line.partition("  #")
+    return f"stages: {{{stage}: {{{value}}}}}" + (f"  #{comment}" if comment else "")
 
 
 def _preemption(config: dict[str, str]) -> Iterator[Finding]:
@@ -125,50 +234,58 @@ def _preemption(config: dict[str, str]) -> Iterator[Finding]:
     if "REQUEUE" in mode:
         signals = config.get("PreemptParameters", "") + config.get("SlurmctldParameters", "")
         how = "with the job's own signal" if "send_user_signal" in signals else "with SIGTERM"
-        yield Finding(
-            "ok", "preemption", f"{mode}, {how}, then SIGKILL {config.get('KillWait', '?')} after the grace time"
-        )
+        says = f"{mode}, {how}, then SIGKILL {config.get('KillWait', '?')} after the grace time"
+        yield Finding("ok", "preemption", says)
     elif mode != "OFF":
         yield Finding("note", "preemption", f"{mode}: jobs that are preempted do not come back by themselves")
     if config.get("JobRequeue") == "0":
         yield Finding("note", "requeue", "off by default here (JobRequeue=0); our jobs ask for it with --requeue")
-    if found := re.search(r"cred_expire=(\d+)", config.get("AuthInfo", "")):
-        yield Finding("ok", "requeue", f"a requeued job starts {int(found[1]) + 1} s later at the earliest")
-    else:
-        yield Finding("ok", "requeue", "a requeued job starts 121 s later at the earliest")
+    found = re.search(r"cred_expire=(\d+)", config.get("AuthInfo", ""))
+    yield Finding(
+        "ok", "requeue", f"a requeued job starts {int(found[1]) + 1 if found else 121} s later at the earliest"
+    )
 
 
-def _partitions() -> dict[str, dict[str, str]]:
-    text = slurm.ask("scontrol", "show", "partition", "-o") or ""
-    rows = [dict(field.split("=", 1) for field in line.split() if "=" in field) for line in text.split("\n") if line]
-    return {row["PartitionName"]: row for row in rows}
-
-
-def _partition(stage: str, resources: Resources, partitions: dict[str, dict[str, str]]) -> Iterator[Finding]:
-    name = resources.partition or next((n for n, row in partitions.items() if row.get("Default") == "YES"), None)
-    if name is None or name not in partitions:
-        yield Finding("bad", f"{stage}: partition", f"{name} does not exist; there are: {', '.join(partitions)}")
+def _accounting(cluster: Cluster, config: dict[str, str]) -> Iterator[Finding]:
+    """Whether sacct answers, and whether the account and QOS of the profile are the user's."""
+    if slurm.ask("sacct", "-n", "-X", "-S", "now") is None:
+        yield Finding("note", "sacct", "does not answer: `sllm status` forgets finished jobs after MinJobAge")
         return
-    row = partitions[name]
-    if row.get("State") != "UP":
-        yield Finding("bad", f"{stage}: partition", f"{name} is {row.get('State')}")
-    limit = _minutes(row.get("MaxTime", "UNLIMITED"))
-    if limit is not None and resources.time_minutes > limit:
-        says = f"{resources.time_minutes} is above the limit of {name}: set at most {limit:.0f}"
-        yield Finding("bad", f"{stage}: time_minutes", says)
-    grace = int(row.get("GraceTime", "0"))
-    if "REQUEUE" in row.get("PreemptMode", "") and stage == "pretrain":
-        says = f"{grace} s in {name}" + ("" if grace else ": a checkpoint has KillWait only")
-        yield Finding("ok" if grace else "note", f"{stage}: grace time", says)
+    yield Finding("ok", "sacct", "answers")
+    user = getpass.getuser()
+    text = slurm.ask("sacctmgr", "-n", "-P", "show", "assoc", f"user={user}", "format=Account,QOS,MaxSubmit")
+    rows = [line.split("|") for line in (text or "").split("\n") if line.count("|") == 2]
+    enforced = config.get("AccountingStorageEnforce", "none") != "none"
+    verdict: Verdict = "bad" if enforced else "note"
+    theirs = {
+        "account": sorted({row[0] for row in rows}),
+        "qos": sorted({name for row in rows for name in row[1].split(",") if name}),
+    }
+    for key, names in theirs.items():
+        asked = {name: getattr(cluster.resources(name), key) for name in STAGES}
+        for value in sorted({value for value in asked.values() if value and value not in names and names}):
+            stages = [name for name in asked if asked[name] == value]
+            line = f"{key}: {names[0]}"
+            line = f"defaults: {{{line}}}" if len(stages) > 1 else _yaml(stages[0], line)
+            says = f"{value} is not yours{'' if enforced else ', though nobody checks'}; yours: {', '.join(names)}"
+            yield Finding(verdict, key, says, line)
+    most = [int(row[2]) for row in rows if row[2].isdigit()]
+    if most and max(most) < len(STAGES):
+        yield Finding(
+            verdict, "limits", f"you may queue {max(most)} jobs, a chain is {len(STAGES)}: submit --until STAGE"
+        )
 
 
-def _minutes(limit: str) -> float | None:
-    """Slurm's [days-]hours:minutes:seconds in minutes; None for no limit."""
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", limit)
-    if found is None:
-        return None
-    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
-    return 1440 * days + 60 * hours + minutes + seconds / 60
+def _partition(partition: Partition) -> Finding:
+    limit = partition.partition.get("MaxTime", "?")
+    size = f"{partition.cores} cores, {partition.memory} MB" + "".join(f", {item}" for item in partition.gres)
+    says = f"{partition.up} of {len(partition.nodes)} nodes up, each at most {size}; time limit {limit}"
+    if "REQUEUE" in partition.partition.get("PreemptMode", ""):
+        grace = int(partition.partition.get("GraceTime", "0"))
+        says += f"; grace time {grace} s" + ("" if grace else ": a checkpoint has KillWait only")
+    if (state := partition.partition.get("State")) != "UP":
+        return Finding("bad", f"{partition.name}: partition", f"is {state}; {says}")
+    return Finding("ok" if partition.up else "note", f"{partition.name}: partition", says)
 
 
 def _refusal(text: str) -> str:
@@ -180,3 +297,95 @@ def _refusal(text: str) -> str:
     except subprocess.TimeoutExpired:
         return "sbatch --test-only does not answer"
     return "" if done.returncode == 0 else slurm.sbatch_message(done.stderr)
+
+
+def _time_to_save(
+    experiment: Experiment,
+    resources: Resources,
+    there: dict[str, Partition],
+    config: dict[str, str],
+    seen: dict[str, Any],
+) -> Iterator[Finding]:
+    """Whether a checkpoint fits into the time that the training has after a warning."""
+    if not seen.get("bytes_per_second"):
+        return
+    size = checkpoint_bytes(experiment.model, experiment.tokenizer.vocab_size)
+    seconds = math.ceil(size / seen["bytes_per_second"])
+    says = f"{readable_bytes(size)} in about {seconds} s; before the time limit there are {resources.signal_seconds} s"
+    if 2 * seconds > resources.signal_seconds:
+        yield Finding("bad", "checkpoint", says, _yaml("pretrain", f"signal_seconds: {2 * seconds + 60}"))
+        return
+    kill = int(re.sub(r"\D", "", config.get("KillWait", "")) or 30)
+    graces = [
+        int(there[name].partition.get("GraceTime", "0"))
+        for name in wanted(resources, there)
+        if "REQUEUE" in there[name].partition.get("PreemptMode", "")
+    ]
+    if graces and seconds > min(graces) + kill:
+        says += f", at a preemption {min(graces) + kill} s: then the steps since the last checkpoint are lost"
+        yield Finding("note", "checkpoint", says)
+        return
+    yield Finding("ok", "checkpoint", says)
+
+
+# --- a compute node -------------------------------------------------------------------------------
+
+
+def _distinct(stages: dict[str, Resources], there: dict[str, Partition]) -> dict[str, tuple[str, Resources]]:
+    """For each partition one of the stages that go there, the one that asks for most."""
+    found: dict[str, tuple[str, Resources]] = {}
+    order = ("pretrain", "validate", "benchmark", "download", "tokenizer", "pack")
+    for stage in (name for name in order if name in stages):
+        found.setdefault(",".join(wanted(stages[stage], there)), (stage, stages[stage]))
+    return found
+
+
+def _look_there(resources: Resources, directory: Path | None) -> tuple[dict[str, Any] | None, Finding | None]:
+    """What `probe.look` sees on a node, in the environment that the profile sets up; and what else is to be said."""
+    source = Path(probe.__file__).read_text(encoding="utf-8")
+    arguments = [str(directory), directory.name if directory else "", _hub()]
+    script = "\n".join([*resources.setup, f"exec {shlex.join([sys.executable, '-c', source, *arguments])}"])
+    try:
+        with slurm.outside_any_job():
+            done = subprocess.run(
+                [*_srun(resources), "bash", "-c", script],
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=60 * (PROBE_MINUTES + 1),
+            )
+    except subprocess.TimeoutExpired:
+        return None, Finding("note", "", f"srun did not come back within {PROBE_MINUTES + 1} minutes")
+    complaints = [line.strip() for line in done.stderr.split("\n") if line.strip()]
+    answer = next((line for line in reversed(done.stdout.split("\n")) if line.startswith("{")), None)
+    if answer is not None:
+        seen: dict[str, Any] = json.loads(answer)
+        said = f"the set-up lines say: {complaints[-1]}" if resources.setup and complaints else ""
+        return seen, Finding("note", "", said) if said else None
+    if any(word in done.stderr for word in ("are busy", "Immediate execution impossible", "insufficient priority")):
+        return None, Finding("note", "", f"no node was free within {BUSY_SECONDS} s: not looked at, try again later")
+    says = slurm.sbatch_message(done.stderr) if complaints else f"srun ended with {done.returncode} and no word"
+    return None, Finding("bad", "", says)
+
+
+def _srun(resources: Resources) -> list[str]:
+    one_of_each = (
+        ",".join(re.sub(r":\d+$", ":1", item) for item in resources.gres.split(",")) if resources.gres else None
+    )
+    options = {
+        "partition": resources.partition,
+        "account": resources.account,
+        "qos": resources.qos,
+        "constraint": resources.constraint,
+        "exclude": resources.exclude,
+        "reservation": resources.reservation,
+        "gres": one_of_each,
+        "gpus-per-node": 1 if resources.gpus_per_node else None,
+        "nodes": 1,
+        "ntasks": 1,
+        "mem": resources.memory,
+        "time": PROBE_MINUTES,
+        "immediate": BUSY_SECONDS,
+        "job-name": "sllm.doctor",
+    }
+    return ["srun", "--quiet", *(f"--{name}={value}" for name, value in options.items() if value is not None)]

@@ -20,7 +20,8 @@ from rich.text import Text
 
 from jobs import ledger, slurm
 from jobs.cluster import Cluster, Resources
-from jobs.pipeline import STAGES, Keys, Stage, Step, former_training, plan, up_to
+from jobs.partitions import misfits, partitions
+from jobs.pipeline import STAGES, Keys, Stage, Step, former_training, plan, setting_changes, up_to
 from jobs.prepare import lock, lock_holder, snapshot_code, swap_training, write_submission
 from jobs.run import job, new_token, require_parents, run_here, set_up_logging
 from jobs.status import progress_line, results_table
@@ -47,16 +48,29 @@ class StageFailedError(Exception):
 
 
 def submit(
-    experiment: Experiment, cluster: Cluster, where: Where, *, until: str | None, dry_run: bool, console: Console
+    experiment: Experiment,
+    cluster: Cluster,
+    where: Where,
+    *,
+    until: str | None,
+    dry_run: bool,
+    resume: bool,
+    console: Console,
 ) -> int:
     """Run what is not done. Returns the exit code: 0, 1 if a stage failed, 130 if it was asked to stop.
 
+    With `resume` it only goes on with what was submitted before, and on Slurm, where some of its jobs may still be in
+    the queue, submits those that are neither there nor done.
+
     Raises:
-        UserError: anything wrong with the experiment, the profile, the run directory or the input.
+        UserError: anything wrong with the experiment, the profile, the run directory or the input; with `resume`,
+            nothing was submitted before, or other settings.
     """
     run, stages, keys = RunDirectory(experiment.run_path), up_to(until), stage_keys(experiment)
     artifacts = Artifacts(experiment, keys)
     check_world_size(experiment.train, 1 if where == "here" else cluster.resources("pretrain").ranks)
+    if resume:
+        _require_same_settings(run, keys)
     steps = plan(run, keys, artifacts, stages)
     if dry_run:
         show_plan(console, run, steps, cluster, where)
@@ -68,22 +82,26 @@ def submit(
         console.print(f"Nothing to do: {done} are done in {run.path}", highlight=False, soft_wrap=True)
         return 0
     with lock(run, Path(experiment.data_directory), command=_command_line()):
-        queued = require_idle(run, keys)
-        if queued:
-            console.print(f"Nothing submitted, {run.name} is in the queue: {queued}", highlight=False, soft_wrap=True)
-            return 0
-        swap_training(run, keys)
-        write_submission(run, experiment, keys, cluster)
+        live = _live_jobs(run, keys)
         steps = plan(run, keys, artifacts, stages)
+        missing = any(not step.done and step.stage.name not in live for step in steps)
+        if live and not (resume and where == "slurm" and missing):
+            text = f"Nothing submitted, {run.name} is in the queue: {_listed(live)}"
+            console.print(text, highlight=False, soft_wrap=True)
+            return 0
+        if not live:  # else its jobs keep the settings and the code that they were submitted with
+            swap_training(run, keys)
+            write_submission(run, experiment, keys, cluster)
+            steps = plan(run, keys, artifacts, stages)
+            if where != "here":
+                snapshot_code(run)
         if where == "slurm":
-            snapshot_code(run)
-            _submit_chain(run, steps, cluster, console)
+            _submit_chain(run, steps, {stage: job for stage, (job, _) in live.items()}, cluster, console)
             return 0
         try:
             if where == "here":
                 _run_here(experiment, run, keys, steps, console)
             else:
-                snapshot_code(run)
                 _run_local(run, keys, steps, cluster, console)
         except Stopped as stopped:
             console.print(f"Stopped ({stopped}). The same command goes on from here.", highlight=False)
@@ -95,6 +113,18 @@ def submit(
         console.print(table)
     console.print(f"Run: {run.path}", highlight=False, soft_wrap=True)
     return 0
+
+
+def _require_same_settings(run: RunDirectory, keys: Keys) -> None:
+    """Raises UserError if nothing was submitted to the run directory, or something else than this."""
+    former: Keys | None = ledger.read_or_none(run.path / "keys.json")
+    if former is None:
+        raise UserError(f"{run.path}: nothing was submitted here; submit without --resume")
+    if changed := dict.fromkeys(line for stage in keys for line in setting_changes(former[stage], keys[stage])):
+        raise UserError(
+            f"{run.path}: --resume only goes on, and the settings have changed ({'; '.join(changed)}); "
+            f"submit without --resume, or take another name=…"
+        )
 
 
 def show_plan(console: Console, run: RunDirectory, steps: list[Step], cluster: Cluster, where: Where) -> None:
@@ -181,8 +211,7 @@ def run_single(name: str, experiment: Experiment) -> str:
                 f"`sllm submit`, which sets the former training aside"
             )
         with lock(run, Path(experiment.data_directory), command=_command_line()):
-            if queued := require_idle(run, keys):
-                raise UserError(f"{run.path}: in the queue: {queued}; `sllm cancel {run.name}` first")
+            require_idle(run, keys)
             write_submission(run, experiment, keys, None)
             run_here(stage, experiment, run, keys, stop, name)
     return f"{name}: done in {run.path}"
@@ -210,8 +239,8 @@ def cancel(run: RunDirectory) -> str:
 # --- Slurm ----------------------------------------------------------------------------------------
 
 
-def require_idle(run: RunDirectory, keys: Keys) -> str:
-    """The run's Slurm jobs that are queued or running, as a line; empty if there are none.
+def _live_jobs(run: RunDirectory, keys: Keys) -> dict[str, tuple[str, str]]:
+    """Stage → job id and state, of the run's Slurm jobs that are queued or running.
 
     Raises:
         UserError: they are of other settings than these, or Slurm does not say.
@@ -219,7 +248,17 @@ def require_idle(run: RunDirectory, keys: Keys) -> str:
     live = slurm.live_jobs(run)
     if live and ledger.read_or_none(run.path / "keys.json") != keys:
         raise UserError(f"{run.path}: jobs with other settings are in the queue; `sllm cancel {run.name}` first")
+    return live
+
+
+def _listed(live: dict[str, tuple[str, str]]) -> str:
     return ", ".join(f"{stage} {job} {state}" for stage, (job, state) in live.items())
+
+
+def require_idle(run: RunDirectory, keys: Keys) -> None:
+    """Raises UserError if jobs of the run are queued or running, or Slurm does not say."""
+    if live := _live_jobs(run, keys):
+        raise UserError(f"{run.path}: in the queue: {_listed(live)}; `sllm cancel {run.name}` first")
 
 
 def prepare(experiment: Experiment, cluster: Cluster) -> RunDirectory:
@@ -231,29 +270,41 @@ def prepare(experiment: Experiment, cluster: Cluster) -> RunDirectory:
     run, keys = RunDirectory(experiment.run_path), stage_keys(experiment)
     check_world_size(experiment.train, cluster.resources("pretrain").ranks)
     with lock(run, Path(experiment.data_directory), command=_command_line()):
-        if queued := require_idle(run, keys):
-            raise UserError(f"{run.path}: in the queue: {queued}; `sllm cancel {run.name}` first")
+        require_idle(run, keys)
         swap_training(run, keys)
         write_submission(run, experiment, keys, cluster)
         snapshot_code(run)
     return run
 
 
-def _submit_chain(run: RunDirectory, steps: list[Step], cluster: Cluster, console: Console) -> None:
-    """One job for each stage that is not done, each after those it needs. All of them or none."""
-    jobs: dict[str, str] = {}
+def _submit_chain(
+    run: RunDirectory, steps: list[Step], live: dict[str, str], cluster: Cluster, console: Console
+) -> None:
+    """One job for each stage that is neither done nor `live` (stage → job id), each after those it needs. All of them
+    or none."""
+    jobs, new = dict(live), list[str]()
     try:
         for step in steps:
-            if not step.done:
-                name = step.stage.name
+            name = step.stage.name
+            if not step.done and name not in live:
                 dependency = slurm.dependency_on([jobs[parent] for parent in step.stage.needs if parent in jobs])
-                jobs[name] = slurm.submit_job(run, step.stage, cluster.resources(name), dependency)
+                jobs[name] = _submit_job(run, step.stage, cluster.resources(name), dependency)
+                new.append(name)
     except BaseException:
-        slurm.cancel_jobs(list(jobs.values()))
+        slurm.cancel_jobs([jobs[name] for name in new])
         raise
     for name, job_id in jobs.items():
-        console.print(f"{name}: job {job_id}", highlight=False)
+        console.print(f"{name}: job {job_id}{'' if name in new else ', in the queue before'}", highlight=False)
     console.print(f"Submitted {run.name}. See: sllm status {run.path}", highlight=False, soft_wrap=True)
+
+
+def _submit_job(run: RunDirectory, stage: Stage, resources: Resources, dependency: str | None) -> str:
+    """slurm.submit_job, whose error also names the lines of the profile that ask for what is not there."""
+    try:
+        return slurm.submit_job(run, stage, resources, dependency)
+    except UserError as error:
+        wrong = [f"{misfit.problem} (set {misfit.remedy})" for misfit in misfits(resources, partitions())]
+        raise UserError("; ".join([str(error), *wrong])) from None
 
 
 def _command_line() -> str:

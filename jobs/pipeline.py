@@ -179,6 +179,11 @@ def _whole(directory: Path) -> bool:
         return False
 
 
+def setting_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What differs between two keys of a stage, apart from the stages before it."""
+    return [line for line in _changes(old, new) if not line.startswith("needs: ")]
+
+
 def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     lines = []
     for line in differences(old, new):

@@ -34,6 +34,9 @@ from sllm.files import (
 TREE = Path(__file__).parent.parent
 PACKAGES = ("sllm", "jobs")
 
+ROOM = 8 << 20
+"""Bytes that must fit on the disk of a run before anything is written to it: more than all that a submit writes."""
+
 
 # --- one at a time --------------------------------------------------------------------------------
 
@@ -79,7 +82,7 @@ def _require_writable(directory: Path, key: str) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory) as file:
-            file.write(b"?")
+            file.write(bytes(ROOM))
     except OSError as error:
         raise UserError(
             f"{directory}: cannot be written ({error.strerror}); choose another place with {key}=…"

@@ -23,7 +23,7 @@ from jobs import ledger, slurm
 from jobs.pipeline import STAGES, Keys, Stage, plan
 from sllm.artifacts import Artifacts, stage_keys
 from sllm.config import Experiment, load_experiment
-from sllm.errors import Stopped, UserError
+from sllm.errors import Stopped, UserError, storage_as_user_error
 from sllm.files import RunDirectory, fingerprint, read_json, write_json
 from sllm.progress import report_to
 from sllm.stop import SIGNALS, StopFlag, stop_on_signals
@@ -44,13 +44,14 @@ PEER_SECONDS = 10.0
 # --- the stage ------------------------------------------------------------------------------------
 
 
+@storage_as_user_error()
 def perform(
     stage: Stage, experiment: Experiment, run: RunDirectory, keys: Keys, stop: StopFlag, *, main: bool = True
 ) -> dict[str, Any]:
     """Do the stage's work and mark it done. Every rank calls this; the main one writes.
 
     Raises:
-        UserError: a stage before it is not done, or its input is not what was submitted.
+        UserError: a stage before it is not done, its input is not what was submitted, or a disk is full or read-only.
         Stopped: a stop was requested; what was reached is on disk.
     """
     artifacts = Artifacts(experiment, keys)

@@ -363,9 +363,11 @@ def submit_job(run: RunDirectory, stage: Stage, resources: Resources, dependency
     )
     executor.update_parameters(**batch_parameters(run, stage, resources, dependency))
     try:
-        with _outside_any_job(), contextlib.redirect_stderr(io.StringIO()):
+        with outside_any_job(), contextlib.redirect_stderr(io.StringIO()):
             submitted = executor.submit(job, str(run.path), stage.name)
     except (FailedJobError, FailedSubmissionError) as error:
+        for leftover in [*executor.folder.glob(".submission_file_*"), *executor.folder.glob(f"{'?' * 32}.pkl")]:
+            leftover.unlink()  # written for sbatch, which did not want them
         raise UserError(f"stages.{stage}: sbatch refuses: {sbatch_message(str(error))}") from None
     write_json(run.stage(stage.name) / "job.json", {"job": submitted.job_id, "submitted": time.time()})
     identifier: str = submitted.job_id
@@ -374,13 +376,14 @@ def submit_job(run: RunDirectory, stage: Stage, resources: Resources, dependency
 
 def sbatch_message(stderr: str) -> str:
     """The one line of sbatch's complaints that says the most."""
+    failed = "Batch job submission failed"
     lines = [line.split("error: ")[-1].strip() for line in stderr.split("\n") if "error:" in line]
-    telling = [line for line in lines if line != "Batch job submission failed"] or stderr.strip().split("\n")[:1]
-    return telling[-1].removeprefix("sbatch: ")
+    telling = [line for line in lines if line != failed] or stderr.strip().split("\n")[:1]
+    return telling[-1].removeprefix("sbatch: ").removeprefix(f"{failed}: ")
 
 
 @contextlib.contextmanager
-def _outside_any_job() -> Iterator[None]:
+def outside_any_job() -> Iterator[None]:
     """Hide the variables of the job that we may be in from the jobs that we submit; the address of Slurm stays."""
     if "SLURM_JOB_ID" not in os.environ:
         yield
@@ -396,9 +399,12 @@ def _outside_any_job() -> Iterator[None]:
 
 
 def require_slurm() -> None:
+    """Raises UserError if Slurm's commands are not here, or its controller does not answer."""
     missing = [name for name in ("sbatch", "srun", "squeue") if shutil.which(name) is None]
     if missing:
         raise UserError(f"--on slurm: {', '.join(missing)} not found; run this on a login node of the cluster")
+    if ask("scontrol", "ping") is None:
+        raise UserError("--on slurm: Slurm does not answer now (scontrol ping); try again later, or see `sllm doctor`")
 
 
 def ask(*command: str) -> str | None:

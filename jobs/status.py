@@ -1,6 +1,7 @@
 """Where a run stands: its stages, attempts and figures, from the files of the run directory."""
 
 import math
+import os
 import platform
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from rich.text import Text
 
 from jobs import ledger, slurm
 from jobs.pipeline import STAGES, Keys, read_done
-from jobs.prepare import lock_holder
+from jobs.prepare import ROOM, lock_holder
 from sllm.errors import UserError
 from sllm.files import RunDirectory, fingerprint
 from sllm.progress import format_amount, format_seconds
@@ -158,13 +159,27 @@ def run_table(run: RunDirectory) -> RenderableType:
         if state.attempts and state.over and state.state != "done":
             last = state.attempts[-1]
             why = ": ".join(part for part in (last["ended"], last["message"]) if part)
-            gave_up = f"; not tried again: {last['gave_up']}" if last["gave_up"] else ""
+            gave_up = f"; not tried again: {last['gave_up']}" if last["gave_up"] not in ("", last["message"]) else ""
             notes.append(f"{state.name}: {why}{gave_up}; log: {run.log(state.name)}")
+        elif state.state == "failed":  # and has left nothing in the ledger
+            notes.append(
+                f"{state.name}: job {state.job} failed before it could write anything to {run.path}; "
+                f"`sllm doctor --cluster PROFILE` sees whether its node can"
+            )
+    if (trouble := disk_trouble(run.path)) and any(state.state != "done" for state in states):
+        notes.append(f"{run.path}: this disk is {trouble}; no stage can write there until that is mended")
     if any(state.state == UNKNOWN for state in states):
         notes.append("Slurm does not answer; this is what the files say.")
     parts: list[RenderableType] = [Text(str(run.path), style="bold"), table, *(Text(note) for note in notes)]
     figures = results_table(run) if all(state.state == "done" for state in states) else None
     return Group(*parts, figures) if figures else Group(*parts)
+
+
+def disk_trouble(directory: Path) -> str:
+    """Whether the file system is full or read-only, as far as can be told without writing; empty if neither."""
+    disk = os.statvfs(directory)
+    full = disk.f_bavail * disk.f_frsize < ROOM
+    return "read-only" if disk.f_flag & os.ST_RDONLY else "full" if full else ""
 
 
 def _table(*columns: str) -> Table:

@@ -1,5 +1,9 @@
 """The two ways a stage ends early that are nobody's bug."""
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(Exception):
     """Something the user can put right.
@@ -11,3 +15,19 @@ class UserError(Exception):
 
 class Stopped(Exception):  # noqa: N818 - not an error: someone asked us to stop, and we did
     """A stop was requested (signal or deadline) and everything worth keeping is on disk."""
+
+
+@contextmanager
+def storage_as_user_error() -> Iterator[None]:
+    """A disk that is full, over its quota or read-only is for the user to put right: raises UserError in place of such
+    an OSError. Also a decorator."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        place = error.filename2 or error.filename or "the run or data directory"
+        room = "" if error.errno == errno.EROFS else "make room there, or "
+        raise UserError(
+            f"{place}: {error.strerror}; {room}write somewhere else (runs_directory=…, data_directory=…)"
+        ) from error

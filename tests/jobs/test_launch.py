@@ -103,6 +103,26 @@ def test_a_run_with_the_same_data_takes_it(config: Path, run: RunDirectory, plac
     assert read_done(run, "pretrain") is None
 
 
+def test_resume_runs_what_is_missing_and_nothing_else(config: Path, run: RunDirectory, place: Path) -> None:
+    never = sllm("submit", config, "--resume", cwd=place)
+    assert (never.returncode, never.stderr) == (
+        2,
+        f"sllm: {run.path}: nothing was submitted here; submit without --resume\n",
+    )
+    assert not run.path.exists()
+    assert sllm("submit", config, "--on", "here", "--until", "tokenizer", cwd=place).returncode == 0
+
+    before = files(run)
+    other = sllm("submit", config, "seed=9", "train.max_steps=7", "--resume", cwd=place)
+    assert other.returncode == 2
+    assert "the settings have changed (seed 1234 → 9; train.max_steps 300 → 7)" in other.stderr
+    assert other.stderr.count("\n") == 1
+    assert files(run) == before
+
+    assert sllm("submit", config, "--resume", "--on", "here", "--until", "pack", cwd=place).returncode == 0
+    assert [line["stage"] for line in ledger.attempts(run)] == ["download", "tokenizer", "pack"]
+
+
 # --- runs that do not -----------------------------------------------------------------------------
 
 

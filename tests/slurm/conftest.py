@@ -1,14 +1,16 @@
 """Private Slurm clusters, one of each profile for the whole test run, started when a test first asks for one."""
 
 import os
+import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from jobs import dev_cluster
+from jobs.cli import main
 from jobs.dev_cluster import DevCluster
 
 
@@ -49,3 +51,50 @@ def cluster_plain_term(slurm: None) -> Iterator[DevCluster]:
     """Preemption by SIGTERM only."""
     with session_cluster("term", user_signal=False) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def deaf_conf(tmp_path: Path) -> str:
+    """A slurm.conf whose controller does not answer."""
+    path = tmp_path / "deaf.conf"
+    path.write_text("ClusterName=deaf\nSlurmctldHost=localhost(127.0.0.1)\nSlurmctldPort=1\n", encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, with room for a submit."""
+    (path := tmp_path / "disk").mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(path)]
+    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        reason = f"needs the right to mount a small file system: {mounted.stderr.strip()}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
+
+
+Sllm = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def sllm(
+    cluster: DevCluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Iterator[Sllm]:
+    """The command line in this process, on the cluster, in a folder of its own: exit code, output, errors."""
+    for name, value in {**cluster.env, "COLUMNS": "250"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["sllm", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+            raise SystemExit(0)
+        captured = capsys.readouterr()
+        return int(caught.value.code or 0), captured.out, captured.err
+
+    yield run
+    cluster.cancel_all()

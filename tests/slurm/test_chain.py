@@ -351,31 +351,8 @@ def test_dry_run_prints_what_is_sent(chain: Callable[..., Chain], cluster: DevCl
     assert sent.strip() in dry.stdout
 
 
-@pytest.mark.parametrize(
-    ("pretrain", "message"),
-    [
-        ({"partition": "nowhere"}, "Invalid partition"),
-        ({"memory": "900G"}, "node configuration is not available"),
-        ({"time_minutes": 100_000}, "Requested time limit is invalid"),
-        ({"gres": "gpu:a100:2"}, "node configuration is not available"),
-        ({"sbatch": ["--no-such-option"]}, "no-such-option"),
-    ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
-)
-def test_a_profile_that_slurm_refuses(
-    chain: Callable[..., Chain], cluster: DevCluster, pretrain: dict[str, Any], message: str
-) -> None:
-    wrong = chain(cluster, prepared=False, **pretrain)
-    result = wrong.sllm("submit", wrong.config, "--on", "slurm", "--cluster", wrong.profile)
-    assert result.returncode == 2
-    assert result.stderr.startswith("sllm: stages.pretrain: sbatch refuses: ")
-    assert message in result.stderr
-    assert result.stderr.count("\n") == 1
-    wait(lambda: wrong.cluster.run("squeue", "-h") == "", "the end of the jobs before it")
-
-
 def test_status_with_and_without_accounting(
-    chain: Callable[..., Chain], cluster_without_accounting: DevCluster
+    chain: Callable[..., Chain], cluster_without_accounting: DevCluster, deaf_conf: str
 ) -> None:
     run = chain(cluster_without_accounting, train={"max_steps": 5000})
     run.submit()
@@ -384,12 +361,10 @@ def test_status_with_and_without_accounting(
     assert ["pretrain", "running", "1"] in [row[:3] for row in rows]
     assert ["validate", "pending", "(Dependency)"] in [row[:3] for row in rows]
 
-    silent = run.sllm("status", run.run.path, SLURM_CONF="/nowhere/slurm.conf").stdout
+    silent = run.sllm("status", run.run.path, SLURM_CONF=deaf_conf).stdout
     assert "Slurm does not answer" in silent
     assert "steps" in silent
-    refused = run.sllm(
-        "submit", run.config, "--on", "slurm", "--cluster", run.profile, SLURM_CONF="/nowhere/slurm.conf"
-    )
+    refused = run.sllm("submit", run.config, "--on", "slurm", "--cluster", run.profile, SLURM_CONF=deaf_conf)
     assert refused.returncode == 2
     assert "does not answer" in refused.stderr
     assert refused.stderr.count("\n") == 1
@@ -398,18 +373,6 @@ def test_status_with_and_without_accounting(
     assert followed.stdout == run.log()
     assert read_done(run.run, "pretrain") is not None
     assert run.wait_for_end("validate") == "COMPLETED"
-
-
-def test_doctor(chain: Callable[..., Chain], cluster: DevCluster) -> None:
-    one = chain(cluster, prepared=False)
-    good = one.sllm("doctor", "--cluster", one.profile)
-    assert good.returncode == 0, good.stdout
-    assert "with the job's own signal" in good.stdout
-    assert good.stdout.count("Slurm would take it") == 6
-    bad = chain(cluster, prepared=False, partition="nowhere", time_minutes=5)
-    bad_result = bad.sllm("doctor", "--cluster", bad.profile)
-    assert bad_result.returncode == 1
-    assert "nowhere does not exist; there are: cpu" in bad_result.stdout
 
 
 def test_json_of_the_ledger_is_one_line_an_attempt(chain: Callable[..., Chain], cluster: DevCluster) -> None:
