@@ -64,7 +64,9 @@ class History:
             row["_timestamp"] = record["time"]
             row |= {f"{kind}/{name}": value for name, value in record.items() if name not in ("kind", "step", "time")}
             yield from self._complete(before=self._trained)
-        if "validation/loss" in self._rows.get(self._trained, {}) or not self._experiment.validates_after(self._trained):
+        if "validation/loss" in self._rows.get(self._trained, {}) or not self._experiment.validates_after(
+            self._trained
+        ):
             yield from self._complete(before=self._trained + 1)
 
     def _complete(self, before: int) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -302,7 +304,9 @@ def _send_row(wandb_run: Any, step: int, figures: dict[str, Any]) -> bool:
         text = "".join(
             f"<p><b>{html.escape(sample['prompt'])}</b>{html.escape(sample['continuation'])}</p>" for sample in samples
         )
-        figures["validation/samples"] = wandb.Html(f'<meta charset="utf-8"><div style="white-space:pre-wrap">{text}</div>')
+        figures["validation/samples"] = wandb.Html(
+            f'<meta charset="utf-8"><div style="white-space:pre-wrap">{text}</div>'
+        )
     wandb_run.log(figures, step=step, commit=True)
     return True
 

@@ -4,19 +4,18 @@ The real client talks to a stand-in for the server.
 """
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from wandb_server import WandbServer, wandb_server  # noqa: F401 - a fixture
+from wandb_server import WandbServer
 
 from jobs.sync import sync
 from sllm import mirror
@@ -26,6 +25,20 @@ from sllm.files import RunDirectory, read_json, write_text
 from sllm.metrics import Metrics, cut_back
 
 MAX_STEPS, VALIDATE_EVERY = 12, 5
+
+
+@pytest.fixture
+def wandb_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    """A server that wandb, in this process and in those it starts, takes for the real one."""
+    import wandb
+
+    with WandbServer().serve() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        monkeypatch.setenv("WANDB__FILE_STREAM_TRANSMIT_INTERVAL", "1")
+        wandb.teardown()  # it remembers the server of the test before
+        yield server
+        wandb.teardown()
 
 
 def make(directory: Path, mode: str) -> tuple[Experiment, RunDirectory]:
@@ -152,11 +165,11 @@ list(sync([]))
     expect_all_steps_once(wandb_server, MAX_STEPS)
 
 
+@settings(max_examples=40)
 @given(data=st.data())
 def test_rows_are_complete_and_come_once(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Attempts that stop or are killed anywhere, read at any moment by senders that are killed anywhere."""
     experiment, run = make(tmp_path_factory.mktemp("run"), "online")
-    metrics = Metrics(run.metrics)
     arrived: list[tuple[int, dict[str, Any]]] = []
     history = mirror.History(experiment, run.metrics)
     often = st.integers(0, 3).map(lambda n: n == 0)
@@ -173,9 +186,13 @@ def test_rows_are_complete_and_come_once(data: st.DataObject, tmp_path_factory: 
         history = mirror.History(experiment, run.metrics)
 
     def write(kind: str, step: int, **figures: Any) -> None:
-        metrics.write(kind, step, **figures)
-        if data.draw(often):
-            read()
+        line = json.dumps({"kind": kind, "step": step, **figures, "time": 0.0}).encode() + b"\n"
+        cut = data.draw(st.integers(0, len(line))) if data.draw(often) else 0
+        for part in (line[:cut], line[cut:]):
+            with run.metrics.open("ab") as file:
+                file.write(part)
+            if cut:
+                read()
 
     step = saved = 0
     while True:
@@ -208,7 +225,7 @@ def test_rows_are_complete_and_come_once(data: st.DataObject, tmp_path_factory: 
 
 
 def test_it_finishes_after_its_training_was_killed(wandb_server: WandbServer, tmp_path: Path) -> None:
-    experiment, run = make(tmp_path, "auto")
+    experiment, _ = make(tmp_path, "auto")
     script = """
 import json, pathlib, sys, time
 from sllm.config import Experiment
@@ -268,7 +285,7 @@ def test_without_a_key_or_a_network_there_is_one_line(
 
     monkeypatch.delenv("WANDB_API_KEY")
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    with pytest.raises(UserError, match="^W&B: not logged in to .*: run `wandb login`, or set WANDB_API_KEY$"):
+    with pytest.raises(UserError, match=r"^W&B: not logged in to .*: run `wandb login`, or set WANDB_API_KEY$"):
         list(sync([]))
     with mirror.mirror_to_wandb(experiment, run):
         pass
@@ -281,7 +298,7 @@ def test_without_a_key_or_a_network_there_is_one_line(
     wandb.teardown()
     with pytest.raises(UserError, match=r"^W&B: 127\.0\.0\.1:9 cannot be reached from .*$"):
         list(sync([]))
-    assert sorted(os.listdir(run.path)) == ["config.yaml", "metrics.jsonl"]
+    assert sorted(file.name for file in run.path.iterdir()) == ["config.yaml", "metrics.jsonl"]
     assert wandb_server.files == {}
 
 
@@ -290,4 +307,4 @@ def test_offline_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(sys, "executable", "/nonexistent")
     with mirror.mirror_to_wandb(experiment, run):
         train(run, 0, 1)
-    assert sorted(os.listdir(run.path)) == ["config.yaml", "metrics.jsonl"]
+    assert sorted(file.name for file in run.path.iterdir()) == ["config.yaml", "metrics.jsonl"]

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pytest
-
 HISTORY, SUMMARY = "wandb-history.jsonl", "wandb-summary.json"
 
 
@@ -71,10 +69,14 @@ class WandbServer:
             }
             return {"upsertBucket": {"bucket": bucket, "inserted": inserted}}
         if name == "RunResumeStatus":
-            return {"model": {"id": "p", "name": "p", "entity": {"id": "e", "name": "someone"}, "bucket": self._run(run)}}
+            return {
+                "model": {"id": "p", "name": "p", "entity": {"id": "e", "name": "someone"}, "bucket": self._run(run)}
+            }
         if name == "Run":
             found = {"projectId": "1", "state": "running", "user": {"name": "someone", "username": "someone"}}
-            return {"project": {"run": found | {"id": f"id-{run}", "name": run, "tags": []} if run in self.files else None}}
+            return {
+                "project": {"run": found | {"id": f"id-{run}", "name": run, "tags": []} if run in self.files else None}
+            }
         if name == "RunHistoryKeys":
             last = [json.loads(line)["_step"] for line in self.files[run].get(HISTORY, [])[-1:]]
             return {"project": {"run": {"historyKeys": {"lastStep": last[0]} if last else None}}}
@@ -156,17 +158,3 @@ class WandbServer:
                 pass
 
         return Handler
-
-
-@pytest.fixture
-def wandb_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
-    """A server that wandb, in this process and in those it starts, takes for the real one."""
-    import wandb
-
-    with WandbServer().serve() as server:
-        monkeypatch.setenv("WANDB_BASE_URL", server.url)
-        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-        monkeypatch.setenv("WANDB__FILE_STREAM_TRANSMIT_INTERVAL", "0.2")
-        wandb.teardown()  # it remembers the server of the test before
-        yield server
-        wandb.teardown()
