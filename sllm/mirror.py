@@ -190,8 +190,6 @@ def send(experiment: Experiment, run: RunDirectory) -> tuple[int, int]:
     """
     wandb = _wandb()
 
-    # A network that fails for minutes ends this with a line; the mirror, which nobody waits for, tries for days.
-    wandb.setup(wandb.Settings(silent=True, x_graphql_retry_max=5, x_file_stream_retry_max=8))
     with only_sender(run) as identifier:
         newest = deque(History(experiment, run.metrics).new_rows(), maxlen=1)
         last = newest[0][0] if newest else 0
@@ -202,7 +200,8 @@ def send(experiment: Experiment, run: RunDirectory) -> tuple[int, int]:
                 return 0, last
             if arrived >= 0:
                 time.sleep(SETTLE_SECONDS)
-            wandb_run = _resume(experiment, run, identifier)
+            # Somebody waits: after minutes without a network this ends, and the next sync goes on.
+            wandb_run = _resume(experiment, run, identifier, x_file_stream_retry_max=8)
             sent = 0
             with track(f"sync {run.name}", last, "steps", start=max(0, wandb_run.starting_step - 1)) as bar:
                 for step, figures in History(experiment, run.metrics).new_rows():
@@ -237,10 +236,11 @@ def _last_step(api: Any, experiment: Experiment, identifier: str) -> int:
 
 
 def _wandb() -> Any:
-    """The wandb module, which prints nothing: what there is to say is said here."""
-    os.environ.setdefault("WANDB_SILENT", "true")
+    """The wandb module, which prints nothing (what there is to say is said here) and gives up on a query after about
+    a minute. Rows are sent by other means than queries."""
     import wandb
 
+    wandb.setup(wandb.Settings(silent=True, x_graphql_timeout_seconds=10, x_graphql_retry_max=3))
     return wandb
 
 
@@ -263,7 +263,7 @@ def _id_file(run: RunDirectory) -> Path:
     return run.path / "wandb.json"
 
 
-def _resume(experiment: Experiment, run: RunDirectory, identifier: str) -> Any:
+def _resume(experiment: Experiment, run: RunDirectory, identifier: str, **settings: Any) -> Any:
     wandb = _wandb()
 
     config = experiment.wandb
@@ -289,6 +289,7 @@ def _resume(experiment: Experiment, run: RunDirectory, identifier: str) -> Any:
             disable_code=True,
             # metrics.jsonl is the log; a second one would invite `wandb sync`, which sends every step again.
             x_skip_transaction_log=True,
+            **settings,
         ),
     )
 
