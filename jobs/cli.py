@@ -161,6 +161,17 @@ def cancel(run: RunName) -> None:
 
 
 @app.command(rich_help_panel=RUNNING)
+def sync(
+    runs: Annotated[list[str] | None, typer.Argument(metavar="RUN", help="Runs; all if none is given.")] = None,
+) -> None:
+    """Send to W&B the steps it does not have yet: of runs whose compute nodes have no network."""
+    from jobs.sync import sync as sync_runs
+
+    for line in sync_runs(runs or []):
+        print(line, flush=True)
+
+
+@app.command(rich_help_panel=RUNNING)
 def config(config: Config, overrides: Overrides = None) -> None:
     """Print the resolved experiment, its parameters, tokens, checkpoint size and memory."""
     from jobs.describe import describe_experiment

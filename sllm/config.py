@@ -182,7 +182,7 @@ class BenchmarkConfig(Section):
 
 class WandbConfig(Section):
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
-    """auto: online with a key and a network, else offline."""
+    """When training sends to W&B. auto: if it has a key and a network; offline: never, `sllm sync` does it later."""
     project: str = "sllm"
     entity: str | None = None
     tags: Strings = ()
@@ -215,6 +215,10 @@ class Experiment(Section):
     @property
     def run_path(self) -> Path:
         return Path(self.runs_directory) / self.name
+
+    def validates_after(self, step: int) -> bool:
+        """Whether training measures the validation loss after this step."""
+        return step % self.validate_.every == 0 or step == self.train.max_steps
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values under the names of the YAML file."""

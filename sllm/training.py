@@ -233,8 +233,7 @@ class Trainer:
     # --- validation -------------------------------------------------------------------------------
 
     def validation_due(self) -> bool:
-        due = self.step % self.experiment.validate_.every == 0 or self.step == self.config.max_steps
-        return self.step > 0 and due and self.step not in self.validated
+        return self.step > 0 and self.experiment.validates_after(self.step) and self.step not in self.validated
 
     def validate(self, metrics: Metrics | None) -> bool:
         """Measure, show samples, keep the best model. False if a stop was requested before it was done."""
