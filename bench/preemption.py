@@ -64,9 +64,7 @@ def measure(cluster: DevCluster, first: int | None) -> tuple[list[Recovery], flo
     changes = ["train.max_steps=1000000", "train.checkpoint.every=200", "runs_directory=runs", "data_directory=data"]
     experiment = load_experiment(CONFIG, changes)
     run, started = RunDirectory(experiment.run_path), time.monotonic()
-    launch.submit(
-        experiment, load_cluster("dev"), "slurm", until="pretrain", dry_run=False, console=Console(quiet=True)
-    )
+    launch.submit(experiment, load_cluster("dev"), "slurm", until="pretrain", console=Console(quiet=True))
     patient, endured = Patient(run), []
     for event in events(cluster)[:first]:
         endured.append(patient.endure(event))

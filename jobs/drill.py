@@ -300,14 +300,14 @@ def drill(
     endured: list[Endured] = []
     problems: list[str] = []
     try:
-        launch.submit(experiment, profile, "slurm", until=None, dry_run=False, console=console)
+        launch.submit(experiment, profile, "slurm", console=console)
         patient = Patient(run)
         try:
             for event in events:
                 with console.status(f"waiting for the training, then: {event.what}"):
                     endured.append(patient.endure(event))
                 console.print(f"{event.what}: attempt {endured[-1].attempt} is over", highlight=False)
-            launch.submit(alone, profile, "slurm", until="pretrain", dry_run=False, console=console)
+            launch.submit(alone, profile, "slurm", until="pretrain", console=console)
             with console.status("waiting for the end of both trainings"):
                 patient.finish()
                 Patient(other).finish(["pretrain"])

@@ -52,10 +52,10 @@ def submit(
     cluster: Cluster,
     where: Where,
     *,
-    until: str | None,
-    dry_run: bool,
-    resume: bool,
     console: Console,
+    until: str | None = None,
+    dry_run: bool = False,
+    resume: bool = False,
 ) -> int:
     """Run what is not done. Returns the exit code: 0, 1 if a stage failed, 130 if it was asked to stop.
 
