@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 1.0
 CLOSE_SECONDS = 20.0
 INIT_SECONDS = 60.0
+FINISH_SECONDS = 120.0
 SETTLE_SECONDS = 10.0
 """W&B counts a row some seconds after it took it (wandb/wandb#12421): to a resume before that it names an older one."""
 
@@ -200,8 +201,8 @@ def send(experiment: Experiment, run: RunDirectory) -> tuple[int, int]:
                 return 0, last
             if arrived >= 0:
                 time.sleep(SETTLE_SECONDS)
-            # Somebody waits: after minutes without a network this ends, and the next sync goes on.
-            wandb_run = _resume(experiment, run, identifier, x_file_stream_retry_max=8)
+            # Somebody waits: when the network fails this ends, and the next sync goes on.
+            wandb_run = _resume(experiment, run, identifier, finish_timeout=FINISH_SECONDS)
             sent = 0
             with track(f"sync {run.name}", last, "steps", start=max(0, wandb_run.starting_step - 1)) as bar:
                 for step, figures in History(experiment, run.metrics).new_rows():
@@ -214,7 +215,8 @@ def send(experiment: Experiment, run: RunDirectory) -> tuple[int, int]:
         deadline = time.monotonic() + SETTLE_SECONDS
         while (arrived := _last_step(api, experiment, identifier)) < last:
             if time.monotonic() > deadline:
-                raise UserError(f"{run.name}: W&B has {max(arrived, 0)} of {last} steps; run `sllm sync` again")
+                has = f"has the steps up to {arrived} of {last}" if arrived >= 0 else "does not answer any more"
+                raise UserError(f"{run.name}: W&B {has}; run `sllm sync` again")
             time.sleep(POLL_SECONDS)
         return sent, last
 
