@@ -39,7 +39,7 @@ CLOSE_SECONDS = 20.0
 INIT_SECONDS = 60.0
 FINISH_SECONDS = 120.0
 SETTLE_SECONDS = 10.0
-"""W&B counts a row some seconds after it took it (wandb/wandb#12421): to a resume before that it names an older one."""
+"""W&B counts a row some seconds after it took it (wandb/wandb#12421): asked sooner, it names an older one."""
 
 
 class History:
@@ -191,15 +191,17 @@ def send(experiment: Experiment, run: RunDirectory) -> tuple[int, int]:
     """
     wandb = _wandb()
 
+    known = _id_file(run).exists()
     with only_sender(run) as identifier:
         newest = deque(History(experiment, run.metrics).new_rows(), maxlen=1)
-        last = newest[0][0] if newest else 0
+        if not newest:
+            return 0, 0
+        last = newest[0][0]
         try:
             api = wandb.Api()
-            arrived = _last_step(api, experiment, identifier)
-            if arrived >= last:
+            if _last_step(api, experiment, identifier) >= last:
                 return 0, last
-            if arrived >= 0:
+            if known:
                 time.sleep(SETTLE_SECONDS)
             # Somebody waits: when the network fails this ends, and the next sync goes on.
             wandb_run = _resume(experiment, run, identifier, finish_timeout=FINISH_SECONDS)
@@ -240,6 +242,8 @@ def _last_step(api: Any, experiment: Experiment, identifier: str) -> int:
 def _wandb() -> Any:
     """The wandb module, which prints nothing (what there is to say is said here) and gives up on a query after about
     a minute. Rows are sent by other means than queries."""
+    # A wandb-core of our own ends when we do; one that a parent process lends would hold on to the run.
+    os.environ.pop("WANDB_SERVICE", None)
     import wandb
 
     wandb.setup(wandb.Settings(silent=True, x_graphql_timeout_seconds=10, x_graphql_retry_max=3))
