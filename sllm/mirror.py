@@ -65,9 +65,8 @@ class History:
             row["_timestamp"] = record["time"]
             row |= {f"{kind}/{name}": value for name, value in record.items() if name not in ("kind", "step", "time")}
             yield from self._complete(before=self._trained)
-        if "validation/loss" in self._rows.get(self._trained, {}) or not self._experiment.validates_after(
-            self._trained
-        ):
+        validated = "validation/loss" in self._rows.get(self._trained, {})
+        if validated or not self._experiment.validates_after(self._trained):
             yield from self._complete(before=self._trained + 1)
 
     def _complete(self, before: int) -> Iterator[tuple[int, dict[str, Any]]]:
