@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from jobs.status import all_runs, find_run
 from sllm.config import load_experiment
 from sllm.errors import UserError
+from sllm.files import CorruptError
 from sllm.mirror import obstacle, send
 
 
@@ -37,6 +38,8 @@ def sync(names: list[str]) -> Iterator[str]:
             yield f"{run.name}: is being sent by its training, or by another sync"
         except UserError as error:
             problems.append(str(error))
+        except (OSError, CorruptError) as error:
+            problems.append(f"{run.name}: {error}")
         else:
             has = f"W&B has every step up to {last:,}" if last else "it has no steps yet"
             yield f"{run.name}: {f'sent {sent:,} steps' if sent else 'nothing to send'}; {has}"

@@ -37,8 +37,9 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 1.0
 CLOSE_SECONDS = 20.0
 INIT_SECONDS = 60.0
+FINISH_SECONDS = 120.0
 SETTLE_SECONDS = 10.0
-"""W&B counts a row some seconds after it took it (wandb/wandb#12421): to a resume before that it names an older one."""
+"""W&B counts a row some seconds after it took it (wandb/wandb#12421): asked sooner, it names an older one."""
 
 
 class History:
@@ -64,9 +65,8 @@ class History:
             row["_timestamp"] = record["time"]
             row |= {f"{kind}/{name}": value for name, value in record.items() if name not in ("kind", "step", "time")}
             yield from self._complete(before=self._trained)
-        if "validation/loss" in self._rows.get(self._trained, {}) or not self._experiment.validates_after(
-            self._trained
-        ):
+        validated = "validation/loss" in self._rows.get(self._trained, {})
+        if validated or not self._experiment.validates_after(self._trained):
             yield from self._complete(before=self._trained + 1)
 
     def _complete(self, before: int) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -190,18 +190,20 @@ def send(experiment: Experiment, run: RunDirectory) -> tuple[int, int]:
     """
     wandb = _wandb()
 
+    known = _id_file(run).exists()
     with only_sender(run) as identifier:
         newest = deque(History(experiment, run.metrics).new_rows(), maxlen=1)
-        last = newest[0][0] if newest else 0
+        if not newest:
+            return 0, 0
+        last = newest[0][0]
         try:
             api = wandb.Api()
-            arrived = _last_step(api, experiment, identifier)
-            if arrived >= last:
+            if _last_step(api, experiment, identifier) >= last:
                 return 0, last
-            if arrived >= 0:
+            if known:
                 time.sleep(SETTLE_SECONDS)
-            # Somebody waits: after minutes without a network this ends, and the next sync goes on.
-            wandb_run = _resume(experiment, run, identifier, x_file_stream_retry_max=8)
+            # Somebody waits: when the network fails this ends, and the next sync goes on.
+            wandb_run = _resume(experiment, run, identifier, finish_timeout=FINISH_SECONDS)
             sent = 0
             with track(f"sync {run.name}", last, "steps", start=max(0, wandb_run.starting_step - 1)) as bar:
                 for step, figures in History(experiment, run.metrics).new_rows():
@@ -214,7 +216,8 @@ def send(experiment: Experiment, run: RunDirectory) -> tuple[int, int]:
         deadline = time.monotonic() + SETTLE_SECONDS
         while (arrived := _last_step(api, experiment, identifier)) < last:
             if time.monotonic() > deadline:
-                raise UserError(f"{run.name}: W&B has {max(arrived, 0)} of {last} steps; run `sllm sync` again")
+                has = f"has the steps up to {arrived} of {last}" if arrived >= 0 else "does not answer any more"
+                raise UserError(f"{run.name}: W&B {has}; run `sllm sync` again")
             time.sleep(POLL_SECONDS)
         return sent, last
 
@@ -238,6 +241,8 @@ def _last_step(api: Any, experiment: Experiment, identifier: str) -> int:
 def _wandb() -> Any:
     """The wandb module, which prints nothing (what there is to say is said here) and gives up on a query after about
     a minute. Rows are sent by other means than queries."""
+    # A wandb-core of our own ends when we do; one that a parent process lends would hold on to the run.
+    os.environ.pop("WANDB_SERVICE", None)
     import wandb
 
     wandb.setup(wandb.Settings(silent=True, x_graphql_timeout_seconds=10, x_graphql_retry_max=3))

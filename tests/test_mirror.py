@@ -145,6 +145,7 @@ def test_a_sync_that_was_killed_is_finished_by_the_next(
     monkeypatch.setattr(mirror, "SETTLE_SECONDS", 0)
     monkeypatch.chdir(tmp_path)
     _, run = make(tmp_path, "offline")
+    assert list(sync([])) == ["mirrored: nothing to send; it has no steps yet"]
     train(run, 0, MAX_STEPS)
     code = """
 from sllm import mirror
