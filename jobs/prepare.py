@@ -161,7 +161,28 @@ def snapshot_code(run: RunDirectory) -> None:
     with atomic_directory(run.code) as temporary:
         for name, file in names.items():
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, temporary / name)
+            shutil.copy2(file, temporary / name)
+    _copy_compiled(run)
+
+
+def _copy_compiled(run: RunDirectory) -> None:
+    """Give the copy what numba has compiled of the same sources for the checkout or another run, to save the seconds
+    that compiling takes. numba itself checks that source, version and CPU agree. The manifest leaves these files out,
+    because numba adds to them."""
+    for other in (TREE, *run.path.parent.glob("*/code")):
+        for cache in {file.parent for package in PACKAGES for file in (other / package).rglob("__pycache__/*.nbi")}:
+            folder = run.code / cache.parent.relative_to(other)
+            temporary = folder / ".compiled.tmp"
+            if (folder / "__pycache__").exists() or _sources(folder) != _sources(cache.parent):
+                continue
+            with contextlib.suppress(OSError):  # of a file that numba replaces meanwhile
+                shutil.copytree(cache, temporary, ignore=shutil.ignore_patterns("*.pyc*", "*.tmp.*"))
+                temporary.rename(folder / "__pycache__")
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sources(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.glob("*.py")}
 
 
 def describe_environment() -> str:

@@ -18,6 +18,7 @@ from numba import njit, uint64
 
 from sllm.progress import Bar
 from sllm.stop import StopFlag
+from sllm.tokenizer.codec import LONG_PARTICLES, SHORT_PARTICLES
 
 BATCH_BYTES = 1 << 20
 END = 0xFF
@@ -151,6 +152,13 @@ def character_classes() -> np.ndarray:
     return classes
 
 
+@cache
+def particle_keys() -> np.ndarray:
+    """The code points of each particle, 16 bits a syllable."""
+    words = [*LONG_PARTICLES, *SHORT_PARTICLES]
+    return np.array([sum(ord(c) << 16 * i for i, c in enumerate(reversed(word))) for word in words], np.int64)
+
+
 @compiled
 def class_and_next(text, i, classes):  # type: ignore[no-untyped-def]
     """The class of the character at byte `i`, and where the next one starts; NONE at the end of a document."""
@@ -178,7 +186,41 @@ def skip(text, i, kind, classes):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def word_end(text, i, classes):  # type: ignore[no-untyped-def]
+def is_particle(text, start, end, particles):  # type: ignore[no-untyped-def]
+    key = 0
+    for i in range(start, end, 3):
+        if text[i] & 0xF0 != 0xE0:
+            return False
+        key = key << 16 | (text[i] & 0x0F) << 12 | (text[i + 1] & 0x3F) << 6 | (text[i + 2] & 0x3F)
+    at = 0
+    while at < len(particles) and particles[at] != key:
+        at += 1
+    return at < len(particles)
+
+
+@compiled
+def is_syllables(text, start, end):  # type: ignore[no-untyped-def]
+    for i in range(start, end, 3):
+        point = (text[i] & 0x0F) << 12 | (text[i + 1] & 0x3F) << 6 | (text[i + 2] & 0x3F)
+        if text[i] & 0xF0 != 0xE0 or point < ord("가") or point > ord("힣"):
+            return False
+    return True
+
+
+@compiled
+def before_particle(text, start, end, particles):  # type: ignore[no-untyped-def]
+    """Where the particle starts that the letters text[start:end] end with, after 1 to 15 syllables; else `end`."""
+    if end - start <= 9 and is_particle(text, start, end, particles):
+        return end
+    for size in (9, 6, 3):
+        at = end - size
+        if start < at <= start + 45 and is_particle(text, at, end, particles) and is_syllables(text, start, at):
+            return at
+    return end
+
+
+@compiled
+def word_end(text, i, classes, particles):  # type: ignore[no-untyped-def]
     """Where the match of SPLIT_PATTERN that starts at byte `i` ends; its alternatives, in its order."""
     if text[i] == ord("'"):
         letter = text[i + 1] | 0x20  # makes ASCII letters small, and no other byte a letter
@@ -190,14 +232,14 @@ def word_end(text, i, classes):  # type: ignore[no-untyped-def]
                 return i + 3
     kind, following = class_and_next(text, i, classes)
     if kind == LETTER:
-        return skip(text, following, LETTER, classes)
+        return before_particle(text, i, skip(text, following, LETTER, classes), particles)
     if kind == NUMBER:
         second_kind, after = class_and_next(text, following, classes)
         return after if second_kind == NUMBER else following
     if kind in (SPACE, OTHER):
         after = skip(text, following, LETTER, classes)
         if after > following:
-            return after
+            return before_particle(text, following, after, particles)
         after = following if kind == OTHER else i
         if kind == OTHER or text[i] == ord(" "):
             after = skip(text, following, OTHER, classes)
@@ -298,13 +340,13 @@ def has_room(slots, letters, used, max_words, size):  # type: ignore[no-untyped-
 
 
 @compiled
-def count_text(text, i, classes, slots, letters, used, max_words):  # type: ignore[no-untyped-def]
+def count_text(text, i, classes, particles, slots, letters, used, max_words):  # type: ignore[no-untyped-def]
     """Count the words from byte `i` on; returns where it stopped: at the end, or before a word there is no room for."""
     while i < len(text):
         if text[i] == END:
             i += 1
             continue
-        end = word_end(text, i, classes)
+        end = word_end(text, i, classes, particles)
         if end - i > 1:  # a single byte has no pair
             if not has_room(slots, letters, used, max_words, end - i):
                 break
@@ -377,9 +419,9 @@ class _Table:
 
     def count(self, text: np.ndarray, position: int) -> int:
         """Count from `position` on; returns where it stopped: at the end, or before the word that is one too many."""
-        classes = character_classes()
+        pattern = character_classes(), particle_keys()
         while True:
-            position = count_text(text, position, classes, self.slots, self.letters, self.used, self.max_words)
+            position = count_text(text, position, *pattern, self.slots, self.letters, self.used, self.max_words)
             if position == len(text) or self.used[0] == self.max_words:
                 return position
             self._grow()

@@ -15,8 +15,8 @@ import sllm.tokenizer.words as words_module
 from sllm.data.embedded import documents
 from sllm.errors import Stopped
 from sllm.stop import StopFlag
-from sllm.tokenizer.codec import SPLIT_PATTERN
-from sllm.tokenizer.words import character_classes, count_words, word_end
+from sllm.tokenizer.codec import LONG_PARTICLES, SHORT_PARTICLES, SPLIT_PATTERN
+from sllm.tokenizer.words import character_classes, count_words, particle_keys, word_end
 
 
 def split(text: str) -> list[str]:
@@ -26,7 +26,7 @@ def split(text: str) -> list[str]:
     buffer = np.frombuffer(data + b"\xff", np.uint8)
     found, start = [], 0
     while start < len(data):
-        end = word_end(buffer, start, character_classes())
+        end = word_end(buffer, start, character_classes(), particle_keys())
         found.append(data[start:end].decode("utf-8"))
         start = end
     return found
@@ -44,6 +44,25 @@ def test_splits_whole_documents_as_the_pattern() -> None:
     for language in ("ko", "en"):
         for text in documents(language, 0.2, seed=1):
             assert split(text) == regex.findall(SPLIT_PATTERN, text)
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [*LONG_PARTICLES, *SHORT_PARTICLES, "학", "학교", "서", "GPU", "ㅋ", "漢", "é", " ", ".", "1", "\n"]
+        ),
+        max_size=24,
+    )
+)
+def test_particles_stand_apart(parts: list[str]) -> None:
+    text = "".join(parts)
+    assert split(text) == regex.findall(SPLIT_PATTERN, text)
+
+
+def test_a_word_and_its_particle() -> None:
+    assert split("학교에서 나는 책을") == ["학교", "에서", " 나", "는", " 책", "을"]
+    assert split("에서는 에서는 만들었다 GPU를") == ["에서는", " 에서는", " 만들었다", " GPU를"]
+    assert split("가" * 15 + "는 " + "가" * 16 + "는") == ["가" * 15, "는", " " + "가" * 16 + "는"]
 
 
 @given(st.lists(any_text, max_size=5))
