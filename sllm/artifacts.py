@@ -12,7 +12,7 @@ from sllm.data.sources import matching_files
 from sllm.files import fingerprint
 
 # Raise a stage's number when its output for equal input changes.
-VERSIONS = {"download": 1, "tokenizer": 1, "pack": 1, "pretrain": 1, "validate": 1, "benchmark": 1}
+VERSIONS = {"download": 2, "tokenizer": 1, "pack": 1, "pretrain": 1, "validate": 1, "benchmark": 1}
 
 # Settings of `train` that change how a run is watched, stored or computed, but not what it learns.
 OPERATIONAL = {"checkpoint", "compile", "activation_checkpointing"}

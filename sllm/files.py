@@ -9,6 +9,7 @@ import io
 import json
 import os
 import shutil
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import zstandard
 from sllm.errors import UserError
 
 MANIFEST = "manifest.json"
+SHARD_SUFFIX, DIGESTS_SUFFIX, DROPPED_SUFFIX = ".jsonl.zst", ".digests", ".dropped"
 
 
 class CorruptError(Exception):
@@ -219,6 +221,41 @@ def read_zstd_lines(path: Path) -> Iterator[bytes]:
                 raise UserError(f"{path} is truncated: its zstd stream ends in the middle; fetch it again")
     except zstandard.ZstdError as error:
         raise UserError(f"{path} cannot be decompressed ({error}): fetch it again") from error
+
+
+# Readers of a corpus are in the tokenizer and in sllm.data alike; what they must agree on stands here.
+
+
+def shard_paths(corpus: Path, manifest: Mapping[str, Any], source: str, split: str) -> list[Path]:
+    """The shards of one source and split of a corpus, in their order."""
+    names = [file["name"] for file in manifest["files"]]
+    return [corpus / name for name in names if name.startswith(f"{source}/{split}-") and name.endswith(SHARD_SUFFIX)]
+
+
+def sidecar(shard: Path, suffix: str) -> Path:
+    """`train-00000.digests` beside `train-00000.jsonl.zst`."""
+    return shard.with_name(shard.name.removesuffix(SHARD_SUFFIX) + suffix)
+
+
+def dropped_documents(shard: Path) -> set[int]:
+    """Which documents of a shard, counted from 0, readers must pass over: `sllm.data.dedup` found them elsewhere."""
+    try:
+        content = sidecar(shard, DROPPED_SUFFIX).read_bytes()
+    except FileNotFoundError:
+        return set()
+    return {number for (number,) in struct.iter_unpack("<I", content)}
+
+
+def shard_lines(shard: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a shard, each with its number from 1 on, without those of dropped documents.
+
+    Raises:
+        UserError: the file is truncated or is not zstd.
+    """
+    dropped = dropped_documents(shard)
+    for number, line in enumerate(read_zstd_lines(shard)):
+        if number not in dropped:
+            yield number + 1, line
 
 
 class _WholeFrames(io.RawIOBase):

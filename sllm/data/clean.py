@@ -2,12 +2,13 @@
 
 import hashlib
 import re
+from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 from unicodedata import normalize
 
-from sllm.config import DataConfig
+from sllm.config import DataConfig, Language
 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
@@ -37,33 +38,40 @@ def normalise(text: str) -> str:
     return text.strip()
 
 
+def digest_of(text: str) -> bytes:
+    """16 bytes that stand for a normalised text: equal for equal texts, and for no others that anyone will meet."""
+    return hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
+
+
 class Dropped(StrEnum):
-    """Why a document is not in the corpus."""
+    """Why a document is not in the corpus. (`sllm.data.dedup` drops more, when all sources are there.)"""
 
     TOO_SHORT = "too_short"
     TOO_LONG = "too_long"
-    DUPLICATE = "duplicate"
+
+    @property
+    def reason(self) -> str:
+        return self.value
 
 
 @dataclass(frozen=True)
 class Document:
     text: str
+    digest: bytes
     size: int
     """Bytes of the text in UTF-8."""
     position: float
-    """A number in [0, 1) made of the text's hash: below `validation_fraction` it is a validation document."""
+    """A number in [0, 1) made of the digest: below `validation_fraction` it is a validation document."""
     split: Split
+    masked: Counter[str]
+    """Personal data that the text does not hold any more: how many of each kind."""
 
 
 class Cleaner:
-    """Cleans the documents of all sources of one experiment. Of equal texts the first that comes is kept.
+    """Cleans the documents of a source. What becomes of a text depends on nothing but the text."""
 
-    Remembers 16 bytes for every text kept, about 100 bytes of memory with the set around them.
-    """
-
-    def __init__(self, config: DataConfig) -> None:
-        self._config = config
-        self._seen: set[bytes] = set()
+    def __init__(self, config: DataConfig, language: Language) -> None:
+        self._config, self._language = config, language
 
     def clean(self, text: str) -> Document | Dropped:
         """The normalised document, or why it is dropped.
@@ -76,11 +84,7 @@ class Cleaner:
             return Dropped.TOO_SHORT
         if len(text) > self._config.max_characters:
             return Dropped.TOO_LONG
-        content = text.encode("utf-8")
-        digest = hashlib.blake2b(content, digest_size=16).digest()
-        if digest in self._seen:
-            return Dropped.DUPLICATE
-        self._seen.add(digest)
+        digest = digest_of(text)
         position = (int.from_bytes(digest[:8], "big") >> 11) / 2**53  # 53 bits: what a float holds exactly
         split: Split = "validation" if position < self._config.validation_fraction else "train"
-        return Document(text, len(content), position, split)
+        return Document(text, digest, len(text.encode("utf-8")), position, split, Counter())

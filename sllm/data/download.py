@@ -10,7 +10,8 @@ from typing import Any
 
 from sllm.config import DataConfig, Experiment, FilesSource, Source
 from sllm.data.clean import SPLITS, Cleaner, Dropped
-from sllm.data.shards import ShardWriter
+from sllm.data.dedup import Removed, drop_duplicates
+from sllm.data.shards import ShardWriter, shard_name
 from sllm.data.sources import matching_files, read_documents
 from sllm.errors import UserError
 from sllm.files import CorruptError, atomic_directory, read_manifest
@@ -37,7 +38,6 @@ def download_stage(experiment: Experiment, output: Path, stop: StopFlag) -> dict
     for source in experiment.data.sources:
         if isinstance(source, FilesSource):
             matching_files(source)  # a wrong path is reported now, not after the sources before it
-    cleaner = Cleaner(experiment.data)
     sources: dict[str, Any] = {}
     with (
         atomic_directory(output, kind="corpus", sources=sources) as directory,
@@ -45,16 +45,27 @@ def download_stage(experiment: Experiment, output: Path, stop: StopFlag) -> dict
     ):
         for source in experiment.data.sources:
             sources[source.name] = _download(
-                source, experiment.seed, experiment.data, cleaner, directory / source.name, stop, bar
+                source, experiment.seed, experiment.data, directory / source.name, stop, bar
             )
+        names = [
+            f"{name}/{shard_name(split, number)}"
+            for name in sources
+            for split in SPLITS
+            for number in range(sources[name][split]["shards"])
+        ]
+        for name, removed in drop_duplicates(directory, names, experiment.data, stop).items():
+            _subtract(sources[name], removed)
+        for name in sources:
+            _check_not_empty(name, sources[name], sources[name].pop("lowest"), experiment.data)
     return {"sources": sources, **_totals(sources)}
 
 
 def _download(
-    source: Source, seed: int, config: DataConfig, cleaner: Cleaner, directory: Path, stop: StopFlag, bar: Bar
+    source: Source, seed: int, config: DataConfig, directory: Path, stop: StopFlag, bar: Bar
 ) -> dict[str, Any]:
-    """Write the shards of one source; its entry in the manifest."""
+    """Write the shards of one source; its entry in the manifest, before documents of other sources are compared."""
     directory.mkdir()
+    cleaner = Cleaner(config, source.language)
     documents, sizes, dropped = Counter[str](), Counter[str](), Counter[str]({reason.value: 0 for reason in Dropped})
     lowest, count = 1.0, 0
     with (
@@ -68,14 +79,13 @@ def _download(
                 bar.advance(BAR_EVERY, source=source.name, text=format_amount(sizes.total(), "bytes"))
             document = cleaner.clean(text)
             if isinstance(document, Dropped):
-                dropped[document.value] += 1
+                dropped[document.reason] += 1
                 continue
             writers[document.split].write(document.text)
             documents[document.split] += 1
             sizes[document.split] += document.size
             lowest = min(lowest, document.position)
     bar.advance(count % BAR_EVERY, source=source.name, text=format_amount(sizes.total(), "bytes"))
-    _check_not_empty(source.name, documents, dropped, lowest, config)
     return {
         "language": source.language,
         "documents": documents.total(),
@@ -85,30 +95,38 @@ def _download(
             for split in SPLITS
         },
         "dropped": dict(dropped),
+        "lowest": lowest,
     }
 
 
-def _check_not_empty(
-    name: str, documents: Counter[str], dropped: Counter[str], lowest: float, config: DataConfig
-) -> None:
+def _subtract(entry: dict[str, Any], removed: Removed) -> None:
+    for split in SPLITS:
+        entry[split]["documents"] -= removed.documents[split]
+        entry[split]["bytes"] -= removed.bytes[split]
+    entry["documents"] -= removed.documents.total()
+    entry["bytes"] -= removed.bytes.total()
+    entry["dropped"]["duplicate"] = removed.reasons["duplicate"]
+
+
+def _check_not_empty(name: str, entry: dict[str, Any], lowest: float, config: DataConfig) -> None:
     where = f"data.sources: {name}"
-    if not documents:
-        why = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in dropped.items() if count)
+    if not entry["documents"]:
+        why = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in entry["dropped"].items() if count)
         raise UserError(
             f"{where}: no document is left to train on ({why or 'its files hold none'}); add text, or change "
             f"data.min_characters ({config.min_characters:,}) or data.max_characters ({config.max_characters:,})"
         )
-    if not documents["train"]:
+    if not entry["train"]["documents"]:
         raise UserError(
-            f"{where}: all {documents.total():,} documents fall to validation; add text, or lower "
+            f"{where}: all {entry['documents']:,} documents fall to validation; add text, or lower "
             f"data.validation_fraction ({config.validation_fraction})"
         )
-    if not documents["validation"]:
+    if not entry["validation"]["documents"]:
         # A document's side is a function of its text alone, so we can tell exactly which fraction takes one in.
         fraction = (int(lowest * 10_000) + 1) / 10_000
         way = f"set data.validation_fraction to {fraction} or more, or add text" if fraction < 0.5 else "add text"
         raise UserError(
-            f"{where}: none of its {documents.total():,} documents falls to validation at data.validation_fraction "
+            f"{where}: none of its {entry['documents']:,} documents falls to validation at data.validation_fraction "
             f"{config.validation_fraction}; {way}"
         )
 

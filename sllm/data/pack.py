@@ -30,7 +30,7 @@ from sllm.config import Experiment
 from sllm.data.clean import SPLITS
 from sllm.data.shards import read_shard
 from sllm.errors import UserError
-from sllm.files import CorruptError, atomic_directory, read_manifest
+from sllm.files import CorruptError, atomic_directory, read_manifest, shard_paths
 from sllm.progress import Bar, track
 from sllm.stop import SIGNALS, StopFlag
 from sllm.tokenizer import Tokenizer
@@ -88,13 +88,8 @@ def pack_stage(
         "tokenizer": tokenizer.fingerprint,
         "sources": sources,
     }
-    names = sorted(file["name"] for file in manifest["files"])
-    groups = {
-        (source, split): [name for name in names if name.startswith(f"{source}/{split}-")]
-        for source in sources
-        for split in SPLITS
-    }
-    shards = [corpus / name for group in groups.values() for name in group]
+    groups = {(source, split): shard_paths(corpus, manifest, source, split) for source in sources for split in SPLITS}
+    shards = [path for group in groups.values() for path in group]
     workers = min(workers or len(os.sched_getaffinity(0)), len(shards))
     with (
         atomic_directory(output, **details) as directory,
@@ -103,7 +98,7 @@ def pack_stage(
         (directory / "parts").mkdir()
         with _encoded(shards, tokenizer_path, directory / "parts", workers, stop) as parts:
             for (source, split), group in groups.items():
-                figures = _join(directory, source, split, corpus, group, parts, bar)
+                figures = _join(directory, source, split, group, parts, bar)
                 sources[source][split] = {"bytes": manifest["sources"][source][split]["bytes"], **figures}
         (directory / "parts").rmdir()
     return _summary(details)
@@ -154,7 +149,7 @@ def _encode_shard(shard: Path, tokenizer: Tokenizer, parts: Path, number: int, c
 
 
 def _join(
-    directory: Path, source: str, split: str, corpus: Path, shards: list[str], parts: Iterator[Part], bar: Bar
+    directory: Path, source: str, split: str, shards: list[Path], parts: Iterator[Part], bar: Bar
 ) -> dict[str, Any]:
     """Append the parts of `shards` to the source's files; their figures for the manifest."""
     tokens = documents = 0
@@ -173,8 +168,8 @@ def _join(
             part.documents_path.unlink()
             tokens += part.tokens
             documents += part.documents
-            entries.append({"name": shard, "documents": part.documents})
-            bar.advance((corpus / shard).stat().st_size, source=source)
+            entries.append({"name": f"{source}/{shard.name}", "documents": part.documents})
+            bar.advance(shard.stat().st_size, source=source)
     return {"tokens": tokens, "documents": documents, "shards": entries}
 
 

@@ -19,7 +19,7 @@ from sllm.stop import StopFlag
 
 
 def corpus_texts(corpus: Path, source: str, split: str) -> list[str]:
-    return [text for path in sorted((corpus / source).glob(f"{split}-*")) for text in read_shard(path)]
+    return [text for path in sorted((corpus / source).glob(f"{split}-*.zst")) for text in read_shard(path)]
 
 
 def test_what_goes_in_comes_out(tmp_path: Path) -> None:

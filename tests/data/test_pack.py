@@ -36,8 +36,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, Path]:
                     with ShardWriter(directory / source, split, megabytes=1) as writer:
                         for text in texts[number::cuts]:
                             writer.write(text)
-                    written = directory / source / f"{split}-00000.jsonl.zst"
-                    written.rename(written.with_name(f"{split}-{cuts - number:05d}.jsonl.zst"))
+                    for written in list((directory / source).glob(f"{split}-00000.*")):
+                        written.rename(written.with_name(written.name.replace("00000", f"{cuts - number:05d}")))
     return made, many
 
 
@@ -72,7 +72,7 @@ def test_token_files_hold_what_the_tokenizer_says(
     for source in TEXTS:
         assert manifest["sources"][source]["language"] == source
         for split in ("train", "validation"):
-            texts = [text for shard in sorted((shards / source).glob(f"{split}-*")) for text in read_shard(shard)]
+            texts = [text for shard in sorted((shards / source).glob(f"{split}-*.zst")) for text in read_shard(shard)]
             ids = [tokenizer.encode(text, bos=True, eos=True) for text in texts]
             packed = np.fromfile(tmp_path / "packed" / f"{source}.{split}.bin", dtype)
             starts = np.fromfile(tmp_path / "packed" / f"{source}.{split}.documents.bin", "<u8")
