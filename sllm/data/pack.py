@@ -80,7 +80,7 @@ def pack_stage(
     except CorruptError as error:
         raise UserError(f"{error}; run `sllm download` again") from None
     tokenizer = Tokenizer.load(tokenizer_path)
-    sources: dict[str, Any] = {source.name: {"language": source.language} for source in experiment.data.sources}
+    sources: dict[str, Any] = {name: {"language": source["language"]} for name, source in manifest["sources"].items()}
     details = {
         "kind": "packed",
         "dtype": token_dtype(tokenizer.vocab_size),

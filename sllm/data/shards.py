@@ -36,10 +36,10 @@ class ShardWriter:
     its digests are there before it.
     """
 
-    def __init__(self, directory: Path, split: str, megabytes: int) -> None:
+    def __init__(self, directory: Path, split: str, megabytes: int, first: int = 0) -> None:
         self.directory, self.split = directory, split
         self.limit = megabytes * 1_000_000
-        self.shards = 0
+        self.shards = first  # the number of the next
         self._size = 0
         self._open = ExitStack()
         self._stream: zstandard.ZstdCompressionWriter | None = None

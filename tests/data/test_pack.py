@@ -31,7 +31,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, Path]:
     with atomic_directory(many, kind="corpus", sources=sources) as directory:
         for source in sources:
             for split, cuts in (("train", 3), ("validation", 1)):
-                texts = list(read_shard(small / source / f"{split}-00000.jsonl.zst"))
+                texts = list(read_shard(small / source / f"{split}-00000-00000.jsonl.zst"))
                 for number in range(cuts):
                     with ShardWriter(directory / source, split, megabytes=1) as writer:
                         for text in texts[number::cuts]:
@@ -116,12 +116,12 @@ def test_whole_packed_data_is_left_alone(tmp_path: Path, corpus: tuple[Experimen
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_damaged_shard(tmp_path: Path, workers: int) -> None:
     made, shards = downloaded(tmp_path, TEXTS)
-    path = shards / "en" / "train-00000.jsonl.zst"
+    path = shards / "en" / "train-00000-00000.jsonl.zst"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     tokenizer = tokenizer_of(tmp_path, [])
-    with pytest.raises(UserError, match=r"train-00000\.jsonl\.zst"):
+    with pytest.raises(UserError, match=r"train-00000-00000\.jsonl\.zst"):
         pack_stage(made, shards, tokenizer, tmp_path / "out" / "packed", StopFlag(), workers=workers)
     assert list((tmp_path / "out").iterdir()) == []
 
