@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from sllm.config import DataConfig
+from sllm.data.clean import mask_personal_data
 from sllm.data.sources import read_file
 from sllm.files import DIGESTS_SUFFIX, DROPPED_SUFFIX, atomic_file, sidecar
 from sllm.stop import StopFlag
@@ -23,7 +24,8 @@ AT_A_TIME = 1 << 22
 """Documents whose keys are in memory together. The keys are read once for each part of that size: 100 million documents
 are 24 parts, of 16 bytes each, so what is read (from the page cache, mostly) is 38 GB and what is held some 400 MB."""
 
-EXAMPLES = 3
+EXAMPLES, EXAMPLE_CHARACTERS = 3, 200
+"""Dropped documents of each reason that a report shows, and how much of each."""
 
 
 @dataclass
@@ -118,4 +120,9 @@ def _count(shard: Path, numbers: set[int], removed: Removed) -> None:
             removed.bytes[split] += len(text.encode("utf-8"))
             examples = removed.examples.setdefault("duplicate", [])
             if len(examples) < EXAMPLES:
-                examples.append(text[:200])
+                examples.append(example(text))
+
+
+def example(text: str) -> str:
+    """What a report shows of a dropped document."""
+    return mask_personal_data(text[:EXAMPLE_CHARACTERS])[0].encode("utf-8", "replace").decode("utf-8")

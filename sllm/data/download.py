@@ -1,7 +1,8 @@
 """The download stage: every source, cleaned, into corpus shards.
 
 <output>/<source>/train-00000.jsonl.zst …  validation-00000.jsonl.zst …
-<output>/manifest.json    for each source: language, documents, bytes, both by split, and drops by reason
+<output>/manifest.json    for each source: language, documents, bytes, both by split; drops by reason,
+                          with examples; personal data masked, lines of boilerplate removed
 """
 
 from collections import Counter
@@ -10,7 +11,7 @@ from typing import Any
 
 from sllm.config import DataConfig, Experiment, FilesSource, Source
 from sllm.data.clean import SPLITS, Cleaner, Dropped
-from sllm.data.dedup import Removed, drop_duplicates
+from sllm.data.dedup import EXAMPLES, Removed, drop_duplicates, example
 from sllm.data.shards import ShardWriter, shard_name
 from sllm.data.sources import matching_files, read_documents
 from sllm.errors import UserError
@@ -67,6 +68,8 @@ def _download(
     directory.mkdir()
     cleaner = Cleaner(config, source.language)
     documents, sizes, dropped = Counter[str](), Counter[str](), Counter[str]({reason.value: 0 for reason in Dropped})
+    masked, boilerplate = Counter[str](), 0
+    examples: dict[str, list[str]] = {}
     lowest, count = 1.0, 0
     with (
         ShardWriter(directory, "train", config.shard_megabytes) as train,
@@ -80,10 +83,14 @@ def _download(
             document = cleaner.clean(text)
             if isinstance(document, Dropped):
                 dropped[document.reason] += 1
+                if dropped[document.reason] <= EXAMPLES:
+                    examples.setdefault(document.reason, []).append(example(text))
                 continue
             writers[document.split].write(document.text)
             documents[document.split] += 1
             sizes[document.split] += document.size
+            masked += document.masked
+            boilerplate += document.boilerplate
             lowest = min(lowest, document.position)
     bar.advance(count % BAR_EVERY, source=source.name, text=format_amount(sizes.total(), "bytes"))
     return {
@@ -95,6 +102,9 @@ def _download(
             for split in SPLITS
         },
         "dropped": dict(dropped),
+        "examples": examples,
+        "masked": dict(masked),
+        "boilerplate_lines": boilerplate,
         "lowest": lowest,
     }
 
@@ -106,6 +116,7 @@ def _subtract(entry: dict[str, Any], removed: Removed) -> None:
     entry["documents"] -= removed.documents.total()
     entry["bytes"] -= removed.bytes.total()
     entry["dropped"]["duplicate"] = removed.reasons["duplicate"]
+    entry["examples"] |= removed.examples
 
 
 def _check_not_empty(name: str, entry: dict[str, Any], lowest: float, config: DataConfig) -> None:
@@ -114,7 +125,8 @@ def _check_not_empty(name: str, entry: dict[str, Any], lowest: float, config: Da
         why = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in entry["dropped"].items() if count)
         raise UserError(
             f"{where}: no document is left to train on ({why or 'its files hold none'}); add text, or change "
-            f"data.min_characters ({config.min_characters:,}) or data.max_characters ({config.max_characters:,})"
+            f"data.min_characters ({config.min_characters:,}), data.max_characters ({config.max_characters:,}) or the "
+            f"rules in data.clean"
         )
     if not entry["train"]["documents"]:
         raise UserError(
