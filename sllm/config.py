@@ -77,6 +77,8 @@ class DataConfig(Section):
     min_characters: Positive = 20
     max_characters: Positive = 1_000_000
     clean: CleanConfig = CleanConfig()
+    near_duplicates: bool = False
+    """Drop documents that are nearly equal to another of any source, not only those that are equal."""
     validation_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.01
     shard_megabytes: Positive = 64
     """Uncompressed text in one .jsonl.zst shard."""

@@ -115,7 +115,7 @@ def _subtract(entry: dict[str, Any], removed: Removed) -> None:
         entry[split]["bytes"] -= removed.bytes[split]
     entry["documents"] -= removed.documents.total()
     entry["bytes"] -= removed.bytes.total()
-    entry["dropped"]["duplicate"] = removed.reasons["duplicate"]
+    entry["dropped"] |= {reason: removed.reasons[reason] for reason in ("duplicate", "near_duplicate")}
     entry["examples"] |= removed.examples
 
 

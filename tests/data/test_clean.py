@@ -218,7 +218,8 @@ def test_boilerplate_goes(line: str) -> None:
     "line",
     [
         "자바스크립트는 웹 브라우저에서 실행되는 언어다.", "JavaScript sets cookies with document.cookie.",
-        "The copyright of this song is disputed.", "그는 로그인 화면을 그렸다.", "    Log in", "You can share this with friends.",
+        "The copyright of this song is disputed.", "그는 로그인 화면을 그렸다.", "    Log in",
+        "You can share this with friends.",
     ],
 )  # fmt: skip
 def test_what_only_speaks_of_it_stays(line: str) -> None:
