@@ -106,10 +106,28 @@ SOURCES: dict[str, type[Section]] = {
 }
 
 
+class CleanConfig(Section):
+    """Which documents stay, and what of them; the rules and their sources are in `sllm.data.clean` and docs/data.md."""
+
+    min_hangul: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """A document of a Korean source with a smaller share of Hangul among its letters is dropped."""
+    min_latin: Annotated[float, Field(ge=0, le=1)] = 0.8
+    """The same for Latin letters in an English source."""
+    repetition: bool = True
+    """Drop documents that mostly repeat themselves."""
+    boilerplate: bool = True
+    """Remove lines such as copyright notices and cookie banners."""
+    personal_data: bool = True
+    """Mask resident registration numbers, phone and card numbers, and e-mail addresses."""
+
+
 class DataConfig(Section):
     sources: Annotated[tuple[Source, ...], Field(strict=False, min_length=1)]
     min_characters: Positive = 20
     max_characters: Positive = 1_000_000
+    clean: CleanConfig = CleanConfig()
+    near_duplicates: bool = False
+    """Drop documents that are nearly equal to another of any source, not only those that are equal."""
     validation_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.01
     shard_megabytes: Positive = 64
     """Uncompressed text in one .jsonl.zst shard."""

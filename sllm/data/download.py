@@ -20,17 +20,17 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sllm.config import DataConfig, EmbeddedSource, Experiment, HubSource, Source
 from sllm.data.clean import SPLITS, Cleaner, Dropped
-from sllm.data.dedup import Removed, drop_duplicates
-from sllm.data.hub import hub_files, hub_texts
+from sllm.data.dedup import EXAMPLES, Removed, drop_duplicates, example
+from sllm.data.hub import Check, hub_files, hub_texts, no_check
 from sllm.data.shards import ShardWriter, shard_name
 from sllm.data.sources import local_files, read_documents
 from sllm.errors import UserError
@@ -61,8 +61,6 @@ WORKERS_PER_CPU = 2
 
 SHRINKS = 0.5
 """What zstd leaves of a text, at most: to tell beforehand whether a disk has room."""
-
-Check = Callable[[], None]
 
 
 def download_stage(
@@ -102,7 +100,7 @@ def download_stage(
     }
     with atomic_directory(output, kind="corpus", sources=sources, skipped=skipped) as directory:
         shards = [shard for name in sources for shard in _link(stores[name], directory / name)]
-        for name, removed in drop_duplicates(directory, shards, experiment.data, stop).items():
+        for name, removed in drop_duplicates(directory, shards, experiment.data, stop, workers or _cpus()).items():
             _subtract(sources[name], removed)
         for name in sources:
             _check_not_empty(name, sources[name], sources[name].pop("lowest"), experiment.data)
@@ -112,7 +110,7 @@ def download_stage(
 def store_of(source: Source, experiment: Experiment, output: Path) -> Path:
     """Where the shards of a source are kept, for all corpora beside `output`: named by all they depend on."""
     described = source.model_dump(mode="json", exclude={"weight", "optional", "licence", "text_megabytes"})
-    cleaning = experiment.data.model_dump(mode="json", exclude={"sources"})
+    cleaning = experiment.data.model_dump(mode="json", exclude={"sources", "near_duplicates"})
     files: list[Any] = []
     if not isinstance(source, HubSource | EmbeddedSource):
         with suppress(UserError):
@@ -203,7 +201,7 @@ class Position:
     row: int
 
 
-def download_part(part: Part, check: Check = lambda: None) -> None:
+def download_part(part: Part, check: Check) -> None:
     """Bring a part to its end, from where its journal says that it stands. Calls `check` before each document."""
     lines = part.lines()
     _remove_uncommitted(part, lines)
@@ -232,7 +230,8 @@ def _download_shards(
     """Read until a shard is full, and commit it, together with the validation documents met on the way: what comes
     before the position that is returned is on disk, and nothing after it."""
     cleaner = Cleaner(part.data, part.source.language)
-    documents, sizes, masked = Counter[str](), Counter[str](), Counter[str]()
+    documents, sizes, masked, boilerplate = Counter[str](), Counter[str](), Counter[str](), 0
+    examples: dict[str, list[str]] = {}
     dropped = Counter({reason.value: 0 for reason in Dropped})
     first = {split: sum(line["shards"][split] for line in lines) for split in SPLITS}
     room = None if part.limit is None else part.limit - sum(line["read"] for line in lines)
@@ -254,11 +253,14 @@ def _download_shards(
                 dropped["not_utf8"] += 1
             elif isinstance(document := cleaner.clean(text), Dropped):
                 dropped[document.reason] += 1
+                if dropped[document.reason] <= EXAMPLES:
+                    examples.setdefault(document.reason, []).append(example(text))
             else:
                 writers[document.split].write(document.text)
                 documents[document.split] += 1
                 sizes[document.split] += document.size
-                masked.update(document.masked)
+                masked += document.masked
+                boilerplate += document.boilerplate
                 lowest = min(lowest, document.position)
             if room is not None and read >= room:
                 break
@@ -274,7 +276,9 @@ def _download_shards(
         "documents": {split: documents[split] for split in SPLITS},
         "bytes": {split: sizes[split] for split in SPLITS},
         "dropped": dict(dropped),
+        "examples": examples,
         "masked": dict(masked),
+        "boilerplate_lines": boilerplate,
         "lowest": lowest,
         "shards": shards,
         "files": [
@@ -341,9 +345,8 @@ def _bring(
             stack.enter_context(_alone(store, stop))
             remove_leftovers(store)
         if workers is None:
-            workers = 1 if _is_small(incomplete) else WORKERS_PER_CPU * len(os.sched_getaffinity(0))
-        run = _here(stop) if workers == 1 else _in_processes(stack.enter_context(worker_pool(workers)), stop)
-        skipped = _plan(incomplete, experiment.data, stores, run)
+            workers = 1 if _is_small(incomplete) else WORKERS_PER_CPU * _cpus()
+        skipped = _plan(incomplete, experiment.data, stores, workers, stop)
         parts = [
             part
             for source in incomplete
@@ -357,7 +360,8 @@ def _bring(
             counts = Counter(part.source.name for part in parts)
             parts.sort(key=lambda part: part.number / counts[part.source.name])
             try:
-                run(download_part, [part for part in parts if not part.is_done()], lambda: progress.show(bar))
+                left = [part for part in parts if not part.is_done()]
+                _run_all(download_part, left, workers, stop, lambda: progress.show(bar))
             except OSError as error:
                 raise UserError(
                     f"{error.filename or experiment.data_directory}: {error.strerror or error}; the shards that are "
@@ -381,26 +385,34 @@ def _is_small(sources: list[Source]) -> bool:
     return size < SMALL_BYTES
 
 
-Run = Callable[[Callable[..., Any], list[Any], Callable[[], None]], list[Any]]
-"""Call a function with each of some arguments and `check`, calling the last now and then; the results, in order."""
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0))
 
 
-def _here(stop: StopFlag) -> Run:
-    def run(function: Callable[..., Any], arguments: list[Any], tick: Callable[[], None]) -> list[Any]:
-        results = []
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+def _run_all(
+    function: Callable[[A, Check], R],
+    arguments: Sequence[A],
+    workers: int,
+    stop: StopFlag,
+    tick: Check = no_check,
+) -> list[R]:
+    """`function(argument, check)` for each argument, in up to `workers` processes, or in this one; the results in
+    their order. The first failure ends it. `tick` is called now and then."""
+    workers = min(workers, len(arguments))
+    results = []
+    if workers <= 1:
         for argument in arguments:
             results.append(function(argument, stop.check))
             tick()
         return results
-
-    return run
-
-
-def _in_processes(pool: ProcessPoolExecutor, stop: StopFlag) -> Run:
-    def run(function: Callable[..., Any], arguments: list[Any], tick: Callable[[], None]) -> list[Any]:
+    with worker_pool(workers) as pool:
         with signals_blocked():
-            futures = [pool.submit(function, argument) for argument in arguments]
-        waiting: set[Future[Any]] = set(futures)
+            futures = [pool.submit(function, argument, no_check) for argument in arguments]
+        waiting = set(futures)
         while waiting:
             stop.check()
             done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
@@ -409,14 +421,14 @@ def _in_processes(pool: ProcessPoolExecutor, stop: StopFlag) -> Run:
             tick()
         return [future.result() for future in futures]
 
-    return run
 
-
-def _plan(sources: list[Source], data: DataConfig, stores: dict[str, Path], run: Run) -> dict[str, str]:
+def _plan(
+    sources: list[Source], data: DataConfig, stores: dict[str, Path], workers: int, stop: StopFlag
+) -> dict[str, str]:
     """Write the plans that are not there yet; why optional sources have none. Every other problem is told at once."""
     unplanned = [source for source in sources if not (stores[source.name] / "plan.json").exists()]
     skipped, problems = {}, []
-    plans = run(_plan_or_problem, [(source, data) for source in unplanned], lambda: None)
+    plans = _run_all(_plan_or_problem, [(source, data) for source in unplanned], workers, stop)
     for source, plan in zip(unplanned, plans, strict=True):
         if not isinstance(plan, str):
             write_json(stores[source.name] / "plan.json", plan)
@@ -430,7 +442,7 @@ def _plan(sources: list[Source], data: DataConfig, stores: dict[str, Path], run:
     return skipped
 
 
-def _plan_or_problem(task: tuple[Source, DataConfig], check: Check = lambda: None) -> dict[str, Any] | str:
+def _plan_or_problem(task: tuple[Source, DataConfig], check: Check) -> dict[str, Any] | str:
     try:
         return make_plan(*task, check)
     except UserError as error:
@@ -530,9 +542,12 @@ def _figures(source: Source, store: Path) -> dict[str, Any]:
         for split in SPLITS
     }
     dropped, masked = Counter[str](), Counter[str]()
+    examples: dict[str, list[str]] = {}
     for line in lines:
         dropped.update(line["dropped"])
         masked.update(line["masked"])
+        for reason, texts in line["examples"].items():
+            examples[reason] = (examples.get(reason, []) + texts)[:EXAMPLES]
     return {
         "language": source.language,
         **({"revision": plan["revision"]} if plan["revision"] else {}),
@@ -540,7 +555,9 @@ def _figures(source: Source, store: Path) -> dict[str, Any]:
         "bytes": sum(figures[split]["bytes"] for split in SPLITS),
         **figures,
         "dropped": dict(dropped),
+        "examples": examples,
         "masked": dict(masked),
+        "boilerplate_lines": sum(line["boilerplate_lines"] for line in lines),
         "lowest": min((line["lowest"] for line in lines), default=1.0),
     }
 
@@ -571,7 +588,8 @@ def _subtract(entry: dict[str, Any], removed: Removed) -> None:
         entry[split]["bytes"] -= removed.bytes[split]
     entry["documents"] -= removed.documents.total()
     entry["bytes"] -= removed.bytes.total()
-    entry["dropped"].update({"duplicate": 0, **removed.reasons})
+    entry["dropped"] |= {reason: removed.reasons[reason] for reason in ("duplicate", "near_duplicate")}
+    entry["examples"] |= removed.examples
 
 
 def _check_not_empty(name: str, entry: dict[str, Any], lowest: float, config: DataConfig) -> None:
@@ -580,7 +598,8 @@ def _check_not_empty(name: str, entry: dict[str, Any], lowest: float, config: Da
         why = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in entry["dropped"].items() if count)
         raise UserError(
             f"{where}: no document is left to train on ({why or 'its files hold none'}); add text, or change "
-            f"data.min_characters ({config.min_characters:,}) or data.max_characters ({config.max_characters:,})"
+            f"data.min_characters ({config.min_characters:,}), data.max_characters ({config.max_characters:,}) or the "
+            f"rules in data.clean"
         )
     if not entry["train"]["documents"]:
         raise UserError(

@@ -19,6 +19,13 @@ from sllm.data.sources import parquet_texts
 from sllm.errors import UserError
 
 T = TypeVar("T")
+Check = Callable[[], None]
+"""Raises Stopped when it is time to stop."""
+
+
+def no_check() -> None:
+    """In a process that is ended from outside."""
+
 
 ATTEMPTS = 8
 """Failures in a row, each after the client's own retries, until we give up."""
@@ -39,7 +46,7 @@ class HubFiles:
     sizes: tuple[int, ...]
 
 
-def hub_files(source: HubSource, check: Callable[[], None] = lambda: None) -> HubFiles:
+def hub_files(source: HubSource, check: Check = no_check) -> HubFiles:
     """Ask the hub for the files of `source`, and look into the first for its text column.
 
     `check` is called while waiting, and may raise.
@@ -51,9 +58,7 @@ def hub_files(source: HubSource, check: Callable[[], None] = lambda: None) -> Hu
     return _patiently(lambda: _hub_files(source), f"data.sources: {source.name}: {source.dataset}", check)
 
 
-def hub_texts(
-    source: HubSource, file: str, start: int, check: Callable[[], None] = lambda: None
-) -> Iterator[str | None]:
+def hub_texts(source: HubSource, file: str, start: int, check: Check = no_check) -> Iterator[str | None]:
     """The texts of a file that `hub_files` named, from row `start` on; None for one that is not valid UTF-8. A
     connection that fails is taken up again at the row that was reached."""
     where = f"data.sources: {source.name}: {file}"
@@ -72,7 +77,7 @@ def hub_texts(
             _wait_or_give_up(error, failures, where, check)
 
 
-def _patiently(call: Callable[[], T], where: str, check: Callable[[], None]) -> T:
+def _patiently(call: Callable[[], T], where: str, check: Check) -> T:
     failures = 0
     while True:
         try:
@@ -82,7 +87,7 @@ def _patiently(call: Callable[[], T], where: str, check: Callable[[], None]) -> 
             _wait_or_give_up(error, failures, where, check)
 
 
-def _wait_or_give_up(error: Exception, failures: int, where: str, check: Callable[[], None]) -> None:
+def _wait_or_give_up(error: Exception, failures: int, where: str, check: Check) -> None:
     """Sleep if trying again may help, or raise what tells the user."""
     if not _may_pass(error):
         raise error

@@ -155,7 +155,8 @@ def long_pack(tmp_path: Path) -> subprocess.Popen:
     """A process that packs for tens of seconds with two workers, caught while both are at work."""
     from sllm.config import write_experiment
 
-    made, shards = downloaded(tmp_path, {name: [text * 2000 for text in texts] for name, texts in TEXTS.items()})
+    texts = {name: [text * 2000 for text in texts] for name, texts in TEXTS.items()}
+    made, shards = downloaded(tmp_path, texts, clean={"repetition": False})
     (tmp_path / "config.yaml").write_text(write_experiment(made), encoding="utf-8")
     (tmp_path / "main.py").write_text(SCRIPT, encoding="utf-8")
     arguments = ["main.py", "config.yaml", str(shards), str(tokenizer_of(tmp_path, [])), "out/packed"]
