@@ -57,6 +57,7 @@ class Hub:
         self.lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler_", (Handler,), {"hub": self}))
         self.server.daemon_threads = True
+        self.server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients are killed
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
     def commit(self, dataset: str) -> str:
