@@ -56,8 +56,7 @@ PART_BYTES = 256_000_000
 """Files are taken together until they are as large as this: the least that a part is worth a process."""
 
 SMALL_BYTES = 20_000_000
-WORKERS_PER_CPU = 2
-"""A worker waits for the network about as long as it computes."""
+"""Of text: less is done before processes would have started."""
 
 SHRINKS = 0.5
 """What zstd leaves of a text, at most: to tell beforehand whether a disk has room."""
@@ -84,6 +83,18 @@ def download_stage(
     with suppress(CorruptError):
         manifest = read_manifest(output)
         return {"sources": manifest["sources"], **_totals(manifest["sources"])}
+    try:
+        return _download(experiment, output, stop, workers, only)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or output.parent}: {error.strerror or error}; the shards that are whole stay, and the "
+            f"same command goes on from there"
+        ) from None
+
+
+def _download(
+    experiment: Experiment, output: Path, stop: StopFlag, workers: int | None, only: Iterable[str] | None
+) -> dict[str, Any]:
     wanted = [source for source in experiment.data.sources if only is None or source.name in set(only)]
     stores = {source.name: store_of(source, experiment, output) for source in experiment.data.sources}
     skipped = _bring(experiment, wanted, stores, stop, workers)
@@ -345,7 +356,7 @@ def _bring(
             stack.enter_context(_alone(store, stop))
             remove_leftovers(store)
         if workers is None:
-            workers = 1 if _is_small(incomplete) else WORKERS_PER_CPU * _cpus()
+            workers = 1 if _is_small(incomplete) else _cpus()
         skipped = _plan(incomplete, experiment.data, stores, workers, stop)
         parts = [
             part
@@ -359,14 +370,8 @@ def _bring(
             # Each source gets its share of the workers at any time.
             counts = Counter(part.source.name for part in parts)
             parts.sort(key=lambda part: part.number / counts[part.source.name])
-            try:
-                left = [part for part in parts if not part.is_done()]
-                _run_all(download_part, left, workers, stop, lambda: progress.show(bar))
-            except OSError as error:
-                raise UserError(
-                    f"{error.filename or experiment.data_directory}: {error.strerror or error}; the shards that are "
-                    f"whole stay, and the same command goes on from there"
-                ) from None
+            left = [part for part in parts if not part.is_done()]
+            _run_all(download_part, left, workers, stop, lambda: progress.show(bar))
             progress.show(bar)
         return skipped
 

@@ -90,6 +90,9 @@ def _patiently(call: Callable[[], T], where: str, check: Check) -> T:
 def _wait_or_give_up(error: Exception, failures: int, where: str, check: Check) -> None:
     """Sleep if trying again may help, or raise what tells the user."""
     if not _may_pass(error):
+        # The client's errors hold a connection and cannot go from process to process: only their text does.
+        if isinstance(error, OSError):
+            raise UserError(f"{where}: {_reason(error)}") from None
         raise error
     if failures >= ATTEMPTS:
         raise UserError(

@@ -148,6 +148,15 @@ def test_it_gives_up_in_one_line(news: Hub, waits: list[float], monkeypatch: pyt
     assert len(news.faults) == 1000 - 3 * 6  # the client itself tries six times
 
 
+def test_access_that_is_withdrawn_on_the_way(news: Hub, waits: list[float]) -> None:
+    (file, _) = hub_files(source()).files
+    news.faults = [fails(403)]
+    with pytest.raises(UserError, match=r"data\.sources: web: hf://.*: .*403") as e:
+        list(hub_texts(source(), file, 0))
+    assert "\n" not in str(e.value)
+    assert not waits
+
+
 def test_a_file_that_is_damaged_on_the_hub(news: Hub, waits: list[float]) -> None:
     path = news.root / "us/news/ko/train-00000-of-00002.parquet"
     path.write_bytes(path.read_bytes()[:-20])

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,39 @@ def test_too_little_room_is_told_before_the_work(
     with pytest.raises(UserError, match=r"1.0 MB are free, the corpora still need about .* MB \(web .*, books .*\)"):
         download.download_stage(made, tmp_path / "corpus", StopFlag(), workers=1)
     assert not list((tmp_path / "sources").rglob("*.zst"))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of 3 MB."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(path)]
+    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        reason = f"needs the right to mount a small file system: {mounted.stderr.strip()}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
+
+
+def test_a_full_disk_ends_it_at_the_last_shard(
+    made: Experiment, tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)  # as with a quota, which no one is told of
+    with pytest.raises(UserError, match="/disk: No space left on device; the shards that are whole stay,") as e:
+        download.download_stage(made, small_disk / "corpus", StopFlag(), workers=1)
+    assert "\n" not in str(e.value)
+    assert not list(small_disk.rglob("*.tmp"))
+    written = {path: path.stat().st_mtime_ns for path in (small_disk / "sources").rglob("*.zst")}
+    assert written
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    assert texts_of_stage(made, small_disk / "corpus") == texts_of_stage(made, tmp_path / "straight" / "corpus")
+    now = {path: path.stat().st_mtime_ns for path in (small_disk / "sources").rglob("*.zst")}
+    assert len(written.items() & now.items()) >= len(written) - 2  # but for those that were not committed
 
 
 def test_every_source_that_cannot_be_had_is_told_and_optional_ones_are_left_out(
