@@ -1,12 +1,12 @@
 """`sllm download` with a choice of sources, `sllm check-data`, and no network after the download."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import tiny
-from conftest import ROOT, variables
 from typer.testing import CliRunner
 
 import jobs.cli
@@ -70,7 +70,7 @@ main()
 
 def test_after_the_download_no_stage_uses_the_network(config: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", GUARDED, "submit", str(config), "--on", "here"]
-    environment = variables(HF_HUB_OFFLINE="1", PYTHONPATH=str(ROOT))
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     assert (tmp_path / "runs" / "tiny" / "stages" / "benchmark" / "done.json").exists()
