@@ -7,9 +7,8 @@ equal result: this is what makes a second submit do nothing, and a changed setti
 from pathlib import Path
 from typing import Any
 
-from sllm.config import AihubSource, Experiment, FilesSource
+from sllm.config import AihubSource, Experiment, FilesSource, Source
 from sllm.data.sources import local_files
-from sllm.errors import UserError
 from sllm.files import fingerprint
 
 # Raise a stage's number when its output for equal input changes.
@@ -36,9 +35,9 @@ def stage_keys(experiment: Experiment) -> dict[str, dict[str, Any]]:
     # A file counts as the same while its name, size and modification time are: reading 50 GB on a login node to
     # learn that nothing changed would be no kindness.
     inputs = {
-        source.name: [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in _local_files(source)]
+        source.name: [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in local_files(source)]
         for source in experiment.data.sources
-        if isinstance(source, FilesSource | AihubSource)
+        if isinstance(source, FilesSource | AihubSource) and not is_left_out(source)
     }
     keys: dict[str, dict[str, Any]] = {}
 
@@ -64,13 +63,9 @@ def stage_keys(experiment: Experiment) -> dict[str, dict[str, Any]]:
     return keys
 
 
-def _local_files(source: FilesSource | AihubSource) -> list[Path]:
-    try:
-        return local_files(source)
-    except UserError:
-        if isinstance(source, AihubSource) and source.optional:
-            return []
-        raise
+def is_left_out(source: Source) -> bool:
+    """Whether a source is optional and its files are not there."""
+    return isinstance(source, AihubSource) and source.optional and not any(Path(source.folder).rglob("*.json"))
 
 
 class Artifacts:

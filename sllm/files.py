@@ -4,13 +4,16 @@ The one rule: a name that a reader may look for appears only by `rename`, after 
 A directory ends with `manifest.json`, written last, which lists every file with its size and SHA-256.
 """
 
+import fcntl
 import hashlib
 import io
 import json
 import os
 import shutil
 import struct
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,23 +100,48 @@ def atomic_directory(path: Path, **details: Any) -> Iterator[Path]:
     try:
         temporary.mkdir()
         yield temporary
-        write_manifest(temporary, **details)
-        for file in sorted(temporary.rglob("*")):
-            if file.is_dir():
-                fsync_directory(file)
-        fsync_directory(temporary)
-        if path.exists():
-            # rename(2) cannot replace a directory that has files in it: move the old one out of the way first.
-            old = temporary.with_suffix(".old")
-            path.replace(old)
-            temporary.replace(path)
-            shutil.rmtree(old)
-        else:
-            temporary.replace(path)
+        commit_directory(temporary, path, **details)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def commit_directory(filled: Path, path: Path, **details: Any) -> None:
+    """Give a directory its manifest and move it to `path`, durably; one that is there is replaced."""
+    write_manifest(filled, **details)
+    for file in sorted(filled.rglob("*")):
+        if file.is_dir():
+            fsync_directory(file)
+    fsync_directory(filled)
+    if path.exists():
+        # rename(2) cannot replace a directory that has files in it: move the old one out of the way first.
+        old = _temporary_name(path).with_suffix(".old")
+        path.replace(old)
+        filled.replace(path)
+        shutil.rmtree(old)
+    else:
+        filled.replace(path)
     fsync_directory(path.parent)
+
+
+@contextmanager
+def alone_with(path: Path, check: Callable[[], None]) -> Iterator[None]:
+    """Hold a lock beside `path` that one process has at a time. Calls `check` while another has it.
+
+    Not the file that `jobs.run.only_one` locks: a stage runs inside that, and would wait for itself.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.alone").open("ab") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                check()
+                time.sleep(0.2)
+            except OSError:  # a file system without locks
+                break
+        yield
 
 
 def remove_leftovers(directory: Path) -> None:
@@ -141,15 +169,16 @@ def fingerprint(value: Any) -> str:
 
 def write_manifest(directory: Path, **details: Any) -> None:
     """Flush every file below `directory` to disk, then write the manifest that makes the directory valid."""
-    entries = []
-    for file in sorted(directory.rglob("*")):
-        if not file.is_file() or file.name == MANIFEST:
-            continue
+    files = [file for file in sorted(directory.rglob("*")) if file.is_file() and file.name != MANIFEST]
+    for file in files:
         with file.open("rb+") as handle:
             os.fsync(handle.fileno())
-        entries.append(
-            {"name": file.relative_to(directory).as_posix(), "bytes": file.stat().st_size, "sha256": sha256(file)}
-        )
+    with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter lock
+        checksums = list(pool.map(sha256, files))
+    entries = [
+        {"name": file.relative_to(directory).as_posix(), "bytes": file.stat().st_size, "sha256": checksum}
+        for file, checksum in zip(files, checksums, strict=True)
+    ]
     write_json(directory / MANIFEST, {**details, "files": entries})
 
 

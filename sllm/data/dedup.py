@@ -11,7 +11,7 @@ clusters would: of A ~ B ~ C with A unlike C, B and C go, each because of one th
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -35,6 +35,8 @@ EXAMPLES, EXAMPLE_CHARACTERS = 3, 200
 
 BYTES_WORTH_A_PROCESS = 32_000_000
 """Of shards, compressed. Starting a process takes half a second or more."""
+
+Check = Callable[[], None]
 
 
 @dataclass
@@ -155,17 +157,21 @@ def _band_keys(
         shutil.rmtree(temporary)
 
 
-def _write_band_keys(shard: Path, output: Path) -> None:
+def _write_band_keys(shard: Path, output: Path, *, check: Check) -> None:
     from sllm.data.minhash import band_keys
 
-    keys = np.array([band_keys(text) for text in read_file(shard, "text")])
+    rows = []
+    for text in read_file(shard, "text"):
+        check()
+        rows.append(band_keys(text))
+    keys = np.array(rows)
     np.ascontiguousarray(keys.T).astype("<u8", copy=False).tofile(output)
 
 
 # --- one shard ------------------------------------------------------------------------------------
 
 
-def _drop(shard: Path, equal: np.ndarray, near: np.ndarray) -> Removed:
+def _drop(shard: Path, equal: np.ndarray, near: np.ndarray, *, check: Check) -> Removed:
     """Write the shard's `.dropped`, or remove an old one; what is dropped."""
     path = sidecar(shard, DROPPED_SUFFIX)
     removed = Removed()
@@ -175,6 +181,7 @@ def _drop(shard: Path, equal: np.ndarray, near: np.ndarray) -> Removed:
     split = shard.name.partition("-")[0]
     reasons = dict.fromkeys(equal.tolist(), "duplicate") | dict.fromkeys(near.tolist(), "near_duplicate")
     for number, text in enumerate(read_file(shard, "text")):
+        check()
         reason = reasons.get(number)
         if reason is None:
             continue

@@ -12,17 +12,15 @@ so that whatever ends the stage, the next attempt goes on from there. The corpus
 other experiments with the same source take it from there: a corpus with one source more downloads that one.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,6 +35,7 @@ from sllm.errors import UserError
 from sllm.files import (
     DIGESTS_SUFFIX,
     CorruptError,
+    alone_with,
     atomic_directory,
     fingerprint,
     read_json,
@@ -80,9 +79,8 @@ def download_stage(
         UserError: a source cannot be had or is damaged, has no document for one of the splits, or the disk is full.
         Stopped: a stop was requested; the shards that are whole stay, and the next call goes on from them.
     """
-    with suppress(CorruptError):
-        manifest = read_manifest(output)
-        return {"sources": manifest["sources"], **_totals(manifest["sources"])}
+    if summary := _whole(output):
+        return summary
     try:
         return _download(experiment, output, stop, workers, only)
     except OSError as error:
@@ -109,13 +107,23 @@ def _download(
         for source in experiment.data.sources
         if source.name not in skipped
     }
-    with atomic_directory(output, kind="corpus", sources=sources, skipped=skipped) as directory:
-        shards = [shard for name in sources for shard in _link(stores[name], directory / name)]
-        for name, removed in drop_duplicates(directory, shards, experiment.data, stop, workers or _cpus()).items():
-            _subtract(sources[name], removed)
-        for name in sources:
-            _check_not_empty(name, sources[name], sources[name].pop("lowest"), experiment.data)
+    with alone_with(output, stop.check):
+        if summary := _whole(output):  # another run made it while this one waited
+            return summary
+        with atomic_directory(output, kind="corpus", sources=sources, skipped=skipped) as directory:
+            shards = [shard for name in sources for shard in _link(stores[name], directory / name)]
+            for name, removed in drop_duplicates(directory, shards, experiment.data, stop, workers or _cpus()).items():
+                _subtract(sources[name], removed)
+            for name in sources:
+                _check_not_empty(name, sources[name], sources[name].pop("lowest"), experiment.data)
     return {"sources": sources, **_totals(sources), **({"skipped": skipped} if skipped else {})}
+
+
+def _whole(output: Path) -> dict[str, Any] | None:
+    with suppress(CorruptError):
+        manifest = read_manifest(output)
+        return {"sources": manifest["sources"], **_totals(manifest["sources"])}
+    return None
 
 
 def store_of(source: Source, experiment: Experiment, output: Path) -> Path:
@@ -353,7 +361,7 @@ def _bring(
     with ExitStack() as stack:
         for store in sorted(stores[source.name] for source in incomplete):  # sorted: two runs never wait for each other
             store.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(_alone(store, stop))
+            stack.enter_context(alone_with(store, stop.check))
             remove_leftovers(store)
         if workers is None:
             workers = 1 if _is_small(incomplete) else _cpus()
@@ -499,22 +507,6 @@ class _Progress:
                     documents = sum(sum(line["documents"].values()) for line in lines)
                     self._seen[part.journal] = changed, documents, sum(sum(line["bytes"].values()) for line in lines)
         return sum(seen[1] for seen in self._seen.values()), sum(seen[2] for seen in self._seen.values())
-
-
-@contextmanager
-def _alone(store: Path, stop: StopFlag) -> Iterator[None]:
-    """Wait until no other run works on `store`."""
-    with (store / "lock").open("a") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                stop.check()
-                time.sleep(0.5)
-            except OSError:  # a file system without locks
-                break
-        yield
 
 
 def _check_space(stores: dict[str, Path], sources: list[Source]) -> None:

@@ -18,24 +18,24 @@ def in_processes(
     """The results of `function` for each of `arguments`, in their order. `workers` below 2 means this process.
 
     A worker may be ended at any point, when the block fails or this process dies: what `function` writes must not be
-    part of anything until it is whole.
+    part of anything until it is whole. Its keyword `check` is to be called now and then, and raises Stopped in this
+    process; in a worker it does nothing.
 
     Raises:
         Stopped: a stop was requested while a result was waited for.
     """
     workers = min(workers, len(arguments))
     if workers < 2:
-        yield (_checked(function, each, stop) for each in arguments)
+        yield (function(*each, check=stop.check) for each in arguments)
         return
     with worker_pool(workers) as pool:
         with signals_blocked():
-            futures = [pool.submit(function, *each) for each in arguments]
+            futures = [pool.submit(function, *each, check=never) for each in arguments]
         yield (_result(future, stop) for future in futures)
 
 
-def _checked(function: Callable[..., R], arguments: tuple[Any, ...], stop: StopFlag) -> R:
-    stop.check()
-    return function(*arguments)
+def never() -> None:
+    """A check that never stops."""
 
 
 def _result(future: Future[R], stop: StopFlag) -> R:
