@@ -183,10 +183,61 @@ def config(config: Config, overrides: Overrides = None) -> None:
 # --- single stages --------------------------------------------------------------------------------
 
 
+SMALL_MEGABYTES = 4
+
+
 @app.command(rich_help_panel=STAGES)
-def download(config: Config, overrides: Overrides = None) -> None:
-    """Collect, clean and split the documents."""
-    _run_stage("download", config, overrides)
+def download(
+    config: Config,
+    overrides: Overrides = None,
+    small: Annotated[
+        bool, typer.Option("--small", help=f"Only {SMALL_MEGABYTES} MB of each source: data.limit_megabytes.")
+    ] = False,
+    everything: Annotated[bool, typer.Option("--all", help="No limit, whatever data.limit_megabytes says.")] = False,
+    korean: Annotated[bool, typer.Option("--korean", help="Only the Korean sources.")] = False,
+    english: Annotated[bool, typer.Option("--english", help="Only the English sources.")] = False,
+    source: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this source; may be repeated.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Delete what is on disk of these sources first.")] = False,
+) -> None:
+    """Collect, clean and split the documents. Goes on where the last attempt was ended."""
+    from jobs.corpus import choose, download_some, forget
+    from sllm.config import load_experiment
+
+    if small and everything:
+        raise UserError("--small and --all exclude each other")
+    limit = [f"data.limit_megabytes={SMALL_MEGABYTES if small else 'null'}"] if small or everything else []
+    changes = [*(overrides or ()), *limit]
+    experiment = load_experiment(config, changes)
+    languages = [language for language, wanted in (("ko", korean), ("en", english)) if wanted]
+    names = choose(experiment, languages, source or [])
+    if force:
+        forget(experiment, names)
+    if names is None:
+        _run_stage("download", config, changes)
+    else:
+        try:
+            print(download_some(experiment, names))
+        except Stopped as stopped:
+            print(f"download: outcome stopped ({stopped}); the same command goes on from here")
+    if small:
+        print(f"for the stages after it: {limit[0]}, as in `sllm tokenizer {config} {limit[0]}`")
+
+
+@app.command("check-data", rich_help_panel=STAGES)
+def check_data(
+    config: Config,
+    overrides: Overrides = None,
+    show_samples: Annotated[
+        bool, typer.Option("--show-samples", help="Print some documents, and some that were dropped.")
+    ] = False,
+) -> None:
+    """Verify the corpus against its checksums and say what is in it. Exit code 1 if something is missing or broken."""
+    from rich.console import Console
+
+    from jobs.corpus import show_corpus
+    from sllm.config import load_experiment
+
+    raise typer.Exit(show_corpus(load_experiment(config, overrides or ()), Console(), samples=show_samples))
 
 
 @app.command(rich_help_panel=STAGES)

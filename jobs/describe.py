@@ -1,14 +1,53 @@
-"""What an experiment amounts to, before anything runs: parameters, tokens, bytes."""
+"""What an experiment amounts to, before anything runs: parameters, tokens, bytes, and how often each source is seen."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
 
 from rich.filesize import decimal as readable_bytes
 
+from sllm.artifacts import Artifacts, is_left_out
 from sllm.config import (
+    EmbeddedSource,
     Experiment,
+    HubSource,
+    Source,
     checkpoint_bytes,
     parameter_count,
     training_memory_bytes,
     write_experiment,
 )
+from sllm.data.sources import local_files
+from sllm.errors import UserError
+from sllm.files import CorruptError, read_manifest
+
+MOST_EPOCHS = 4
+"""Up to here repeated text is worth almost as much as new text (Muennighoff et al. 2023, arXiv:2305.16264)."""
+
+# For estimates: what a token of a large vocabulary stands for in Korean and English text, and what a file expands to.
+BYTES_PER_TOKEN = 4.5
+EXPANSION = {".jsonl.zst": 4.0, ".parquet": 2.0}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of each source a run sees."""
+
+    basis: str
+    """Where the figures are from."""
+    tokens: dict[str, int | None]
+    """Training tokens by source; None where nothing tells."""
+    epochs: dict[str, float]
+    """By source; empty unless the tokens of all are known."""
+
+    @property
+    def warnings(self) -> list[str]:
+        return [
+            f"{name} is seen {epochs:.1f} times; above {MOST_EPOCHS} repeated text is worth less and less: "
+            f"add text, or lower its weight or train.max_steps"
+            for name, epochs in self.epochs.items()
+            if epochs > MOST_EPOCHS
+        ]
 
 
 def describe_experiment(experiment: Experiment) -> str:
@@ -16,12 +55,76 @@ def describe_experiment(experiment: Experiment) -> str:
     model, train, vocab_size = experiment.model, experiment.train, experiment.tokenizer.vocab_size
     parameters, without_embeddings = parameter_count(model, vocab_size)
     step_tokens = train.global_batch * model.context_length
+    plan = plan_data(experiment)
     figures = {
         "parameters": f"{parameters:,} ({without_embeddings:,} without embeddings)",
         "tokens per step": f"{step_tokens:,}",
         "tokens in all": f"{step_tokens * train.max_steps:,}",
         "one checkpoint": readable_bytes(checkpoint_bytes(model, vocab_size)),
         "memory per GPU": f"about {readable_bytes(training_memory_bytes(model, train, vocab_size))}",
+        "training tokens": plan.basis,
     }
+    for name, tokens in plan.tokens.items():
+        count = "unknown" if tokens is None else f"{tokens:,}"
+        epochs = plan.epochs.get(name)
+        figures[f"  {name}"] = (
+            count if epochs is None else f"{count}; the run sees {epochs * (tokens or 0):,.0f}: {epochs:.2f} epochs"
+        )
     width = max(map(len, figures))
-    return write_experiment(experiment) + "".join(f"# {name:<{width}}  {value}\n" for name, value in figures.items())
+    lines = [f"# {name:<{width}}  {value}" for name, value in figures.items()]
+    return write_experiment(experiment) + "\n".join([*lines, *(f"# WARNING: {w}" for w in plan.warnings)]) + "\n"
+
+
+def plan_data(experiment: Experiment) -> Plan:
+    """Exact once the data is packed, an estimate before."""
+    basis, tokens = _training_tokens(experiment)
+    # As the sampler has it: whole windows, and shares in proportion to weight × windows.
+    windows = {name: ((count or 0) - 1) // experiment.model.context_length for name, count in tokens.items()}
+    weights = {source.name: source.weight for source in experiment.data.sources if source.name in tokens}
+    epochs = {}
+    if min(windows.values()) > 0:
+        samples = experiment.train.max_steps * experiment.train.global_batch
+        weighted = sum(weights[name] * windows[name] for name in windows)
+        epochs = {name: samples * weight / weighted for name, weight in weights.items()}
+    return Plan(basis, tokens, epochs)
+
+
+def _training_tokens(experiment: Experiment) -> tuple[str, dict[str, int | None]]:
+    try:
+        artifacts = Artifacts(experiment)
+    except UserError as error:
+        return f"unknown ({error})", {source.name: None for source in experiment.data.sources}
+    try:
+        sources = read_manifest(artifacts.packed)["sources"]
+        return "as packed", {name: source["train"]["tokens"] for name, source in sources.items()}
+    except CorruptError:
+        pass
+    try:
+        sources = read_manifest(artifacts.corpus)["sources"]
+        sizes: dict[str, float | None] = {name: source["train"]["bytes"] for name, source in sources.items()}
+        basis = f"estimated from the corpus, at {BYTES_PER_TOKEN} bytes a token"
+    except CorruptError:
+        share = 1 - experiment.data.validation_fraction
+        limit = (experiment.data.limit_megabytes or math.inf) * 1e6
+        texts = {
+            source.name: None if (size := _text_bytes(source)) is None else min(size, limit)
+            for source in experiment.data.sources
+            if not is_left_out(source)
+        }
+        sizes = {name: size and size * share for name, size in texts.items()}
+        basis = f"estimated from the sizes of the sources, before cleaning, at {BYTES_PER_TOKEN} bytes a token"
+    return basis, {name: None if size is None else int(size / BYTES_PER_TOKEN) for name, size in sizes.items()}
+
+
+def _text_bytes(source: Source) -> float | None:
+    """About how much text is taken from a source."""
+    if isinstance(source, EmbeddedSource):
+        return source.megabytes * 1e6
+    if isinstance(source, HubSource):
+        told = [megabytes for megabytes in (source.text_megabytes, source.limit_megabytes) if megabytes]
+        return min(told) * 1e6 if told else None
+    return sum(path.stat().st_size * _expansion(path) for path in local_files(source))
+
+
+def _expansion(path: Path) -> float:
+    return next((factor for suffix, factor in EXPANSION.items() if path.name.endswith(suffix)), 1.0)

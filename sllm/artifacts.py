@@ -7,12 +7,15 @@ equal result: this is what makes a second submit do nothing, and a changed setti
 from pathlib import Path
 from typing import Any
 
-from sllm.config import Experiment, FilesSource
-from sllm.data.sources import matching_files
+from sllm.config import AihubSource, Experiment, FilesSource, Source
+from sllm.data.sources import local_files
 from sllm.files import fingerprint
 
 # Raise a stage's number when its output for equal input changes.
-VERSIONS = {"download": 1, "tokenizer": 2, "pack": 1, "pretrain": 1, "validate": 1, "benchmark": 1}
+VERSIONS = {"download": 2, "tokenizer": 2, "pack": 1, "pretrain": 1, "validate": 1, "benchmark": 1}
+
+# Settings of a source that change how it is weighed or described, but not its documents.
+DESCRIPTIVE = ("weight", "optional", "licence", "text_megabytes")
 
 # Settings of `train` that change how a run is watched, stored or computed, but not what it learns.
 OPERATIONAL = {"checkpoint", "compile", "activation_checkpointing"}
@@ -22,16 +25,19 @@ def stage_keys(experiment: Experiment) -> dict[str, dict[str, Any]]:
     """For each stage a JSON value that names all it depends on. Fingerprint it with `sllm.files.fingerprint`.
 
     Raises:
-        UserError: a `files` source matches no file.
+        UserError: the files of a source that is not optional are not there.
     """
     e = experiment.to_dict()
-    weights = {source["name"]: source.pop("weight") for source in e["data"]["sources"]}
+    weights = {source["name"]: source["weight"] for source in e["data"]["sources"]}
+    for source in e["data"]["sources"]:
+        for name in DESCRIPTIVE:
+            source.pop(name, None)
     # A file counts as the same while its name, size and modification time are: reading 50 GB on a login node to
     # learn that nothing changed would be no kindness.
     inputs = {
-        source.name: [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in matching_files(source)]
+        source.name: [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in local_files(source)]
         for source in experiment.data.sources
-        if isinstance(source, FilesSource)
+        if isinstance(source, FilesSource | AihubSource) and not is_left_out(source)
     }
     keys: dict[str, dict[str, Any]] = {}
 
@@ -55,6 +61,11 @@ def stage_keys(experiment: Experiment) -> dict[str, dict[str, Any]]:
     add("validate", ["pretrain"], validate=e["validate"])
     add("benchmark", ["pretrain"], benchmark=e["benchmark"])
     return keys
+
+
+def is_left_out(source: Source) -> bool:
+    """Whether a source is optional and its files are not there."""
+    return isinstance(source, AihubSource) and source.optional and not any(Path(source.folder).rglob("*.json"))
 
 
 class Artifacts:

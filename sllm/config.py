@@ -31,39 +31,108 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+SourceName = Annotated[str, Field(pattern=NAME_PATTERN)]
+Weight = Annotated[float, Field(gt=0)]
+
+
 class EmbeddedSource(Section):
     """Text written by our own generator (`sllm.data.embedded`): needs no network and no files."""
 
     kind: Literal["embedded"]
-    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    name: SourceName
     language: Language
     megabytes: Annotated[float, Field(gt=0)] = 4.0
-    weight: Annotated[float, Field(gt=0)] = 1.0
+    weight: Weight = 1.0
 
 
 class FilesSource(Section):
     """The user's own files: globs of .txt (one document a file), .jsonl, .jsonl.zst and .parquet."""
 
     kind: Literal["files"]
-    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    name: SourceName
     language: Language
     paths: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
     text_field: str = "text"
     """Key (jsonl) or column (parquet) that holds the text."""
-    weight: Annotated[float, Field(gt=0)] = 1.0
+    weight: Weight = 1.0
     """Times this source's natural share: 2.0 shows its documents twice as often as weight 1.0 would."""
 
 
-Source = Annotated[EmbeddedSource | FilesSource, Field(discriminator="kind")]
+class HubSource(Section):
+    """A dataset of the Hugging Face hub, in parquet; streamed into shards, never kept as it is there."""
+
+    kind: Literal["hub"]
+    name: SourceName
+    language: Language
+    dataset: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+    """Its id: owner/name."""
+    config: str | None = None
+    """The configuration (subset), where the dataset has several."""
+    split: str = "train"
+    files: str | None = None
+    """A pattern of files in its repository, for one whose layout does not tell its configurations."""
+    revision: str = "main"
+    """A commit: a branch may move. The commit that was read is in the corpus manifest."""
+    text_field: str = "text"
+    limit_megabytes: Positive | None = None
+    """Text to take, at most: the beginnings of files spread over the dataset. All of it if not set."""
+    text_megabytes: Positive | None = None
+    """About how much text it holds, for the reader and for the check of the disk."""
+    licence: str | None = None
+    optional: bool = False
+    """Go on without it where it cannot be had."""
+    weight: Weight = 1.0
+
+
+class AihubSource(Section):
+    """Conversation sets of AI Hub (aihub.or.kr), which a person with an account there has downloaded and unpacked."""
+
+    kind: Literal["aihub"]
+    name: SourceName
+    language: Literal["ko"] = "ko"
+    folder: str
+    """Every .json file in it, and in the folders below, is read."""
+    licence: str | None = None
+    optional: bool = False
+    weight: Weight = 1.0
+
+
+Source = Annotated[EmbeddedSource | FilesSource | HubSource | AihubSource, Field(discriminator="kind")]
+SOURCES: dict[str, type[Section]] = {
+    "embedded": EmbeddedSource,
+    "files": FilesSource,
+    "hub": HubSource,
+    "aihub": AihubSource,
+}
+
+
+class CleanConfig(Section):
+    """Which documents stay, and what of them; the rules and their sources are in `sllm.data.clean` and docs/data.md."""
+
+    min_hangul: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """A document of a Korean source with a smaller share of Hangul among its letters is dropped."""
+    min_latin: Annotated[float, Field(ge=0, le=1)] = 0.8
+    """The same for Latin letters in an English source."""
+    repetition: bool = True
+    """Drop documents that mostly repeat themselves."""
+    boilerplate: bool = True
+    """Remove lines such as copyright notices and cookie banners."""
+    personal_data: bool = True
+    """Mask resident registration numbers, phone and card numbers, and e-mail addresses."""
 
 
 class DataConfig(Section):
     sources: Annotated[tuple[Source, ...], Field(strict=False, min_length=1)]
     min_characters: Positive = 20
     max_characters: Positive = 1_000_000
+    clean: CleanConfig = CleanConfig()
+    near_duplicates: bool = False
+    """Drop documents that are nearly equal to another of any source, not only those that are equal."""
     validation_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.01
     shard_megabytes: Positive = 64
     """Uncompressed text in one .jsonl.zst shard."""
+    limit_megabytes: Positive | None = None
+    """Text to take from each source, at most: a few megabytes for a try."""
 
     @model_validator(mode="after")
     def _check(self) -> "DataConfig":
@@ -307,10 +376,19 @@ def load_experiment(path: Path, overrides: tuple[str, ...] | list[str] = ()) -> 
     values = load_yaml(Path(path))
     if not isinstance(values, dict):
         raise UserError(f"{path}: an experiment is a mapping of sections; see configs/smoke.yaml")
+    _read_catalogue(values, Path(path).parent)
     for override in overrides:
         apply_override(values, override)
+    _read_catalogue(values, Path())
     experiment = validate(Experiment, values, str(path))
     return _absolute_paths(experiment)
+
+
+def _read_catalogue(values: dict[str, Any], folder: Path) -> None:
+    """Put the list of sources in place where `data.sources` names the file that holds it, relative to `folder`."""
+    data = values.get("data")
+    if isinstance(data, dict) and isinstance(data.get("sources"), str):
+        data["sources"] = load_yaml(folder / data["sources"])
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:
@@ -351,19 +429,24 @@ def validate(model: type[M], values: Any, where: str) -> M:
 
 
 def _absolute_paths(experiment: Experiment) -> Experiment:
-    sources = tuple(
-        source.model_copy(update={"paths": tuple(str(Path(p).expanduser().absolute()) for p in source.paths)})
-        if isinstance(source, FilesSource)
-        else source
-        for source in experiment.data.sources
-    )
+    sources: list[Source] = []
+    for source in experiment.data.sources:
+        if isinstance(source, FilesSource):
+            source = source.model_copy(update={"paths": tuple(_absolute(path) for path in source.paths)})
+        elif isinstance(source, AihubSource):
+            source = source.model_copy(update={"folder": _absolute(source.folder)})
+        sources.append(source)
     return experiment.model_copy(
         update={
-            "runs_directory": str(Path(experiment.runs_directory).expanduser().absolute()),
-            "data_directory": str(Path(experiment.data_directory).expanduser().absolute()),
-            "data": experiment.data.model_copy(update={"sources": sources}),
+            "runs_directory": _absolute(experiment.runs_directory),
+            "data_directory": _absolute(experiment.data_directory),
+            "data": experiment.data.model_copy(update={"sources": tuple(sources)}),
         }
     )
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
 
 
 def write_experiment(experiment: Experiment) -> str:
@@ -389,7 +472,7 @@ def _problem_lines(model: type[BaseModel], error: ValidationError, where: str) -
     lines = []
     for problem in error.errors(include_url=False):
         # A discriminated union puts the kind into the location; the user's file has no such key.
-        location = [str(part) for part in problem["loc"] if part not in ("embedded", "files")]
+        location = [str(part) for part in problem["loc"] if part not in SOURCES]
         key = ".".join(location)
         given = problem["input"]
         kind = problem["type"]
@@ -405,7 +488,7 @@ def _problem_lines(model: type[BaseModel], error: ValidationError, where: str) -
         elif kind in ("union_tag_not_found", "union_tag_invalid"):
             got = given.get("kind", "nothing") if isinstance(given, dict) else given
             lines.append(
-                f"{where}: {key}.kind: {got!r}; valid: {problem['ctx'].get('expected_tags', 'embedded, files')}"
+                f"{where}: {key}.kind: {got!r}; valid: {problem['ctx'].get('expected_tags', ', '.join(SOURCES))}"
             )
         else:
             shown = repr(given) if len(repr(given)) <= 60 else repr(given)[:57] + "…"
@@ -421,7 +504,7 @@ def _hidden_problems(model: type[BaseModel], values: Any, error: ValidationError
     values = copy.deepcopy(values)
     wrong = []
     for problem in error.errors(include_url=False):
-        parent, location = values, [part for part in problem["loc"] if part not in ("embedded", "files")]
+        parent, location = values, [part for part in problem["loc"] if part not in SOURCES]
         for part in location[:-1]:
             parent = parent[part]
         if location and isinstance(parent, dict) and problem["type"] not in ("missing", "value_error"):
@@ -459,9 +542,8 @@ def _fields_at(model: Any, location: tuple[int | str, ...]) -> list[str]:
     arguments = [a for a in getattr(model, "__args__", ()) if a is not Ellipsis]
     if location and isinstance(location[0], int):
         return _fields_at(arguments[0], location[1:]) if arguments else []
-    if location and location[0] in ("embedded", "files"):
-        wanted = EmbeddedSource if location[0] == "embedded" else FilesSource
-        return _fields_at(wanted, location[1:])
+    if location and location[0] in SOURCES:
+        return _fields_at(SOURCES[str(location[0])], location[1:])
     for argument in arguments:
         found = _fields_at(argument, location)
         if found:

@@ -4,12 +4,16 @@ The one rule: a name that a reader may look for appears only by `rename`, after 
 A directory ends with `manifest.json`, written last, which lists every file with its size and SHA-256.
 """
 
+import fcntl
 import hashlib
 import io
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+import struct
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +24,7 @@ import zstandard
 from sllm.errors import UserError
 
 MANIFEST = "manifest.json"
+SHARD_SUFFIX, DIGESTS_SUFFIX, DROPPED_SUFFIX = ".jsonl.zst", ".digests", ".dropped"
 
 
 class CorruptError(Exception):
@@ -97,23 +102,48 @@ def atomic_directory(path: Path, **details: Any) -> Iterator[Path]:
     try:
         temporary.mkdir()
         yield temporary
-        write_manifest(temporary, **details)
-        for file in sorted(temporary.rglob("*")):
-            if file.is_dir():
-                fsync_directory(file)
-        fsync_directory(temporary)
-        if path.exists():
-            # rename(2) cannot replace a directory that has files in it: move the old one out of the way first.
-            old = temporary.with_suffix(".old")
-            path.replace(old)
-            temporary.replace(path)
-            shutil.rmtree(old)
-        else:
-            temporary.replace(path)
+        commit_directory(temporary, path, **details)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def commit_directory(filled: Path, path: Path, **details: Any) -> None:
+    """Give a directory its manifest and move it to `path`, durably; one that is there is replaced."""
+    write_manifest(filled, **details)
+    for file in sorted(filled.rglob("*")):
+        if file.is_dir():
+            fsync_directory(file)
+    fsync_directory(filled)
+    if path.exists():
+        # rename(2) cannot replace a directory that has files in it: move the old one out of the way first.
+        old = _temporary_name(path).with_suffix(".old")
+        path.replace(old)
+        filled.replace(path)
+        shutil.rmtree(old)
+    else:
+        filled.replace(path)
     fsync_directory(path.parent)
+
+
+@contextmanager
+def alone_with(path: Path, check: Callable[[], None]) -> Iterator[None]:
+    """Hold a lock beside `path` that one process has at a time. Calls `check` while another has it.
+
+    Not the file that `jobs.run.only_one` locks: a stage runs inside that, and would wait for itself.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.alone").open("ab") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                check()
+                time.sleep(0.2)
+            except OSError:  # a file system without locks
+                break
+        yield
 
 
 def remove_leftovers(directory: Path) -> None:
@@ -141,15 +171,16 @@ def fingerprint(value: Any) -> str:
 
 def write_manifest(directory: Path, **details: Any) -> None:
     """Flush every file below `directory` to disk, then write the manifest that makes the directory valid."""
-    entries = []
-    for file in sorted(directory.rglob("*")):
-        if not file.is_file() or file.name == MANIFEST:
-            continue
+    files = [file for file in sorted(directory.rglob("*")) if file.is_file() and file.name != MANIFEST]
+    for file in files:
         with file.open("rb+") as handle:
             os.fsync(handle.fileno())
-        entries.append(
-            {"name": file.relative_to(directory).as_posix(), "bytes": file.stat().st_size, "sha256": sha256(file)}
-        )
+    with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter lock
+        checksums = list(pool.map(sha256, files))
+    entries = [
+        {"name": file.relative_to(directory).as_posix(), "bytes": file.stat().st_size, "sha256": checksum}
+        for file, checksum in zip(files, checksums, strict=True)
+    ]
     write_json(directory / MANIFEST, {**details, "files": entries})
 
 
@@ -221,6 +252,41 @@ def read_zstd_lines(path: Path) -> Iterator[bytes]:
                 raise UserError(f"{path} is truncated: its zstd stream ends in the middle; fetch it again")
     except zstandard.ZstdError as error:
         raise UserError(f"{path} cannot be decompressed ({error}): fetch it again") from error
+
+
+# Readers of a corpus are in the tokenizer and in sllm.data alike; what they must agree on stands here.
+
+
+def shard_paths(corpus: Path, manifest: Mapping[str, Any], source: str, split: str) -> list[Path]:
+    """The shards of one source and split of a corpus, in their order."""
+    names = [file["name"] for file in manifest["files"]]
+    return [corpus / name for name in names if name.startswith(f"{source}/{split}-") and name.endswith(SHARD_SUFFIX)]
+
+
+def sidecar(shard: Path, suffix: str) -> Path:
+    """`train-00000.digests` beside `train-00000.jsonl.zst`."""
+    return shard.with_name(shard.name.removesuffix(SHARD_SUFFIX) + suffix)
+
+
+def dropped_documents(shard: Path) -> set[int]:
+    """Which documents of a shard, counted from 0, readers must pass over: `sllm.data.dedup` found them elsewhere."""
+    try:
+        content = sidecar(shard, DROPPED_SUFFIX).read_bytes()
+    except FileNotFoundError:
+        return set()
+    return {number for (number,) in struct.iter_unpack("<I", content)}
+
+
+def shard_lines(shard: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a shard, each with its number from 1 on, without those of dropped documents.
+
+    Raises:
+        UserError: the file is truncated or is not zstd.
+    """
+    dropped = dropped_documents(shard)
+    for number, line in enumerate(read_zstd_lines(shard)):
+        if number not in dropped:
+            yield number + 1, line
 
 
 class _WholeFrames(io.RawIOBase):

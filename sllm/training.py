@@ -85,7 +85,8 @@ class Trainer:
         self.tokenizer_path = artifacts.tokenizer / "tokenizer.json"
         self.tokenizer = Tokenizer.load(self.tokenizer_path)
         self.data = PackedData.open(artifacts.packed, self.tokenizer.fingerprint)
-        weights = {source.name: source.weight for source in experiment.data.sources}
+        names = {source.name for source in self.data.sources}  # without the optional ones that could not be had
+        weights = {source.name: source.weight for source in experiment.data.sources if source.name in names}
         self.sampler = Sampler(
             self.data,
             weights,

@@ -1,5 +1,6 @@
 """The experiment file: every shipped one loads, and everything wrong with one is said at once."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sllm.config import (
+    HubSource,
     TrainConfig,
     check_world_size,
     load_experiment,
@@ -84,7 +86,7 @@ def test_all_problems_are_reported_at_once_with_key_value_and_way_out() -> None:
         ),
         ("train.max_steps=many", "train.max_steps: 'many'"),
         ("train.max_steps=1.5", "train.max_steps: 1.5"),
-        ("data.sources.0.kind=web", "data.sources.0.kind: 'web'; valid: 'embedded', 'files'"),
+        ("data.sources.0.kind=web", "data.sources.0.kind: 'web'; valid: 'embedded', 'files', 'hub', 'aihub'"),
         ("data.sources.0.file=x", "data.sources.0.file: unknown key; valid: kind, name, language, megabytes, weight"),
         ("data.sources=[]", "data.sources"),
         ("data.sources.7.weight=2", "'7' is not a position in a list of 2; use 0 to 1"),
@@ -136,6 +138,24 @@ def test_overrides_reach_lists_and_replace_sections() -> None:
     assert experiment.train.learning_rate == 3e-4
     assert experiment.validate_.prompts == ("하나", "two")
     assert experiment.seed == 7
+
+
+def test_a_catalogue_of_sources_is_a_file_of_its_own(tmp_path: Path) -> None:
+    sources = load_experiment(CONFIGS / "default.yaml", ["data.sources.0.weight=2"]).data.sources
+    assert len(sources) == 9
+    assert sources[0].weight == 2.0
+    assert {source.language for source in sources} == {"ko", "en"}
+    for source in sources:
+        if isinstance(source, HubSource):
+            assert re.fullmatch("[0-9a-f]{40}", source.revision), source.name
+            assert source.licence
+            assert source.text_megabytes or source.limit_megabytes
+    (line,) = problems(CONFIGS / "default.yaml", f"data.sources={tmp_path}/none.yaml")
+    assert line == f"{tmp_path}/none.yaml: no such file"
+    (line,) = problems(CONFIGS / "default.yaml", "data.sources.0.dataset=wikipedia")
+    assert "data.sources.0.dataset: 'wikipedia'" in line
+    (line,) = problems(CONFIGS / "default.yaml", "data.sources.0.subset=x")
+    assert "data.sources.0.subset: unknown key; valid: kind, name, language, dataset, config, split" in line
 
 
 def test_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

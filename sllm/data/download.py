@@ -1,114 +1,614 @@
 """The download stage: every source, cleaned, into corpus shards.
 
-<output>/<source>/train-00000.jsonl.zst …  validation-00000.jsonl.zst …
-<output>/manifest.json    for each source: language, documents, bytes, both by split, and drops by reason
+<output>/<source>/train-00000-00000.jsonl.zst …  validation-00000-00000.jsonl.zst …   part and number
+<output>/manifest.json    for each source: language, documents, bytes, both by split, drops by reason, the hub's commit
+
+A source is cut into parts (files that follow each other), which processes work off side by side. Each commits its
+shards whole, with a line in its journal that says how far it has read, below
+
+<output>/../sources/<fingerprint of the source>/    plan.json, part-00000.jsonl, and the shards
+
+so that whatever ends the stage, the next attempt goes on from there. The corpus is made of links to these shards, and
+other experiments with the same source take it from there: a corpus with one source more downloads that one.
 """
 
+import hashlib
+import json
+import os
+import shutil
+import sys
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, wait
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from sllm.config import DataConfig, Experiment, FilesSource, Source
+from sllm.config import DataConfig, EmbeddedSource, Experiment, HubSource, Source
 from sllm.data.clean import SPLITS, Cleaner, Dropped
-from sllm.data.shards import ShardWriter
-from sllm.data.sources import matching_files, read_documents
+from sllm.data.dedup import EXAMPLES, Removed, drop_duplicates, example
+from sllm.data.hub import Check, hub_files, hub_texts, no_check
+from sllm.data.shards import ShardWriter, shard_name
+from sllm.data.sources import local_files, read_documents
 from sllm.errors import UserError
-from sllm.files import CorruptError, atomic_directory, read_manifest
+from sllm.files import (
+    DIGESTS_SUFFIX,
+    CorruptError,
+    alone_with,
+    atomic_directory,
+    fingerprint,
+    read_json,
+    read_jsonl,
+    read_manifest,
+    remove_leftovers,
+    sha256,
+    sidecar,
+    write_json,
+    write_text,
+)
 from sllm.progress import Bar, format_amount, track
 from sllm.stop import StopFlag
+from sllm.workers import signals_blocked, worker_pool
 
-BAR_EVERY = 200  # documents: drawing the bar for each would cost more than cleaning it
+PART_BYTES = 256_000_000
+"""Files are taken together until they are as large as this: the least that a part is worth a process."""
+
+SMALL_BYTES = 20_000_000
+"""Of text: less is done before processes would have started."""
+
+SHRINKS = 0.5
+"""What zstd leaves of a text, at most: to tell beforehand whether a disk has room."""
 
 
-def download_stage(experiment: Experiment, output: Path, stop: StopFlag) -> dict[str, Any]:
+def download_stage(
+    experiment: Experiment,
+    output: Path,
+    stop: StopFlag,
+    *,
+    workers: int | None = None,
+    only: Iterable[str] | None = None,
+) -> dict[str, Any]:
     """Write the corpus of `experiment` to `output`, whole or not at all; one that is whole is left as it is.
 
-    Returns the summary that the manifest holds too: documents and bytes (of text, UTF-8), in all and by source.
+    Uses `workers` processes, or this one if it is 1. Returns the summary that the manifest holds too: documents and
+    bytes (of text, UTF-8), in all and by source. With the names of `only` some sources, these are brought on disk;
+    the corpus is written when all are there.
 
     Raises:
-        UserError: a file is missing or damaged, or a source has no document for one of the splits.
-        Stopped: a stop was requested; nothing is left behind.
+        UserError: a source cannot be had or is damaged, has no document for one of the splits, or the disk is full.
+        Stopped: a stop was requested; the shards that are whole stay, and the next call goes on from them.
     """
+    if summary := _whole(output):
+        return summary
     try:
-        manifest = read_manifest(output)
-        return {"sources": manifest["sources"], **_totals(manifest["sources"])}
-    except CorruptError:
-        pass
-    for source in experiment.data.sources:
-        if isinstance(source, FilesSource):
-            matching_files(source)  # a wrong path is reported now, not after the sources before it
-    cleaner = Cleaner(experiment.data)
-    sources: dict[str, Any] = {}
-    with (
-        atomic_directory(output, kind="corpus", sources=sources) as directory,
-        track("download", unit="documents") as bar,
-    ):
-        for source in experiment.data.sources:
-            sources[source.name] = _download(
-                source, experiment.seed, experiment.data, cleaner, directory / source.name, stop, bar
-            )
-    return {"sources": sources, **_totals(sources)}
+        return _download(experiment, output, stop, workers, only)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or output.parent}: {error.strerror or error}; the shards that are whole stay, and the "
+            f"same command goes on from there"
+        ) from None
 
 
 def _download(
-    source: Source, seed: int, config: DataConfig, cleaner: Cleaner, directory: Path, stop: StopFlag, bar: Bar
+    experiment: Experiment, output: Path, stop: StopFlag, workers: int | None, only: Iterable[str] | None
 ) -> dict[str, Any]:
-    """Write the shards of one source; its entry in the manifest."""
-    directory.mkdir()
-    documents, sizes, dropped = Counter[str](), Counter[str](), Counter[str]({reason.value: 0 for reason in Dropped})
-    lowest, count = 1.0, 0
-    with (
-        ShardWriter(directory, "train", config.shard_megabytes) as train,
-        ShardWriter(directory, "validation", config.shard_megabytes) as validation,
-    ):
-        writers = {"train": train, "validation": validation}
-        for count, text in enumerate(read_documents(source, seed), 1):
-            stop.check()
-            if count % BAR_EVERY == 0:
-                bar.advance(BAR_EVERY, source=source.name, text=format_amount(sizes.total(), "bytes"))
-            document = cleaner.clean(text)
-            if isinstance(document, Dropped):
-                dropped[document.value] += 1
-                continue
-            writers[document.split].write(document.text)
-            documents[document.split] += 1
-            sizes[document.split] += document.size
-            lowest = min(lowest, document.position)
-    bar.advance(count % BAR_EVERY, source=source.name, text=format_amount(sizes.total(), "bytes"))
-    _check_not_empty(source.name, documents, dropped, lowest, config)
-    return {
-        "language": source.language,
-        "documents": documents.total(),
-        "bytes": sizes.total(),
-        **{
-            split: {"documents": documents[split], "bytes": sizes[split], "shards": writers[split].shards}
+    wanted = [source for source in experiment.data.sources if only is None or source.name in set(only)]
+    stores = {source.name: store_of(source, experiment, output) for source in experiment.data.sources}
+    skipped = _bring(experiment, wanted, stores, stop, workers)
+    missing = [name for name, store in stores.items() if name not in skipped and not _is_complete(store)]
+    if missing:
+        sources = {
+            source.name: _figures(source, stores[source.name]) for source in wanted if source.name not in skipped
+        }
+        return {"sources": sources, **_totals(sources), "missing": missing}
+    sources = {
+        source.name: _figures(source, stores[source.name])
+        for source in experiment.data.sources
+        if source.name not in skipped
+    }
+    with alone_with(output, stop.check):
+        if summary := _whole(output):  # another run made it while this one waited
+            return summary
+        with atomic_directory(output, kind="corpus", sources=sources, skipped=skipped) as directory:
+            shards = [shard for name in sources for shard in _link(stores[name], directory / name)]
+            for name, removed in drop_duplicates(directory, shards, experiment.data, stop, workers or _cpus()).items():
+                _subtract(sources[name], removed)
+            for name in sources:
+                _check_not_empty(name, sources[name], sources[name].pop("lowest"), experiment.data)
+    return {"sources": sources, **_totals(sources), **({"skipped": skipped} if skipped else {})}
+
+
+def _whole(output: Path) -> dict[str, Any] | None:
+    with suppress(CorruptError):
+        manifest = read_manifest(output)
+        return {"sources": manifest["sources"], **_totals(manifest["sources"])}
+    return None
+
+
+def store_of(source: Source, experiment: Experiment, output: Path) -> Path:
+    """Where the shards of a source are kept, for all corpora beside `output`: named by all they depend on."""
+    described = source.model_dump(mode="json", exclude={"weight", "optional", "licence", "text_megabytes"})
+    cleaning = experiment.data.model_dump(mode="json", exclude={"sources", "near_duplicates"})
+    files: list[Any] = []
+    if not isinstance(source, HubSource | EmbeddedSource):
+        with suppress(UserError):
+            files = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in local_files(source)]
+    seed = experiment.seed if isinstance(source, EmbeddedSource) else None
+    return output.parent / "sources" / f"{source.name}-{fingerprint([described, cleaning, files, seed])}"
+
+
+# --- the plan -------------------------------------------------------------------------------------
+
+
+def make_plan(source: Source, data: DataConfig, check: Check) -> dict[str, Any]:
+    """The parts of a source, each with its files and, if only some is wanted, how many bytes of text to read; the bytes
+    that its shards will take, about; and for the hub the commit its files belong to."""
+    revision = None
+    if isinstance(source, EmbeddedSource):
+        return {
+            "revision": None,
+            "bytes": int(SHRINKS * source.megabytes * 1e6),
+            "parts": [{"files": [], "limit": None}],
+        }
+    if isinstance(source, HubSource):
+        found = hub_files(source, check)
+        revision, files, sizes = found.revision, list(found.files), list(found.sizes)
+    else:
+        paths = local_files(source)
+        files, sizes = [str(path) for path in paths], [path.stat().st_size for path in paths]
+    limits = [data.limit_megabytes, source.limit_megabytes if isinstance(source, HubSource) else None]
+    limit = min((megabytes * 1_000_000 for megabytes in limits if megabytes), default=None)
+    groups = _groups(files, sizes)
+    if limit is not None:
+        # The beginnings of as many parts as are worth a process each, spread evenly.
+        count = min(len(groups), max(1, limit // PART_BYTES))
+        groups = [groups[i * len(groups) // count] for i in range(count)]
+        limit = -(-limit // count)
+    room = sum(
+        size if file.endswith((".parquet", ".zst")) else SHRINKS * size for file, size in zip(files, sizes, strict=True)
+    )
+    if limit is not None:
+        room = min(room, SHRINKS * limit * len(groups))
+    return {"revision": revision, "bytes": int(room), "parts": [{"files": group, "limit": limit} for group in groups]}
+
+
+def _groups(files: list[str], sizes: list[int]) -> list[list[str]]:
+    groups: list[list[str]] = []
+    room = 0
+    for file, size in zip(files, sizes, strict=True):
+        if room <= 0:
+            groups.append([])
+            room = PART_BYTES
+        groups[-1].append(file)
+        room -= size
+    return groups
+
+
+# --- one part -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a source, and all that a process needs to know to work on it."""
+
+    source: Source
+    number: int
+    files: tuple[str, ...]
+    limit: int | None
+    store: Path
+    data: DataConfig
+    seed: int
+
+    @property
+    def journal(self) -> Path:
+        return self.store / f"part-{self.number:05d}.jsonl"
+
+    def lines(self) -> list[dict[str, Any]]:
+        return read_jsonl(self.journal)
+
+    def is_done(self) -> bool:
+        lines = self.lines()
+        return bool(lines) and bool(lines[-1]["end"])
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where reading goes on: `row` of file number `file` of a part."""
+
+    file: int
+    row: int
+
+
+def download_part(part: Part, check: Check) -> None:
+    """Bring a part to its end, from where its journal says that it stands. Calls `check` before each document."""
+    lines = part.lines()
+    _remove_uncommitted(part, lines)
+    if not lines:
+        texts = _texts(part, Position(0, 0), check)
+    elif not lines[-1]["end"]:
+        # Read the last document again: is it the one that stood there?
+        file, row = lines[-1]["position"]
+        texts = _texts(part, Position(file, row - 1), check)
+        if _digest(next(texts, (None, None))[1]) != lines[-1]["last"]:
+            raise UserError(
+                f"data.sources: {part.source.name}: {part.files[file] if part.files else 'its text'} has changed since "
+                f"the download began; `sllm download CONFIG --source {part.source.name} --force` begins anew"
+            )
+    while not (lines and lines[-1]["end"]):
+        lines.append(_download_shards(part, texts, lines, check))
+        write_text(part.journal, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def _download_shards(
+    part: Part,
+    texts: Iterator[tuple[Position, str | None]],
+    lines: list[dict[str, Any]],
+    check: Check,
+) -> dict[str, Any]:
+    """Read until a shard is full, and commit it, together with the validation documents met on the way: what comes
+    before the position that is returned is on disk, and nothing after it."""
+    cleaner = Cleaner(part.data, part.source.language)
+    documents, sizes, masked, boilerplate = Counter[str](), Counter[str](), Counter[str](), 0
+    examples: dict[str, list[str]] = {}
+    dropped = Counter({reason.value: 0 for reason in Dropped})
+    first = {split: sum(line["shards"][split] for line in lines) for split in SPLITS}
+    room = None if part.limit is None else part.limit - sum(line["read"] for line in lines)
+    lowest, read, end = 1.0, 0, True
+    text: str | None = None
+    position = Position(*lines[-1]["position"]) if lines else Position(0, 0)
+    with ExitStack() as stack:
+        writers = {
+            split: stack.enter_context(
+                ShardWriter(part.store, f"{split}-{part.number:05d}", part.data.shard_megabytes, first[split])
+            )
             for split in SPLITS
-        },
+        }
+        for reached, text in texts:
+            position = reached
+            check()
+            read += _size(text)
+            if text is None:
+                dropped["not_utf8"] += 1
+            elif isinstance(document := cleaner.clean(text), Dropped):
+                dropped[document.reason] += 1
+                if dropped[document.reason] <= EXAMPLES:
+                    examples.setdefault(document.reason, []).append(example(text))
+            else:
+                writers[document.split].write(document.text)
+                documents[document.split] += 1
+                sizes[document.split] += document.size
+                masked += document.masked
+                boilerplate += document.boilerplate
+                lowest = min(lowest, document.position)
+            if room is not None and read >= room:
+                break
+            if sizes.total() >= part.data.shard_megabytes * 1_000_000:
+                end = False
+                break
+    shards = {split: writers[split].shards - first[split] for split in SPLITS}
+    return {
+        "position": [position.file, position.row],
+        "last": _digest(text),
+        "end": end,
+        "read": read,
+        "documents": {split: documents[split] for split in SPLITS},
+        "bytes": {split: sizes[split] for split in SPLITS},
         "dropped": dict(dropped),
+        "examples": examples,
+        "masked": dict(masked),
+        "boilerplate_lines": boilerplate,
+        "lowest": lowest,
+        "shards": shards,
+        "files": [
+            {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
+            for split in SPLITS
+            for number in range(first[split], writers[split].shards)
+            for path in _files_of(part, split, number)
+        ],
     }
 
 
-def _check_not_empty(
-    name: str, documents: Counter[str], dropped: Counter[str], lowest: float, config: DataConfig
-) -> None:
+def _texts(part: Part, start: Position, check: Check) -> Iterator[tuple[Position, str | None]]:
+    """The raw texts of a part from `start` on, each with the position after it; None for one that is not UTF-8."""
+    if isinstance(part.source, HubSource):
+        for number in range(start.file, len(part.files)):
+            row = start.row if number == start.file else 0
+            for text in hub_texts(part.source, part.files[number], row, check):
+                row += 1
+                yield Position(number, row), text
+    else:
+        # A local file is read again from its beginning: the row counts the texts of all files of the part.
+        texts = read_documents(part.source, part.seed, list(part.files), start.row)
+        for row, text in enumerate(texts, start.row + 1):
+            yield Position(0, row), text
+
+
+def _size(text: str | None) -> int:
+    if text is None:
+        return 0
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def _digest(text: str | None) -> str:
+    return hashlib.blake2b((text or "").encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+def _files_of(part: Part, split: str, number: int) -> list[Path]:
+    shard = part.store / shard_name(f"{split}-{part.number:05d}", number)
+    return [shard, sidecar(shard, DIGESTS_SUFFIX)]
+
+
+def _remove_uncommitted(part: Part, lines: list[dict[str, Any]]) -> None:
+    """Delete shards that a kill left without their line in the journal."""
+    committed = {file["name"] for line in lines for file in line["files"]}
+    for split in SPLITS:
+        for path in part.store.glob(f"{split}-{part.number:05d}-*"):
+            if path.name not in committed:
+                path.unlink()
+
+
+# --- all parts ------------------------------------------------------------------------------------
+
+
+def _bring(
+    experiment: Experiment, wanted: list[Source], stores: dict[str, Path], stop: StopFlag, workers: int | None
+) -> dict[str, str]:
+    """Complete the stores of the `wanted` sources; the optional ones that cannot be had, each with the reason."""
+    incomplete = [source for source in wanted if not _is_complete(stores[source.name])]
+    if not incomplete:
+        return {}
+    with ExitStack() as stack:
+        for store in sorted(stores[source.name] for source in incomplete):  # sorted: two runs never wait for each other
+            store.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(alone_with(store, stop.check))
+            remove_leftovers(store)
+        if workers is None:
+            workers = 1 if _is_small(incomplete) else _cpus()
+        skipped = _plan(incomplete, experiment.data, stores, workers, stop)
+        parts = [
+            part
+            for source in incomplete
+            if source.name not in skipped
+            for part in _parts(source, experiment, stores[source.name])
+        ]
+        _check_space(stores, [source for source in incomplete if source.name not in skipped])
+        with track("download", unit="documents", start=_Progress(parts).documents()) as bar:
+            progress = _Progress(parts)
+            # Each source gets its share of the workers at any time.
+            counts = Counter(part.source.name for part in parts)
+            parts.sort(key=lambda part: part.number / counts[part.source.name])
+            left = [part for part in parts if not part.is_done()]
+            _run_all(download_part, left, workers, stop, lambda: progress.show(bar))
+            progress.show(bar)
+        return skipped
+
+
+def _is_small(sources: list[Source]) -> bool:
+    """Whether starting processes would take longer than the work."""
+    size = 0.0
+    for source in sources:
+        if isinstance(source, HubSource):
+            return False
+        if isinstance(source, EmbeddedSource):
+            size += source.megabytes * 1e6
+        else:
+            with suppress(UserError):
+                size += sum(path.stat().st_size for path in local_files(source))
+    return size < SMALL_BYTES
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+def _run_all(
+    function: Callable[[A, Check], R],
+    arguments: Sequence[A],
+    workers: int,
+    stop: StopFlag,
+    tick: Check = no_check,
+) -> list[R]:
+    """`function(argument, check)` for each argument, in up to `workers` processes, or in this one; the results in
+    their order. The first failure ends it. `tick` is called now and then."""
+    workers = min(workers, len(arguments))
+    results = []
+    if workers <= 1:
+        for argument in arguments:
+            results.append(function(argument, stop.check))
+            tick()
+        return results
+    with worker_pool(workers) as pool:
+        with signals_blocked():
+            futures = [pool.submit(function, argument, no_check) for argument in arguments]
+        waiting = set(futures)
+        while waiting:
+            stop.check()
+            done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+            for future in done:
+                future.result()  # raises what failed
+            tick()
+        return [future.result() for future in futures]
+
+
+def _plan(
+    sources: list[Source], data: DataConfig, stores: dict[str, Path], workers: int, stop: StopFlag
+) -> dict[str, str]:
+    """Write the plans that are not there yet; why optional sources have none. Every other problem is told at once."""
+    unplanned = [source for source in sources if not (stores[source.name] / "plan.json").exists()]
+    skipped, problems = {}, []
+    plans = _run_all(_plan_or_problem, [(source, data) for source in unplanned], workers, stop)
+    for source, plan in zip(unplanned, plans, strict=True):
+        if not isinstance(plan, str):
+            write_json(stores[source.name] / "plan.json", plan)
+        elif getattr(source, "optional", False):
+            skipped[source.name] = plan
+            print(f"going on without {source.name}: {plan}", file=sys.stderr, flush=True)
+        else:
+            problems.append(plan)
+    if problems:
+        raise UserError("\n".join(problems))
+    return skipped
+
+
+def _plan_or_problem(task: tuple[Source, DataConfig], check: Check) -> dict[str, Any] | str:
+    try:
+        return make_plan(*task, check)
+    except UserError as error:
+        return str(error)
+
+
+def _parts(source: Source, experiment: Experiment, store: Path) -> list[Part]:
+    """What the plan in `store` says; none if there is no plan."""
+    with suppress(FileNotFoundError):
+        return [
+            Part(source, number, tuple(part["files"]), part["limit"], store, experiment.data, experiment.seed)
+            for number, part in enumerate(read_json(store / "plan.json")["parts"])
+        ]
+    return []
+
+
+def _is_complete(store: Path) -> bool:
+    try:
+        parts = read_json(store / "plan.json")["parts"]
+    except FileNotFoundError:
+        return False
+    return all(lines and lines[-1]["end"] for lines in _journals(store, len(parts)))
+
+
+def _journals(store: Path, parts: int) -> list[list[dict[str, Any]]]:
+    return [read_jsonl(store / f"part-{number:05d}.jsonl") for number in range(parts)]
+
+
+class _Progress:
+    """What the journals say. One that has not changed is not read again."""
+
+    def __init__(self, parts: list[Part]) -> None:
+        self._parts = parts
+        self._seen: dict[Path, tuple[int, int, int]] = {}
+
+    def documents(self) -> int:
+        return self._sums()[0]
+
+    def show(self, bar: Bar) -> None:
+        documents, size = self._sums()
+        bar.update(documents, text=format_amount(size, "bytes"))
+
+    def _sums(self) -> tuple[int, int]:
+        for part in self._parts:
+            with suppress(FileNotFoundError):
+                changed = part.journal.stat().st_mtime_ns
+                if self._seen.get(part.journal, (0,))[0] != changed:
+                    lines = part.lines()
+                    documents = sum(sum(line["documents"].values()) for line in lines)
+                    self._seen[part.journal] = changed, documents, sum(sum(line["bytes"].values()) for line in lines)
+        return sum(seen[1] for seen in self._seen.values()), sum(seen[2] for seen in self._seen.values())
+
+
+def _check_space(stores: dict[str, Path], sources: list[Source]) -> None:
+    """Whether what is still to come fits on the disk. A quota shows only when a file is written."""
+    wanted = {}
+    for source in sources:
+        store = stores[source.name]
+        there = sum(path.stat().st_size for path in store.glob("*-*.jsonl.zst"))
+        wanted[source.name] = max(0, read_json(store / "plan.json")["bytes"] - there)
+    root = next(iter(stores.values())).parent
+    free = shutil.disk_usage(root).free
+    if sum(wanted.values()) > free:
+        each = ", ".join(f"{name} {format_amount(size, 'bytes')}" for name, size in wanted.items())
+        raise UserError(
+            f"{root}: {format_amount(free, 'bytes')} are free, the corpora still need about "
+            f"{format_amount(sum(wanted.values()), 'bytes')} ({each}); make room, set data_directory to another "
+            f"disk, or data.limit_megabytes to take less of each"
+        )
+
+
+# --- the corpus -----------------------------------------------------------------------------------
+
+
+def _figures(source: Source, store: Path) -> dict[str, Any]:
+    """The entry of a source in the manifest, before its documents are compared with those of others."""
+    plan = read_json(store / "plan.json")
+    lines = [line for journal in _journals(store, len(plan["parts"])) for line in journal]
+    figures: dict[str, Any] = {
+        split: {name: sum(line[name][split] for line in lines) for name in ("documents", "bytes", "shards")}
+        for split in SPLITS
+    }
+    dropped, masked = Counter[str](), Counter[str]()
+    examples: dict[str, list[str]] = {}
+    for line in lines:
+        dropped.update(line["dropped"])
+        masked.update(line["masked"])
+        for reason, texts in line["examples"].items():
+            examples[reason] = (examples.get(reason, []) + texts)[:EXAMPLES]
+    return {
+        "language": source.language,
+        **({"revision": plan["revision"]} if plan["revision"] else {}),
+        "documents": sum(figures[split]["documents"] for split in SPLITS),
+        "bytes": sum(figures[split]["bytes"] for split in SPLITS),
+        **figures,
+        "dropped": dict(dropped),
+        "examples": examples,
+        "masked": dict(masked),
+        "boilerplate_lines": sum(line["boilerplate_lines"] for line in lines),
+        "lowest": min((line["lowest"] for line in lines), default=1.0),
+    }
+
+
+def _link(store: Path, directory: Path) -> list[str]:
+    """Make the files of a complete store appear in `directory`; its shards, in their order."""
+    directory.mkdir()
+    shards = []
+    for lines in _journals(store, len(read_json(store / "plan.json")["parts"])):
+        for file in (file for line in lines for file in line["files"]):
+            path = store / file["name"]
+            if not path.is_file() or path.stat().st_size != file["bytes"]:
+                raise UserError(
+                    f"{path} is gone or damaged; `sllm download CONFIG --source {directory.name} --force` gets it anew"
+                )
+            try:
+                os.link(path, directory / path.name)
+            except OSError:  # a file system without hard links
+                shutil.copy2(path, directory / path.name)
+            if path.suffix == ".zst":
+                shards.append(f"{directory.name}/{path.name}")
+    return shards
+
+
+def _subtract(entry: dict[str, Any], removed: Removed) -> None:
+    for split in SPLITS:
+        entry[split]["documents"] -= removed.documents[split]
+        entry[split]["bytes"] -= removed.bytes[split]
+    entry["documents"] -= removed.documents.total()
+    entry["bytes"] -= removed.bytes.total()
+    entry["dropped"] |= {reason: removed.reasons[reason] for reason in ("duplicate", "near_duplicate")}
+    entry["examples"] |= removed.examples
+
+
+def _check_not_empty(name: str, entry: dict[str, Any], lowest: float, config: DataConfig) -> None:
     where = f"data.sources: {name}"
-    if not documents:
-        why = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in dropped.items() if count)
+    if not entry["documents"]:
+        why = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in entry["dropped"].items() if count)
         raise UserError(
             f"{where}: no document is left to train on ({why or 'its files hold none'}); add text, or change "
-            f"data.min_characters ({config.min_characters:,}) or data.max_characters ({config.max_characters:,})"
+            f"data.min_characters ({config.min_characters:,}), data.max_characters ({config.max_characters:,}) or the "
+            f"rules in data.clean"
         )
-    if not documents["train"]:
+    if not entry["train"]["documents"]:
         raise UserError(
-            f"{where}: all {documents.total():,} documents fall to validation; add text, or lower "
+            f"{where}: all {entry['documents']:,} documents fall to validation; add text, or lower "
             f"data.validation_fraction ({config.validation_fraction})"
         )
-    if not documents["validation"]:
+    if not entry["validation"]["documents"]:
         # A document's side is a function of its text alone, so we can tell exactly which fraction takes one in.
         fraction = (int(lowest * 10_000) + 1) / 10_000
         way = f"set data.validation_fraction to {fraction} or more, or add text" if fraction < 0.5 else "add text"
         raise UserError(
-            f"{where}: none of its {documents.total():,} documents falls to validation at data.validation_fraction "
+            f"{where}: none of its {entry['documents']:,} documents falls to validation at data.validation_fraction "
             f"{config.validation_fraction}; {way}"
         )
 

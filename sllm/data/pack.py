@@ -7,20 +7,20 @@
                                               text bytes, and the documents of each shard
 
 Shards are encoded side by side in processes and joined in their order, so the result is the same for any number.
+
+Until then `<output>.partial` holds what is done, and whatever ends the stage, the next call goes on from there:
+
+    parts/          encoded shards that are not joined yet, each two files of which the second is written last
+    files/          the files above as far as they go; in the end, <output>
+    joined.jsonl    one line for each shard in them; what they hold beyond its figures was being written, and is cut off
 """
 
-import multiprocessing
+import json
 import os
 import shutil
-import signal
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +28,37 @@ import numpy as np
 
 from sllm.config import Experiment
 from sllm.data.clean import SPLITS
+from sllm.data.pool import in_processes
 from sllm.data.shards import read_shard
 from sllm.errors import UserError
-from sllm.files import CorruptError, atomic_directory, read_manifest
-from sllm.progress import Bar, track
-from sllm.stop import SIGNALS, StopFlag
+from sllm.files import (
+    CorruptError,
+    alone_with,
+    append_jsonl,
+    atomic_file,
+    commit_directory,
+    fingerprint,
+    read_jsonl,
+    read_manifest,
+    remove_leftovers,
+    shard_paths,
+    write_text,
+)
+from sllm.progress import track
+from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer
 
 POSITION_DTYPE = "<u8"
 
-_load_tokenizer = cache(Tokenizer.load)  # once in each worker
+Groups = dict[tuple[str, str], list[Path]]
+"""The shards of each source and split."""
+
+
+@cache  # once in each worker
+def _load_tokenizer(path: Path, fingerprint: str) -> Tokenizer:
+    tokenizer = Tokenizer.load(path)
+    assert tokenizer.fingerprint == fingerprint, "the tokenizer was written anew meanwhile"
+    return tokenizer
 
 
 def token_dtype(vocab_size: int) -> str:
@@ -61,52 +82,62 @@ def pack_stage(
     stop: StopFlag,
     *,
     workers: int | None = None,
+    share: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """Encode `corpus` with the tokenizer into `output`, whole or not at all; one that is whole is left as it is.
 
     Uses `workers` processes, by default one for each CPU this process may use. Returns the summary that the manifest
-    holds too.
+    holds too. With `share` (i, n), for a task of a job array, only every n-th shard from the i-th on is encoded; the
+    call without it that follows them encodes what is missing and joins all.
 
     Raises:
         UserError: the corpus or the tokenizer is missing or damaged.
-        Stopped: a stop was requested; nothing is left behind.
+        Stopped: a stop was requested; shards that are encoded stay, and the next call goes on from there.
     """
-    try:
-        return _summary(read_manifest(output))
-    except CorruptError:
-        pass
+    if summary := _whole(output):
+        return summary
     try:
         manifest = read_manifest(corpus)
     except CorruptError as error:
         raise UserError(f"{error}; run `sllm download` again") from None
     tokenizer = Tokenizer.load(tokenizer_path)
-    sources: dict[str, Any] = {source.name: {"language": source.language} for source in experiment.data.sources}
-    details = {
-        "kind": "packed",
-        "dtype": token_dtype(tokenizer.vocab_size),
-        "vocab_size": tokenizer.vocab_size,
-        "tokenizer": tokenizer.fingerprint,
-        "sources": sources,
+    sources: dict[str, Any] = {name: {"language": source["language"]} for name, source in manifest["sources"].items()}
+    groups: Groups = {
+        (source, split): shard_paths(corpus, manifest, source, split) for source in sources for split in SPLITS
     }
-    names = sorted(file["name"] for file in manifest["files"])
-    groups = {
-        (source, split): [name for name in names if name.startswith(f"{source}/{split}-")]
-        for source in sources
-        for split in SPLITS
-    }
-    shards = [corpus / name for group in groups.values() for name in group]
-    workers = min(workers or len(os.sched_getaffinity(0)), len(shards))
-    with (
-        atomic_directory(output, **details) as directory,
-        track("pack", sum(path.stat().st_size for path in shards), "bytes") as bar,
-    ):
-        (directory / "parts").mkdir()
-        with _encoded(shards, tokenizer_path, directory / "parts", workers, stop) as parts:
-            for (source, split), group in groups.items():
-                figures = _join(directory, source, split, corpus, group, parts, bar)
+    workers = workers or len(os.sched_getaffinity(0))
+    dtype = token_dtype(tokenizer.vocab_size)
+    work = output.with_name(f"{output.name}.partial")
+    encode = partial(_encode_shard, tokenizer_path, tokenizer.fingerprint, work / "parts")
+    with alone_with(output, stop.check):
+        if summary := _whole(output):  # another run made it while this one waited
+            return summary
+        _begin(work, fingerprint([manifest["files"], tokenizer.fingerprint]))
+        if share is None:
+            for (source, split), figures in _join(work, encode, dtype, groups, workers, stop):
                 sources[source][split] = {"bytes": manifest["sources"][source][split]["bytes"], **figures}
-        (directory / "parts").rmdir()
-    return _summary(details)
+            details = {
+                "kind": "packed",
+                "dtype": dtype,
+                "vocab_size": tokenizer.vocab_size,
+                "tokenizer": tokenizer.fingerprint,
+                "sources": sources,
+            }
+            commit_directory(work / "files", output, **details)
+            shutil.rmtree(work)
+            return _summary(details)
+    mine = [(shard,) for group in groups.values() for shard in group][share[0] :: share[1]]
+    with in_processes(encode, mine, workers, stop) as parts:
+        for _ in parts:
+            pass
+    return {"shards": len(mine)}
+
+
+def _whole(output: Path) -> dict[str, Any] | None:
+    try:
+        return _summary(read_manifest(output))
+    except CorruptError:
+        return None
 
 
 def _summary(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -126,115 +157,96 @@ def _summary(manifest: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Part:
-    """One encoded shard, waiting in a file of its own to be joined to the others."""
+    """One encoded shard, in two files of its own."""
 
-    tokens_path: Path
-    documents_path: Path
-    tokens: int
-    documents: int
+    tokens: Path
+    documents: Path
 
 
-def _encode_shard(shard: Path, tokenizer: Tokenizer, parts: Path, number: int, check: Callable[[], None]) -> Part:
-    """Encode `shard` into two files below `parts`. Calls `check` before each document."""
+def _encode_shard(
+    tokenizer_path: Path, tokenizer_fingerprint: str, directory: Path, shard: Path, *, check: Callable[[], None]
+) -> Part:
+    """Encode `shard` into files below `directory`, unless it is done. Calls `check` before each document."""
+    stem = f"{shard.parent.name}.{shard.name}"
+    part = Part(directory / f"{stem}.tokens", directory / f"{stem}.documents")
+    if part.documents.exists():
+        return part
+    tokenizer = _load_tokenizer(tokenizer_path, tokenizer_fingerprint)
     dtype = np.dtype(token_dtype(tokenizer.vocab_size))
     bos = np.array(tokenizer.bos_id, dtype).tobytes()
     eos = np.array(tokenizer.eos_id, dtype).tobytes()
-    tokens_path, documents_path = parts / f"{number}.tokens", parts / f"{number}.documents"
     starts = []
     tokens = 0
-    with tokens_path.open("wb") as file:
+    with atomic_file(part.tokens) as file:
         for text in read_shard(shard):
             check()
             ids = tokenizer.encode_to_numpy(text)
             file.write(bos + ids.astype(dtype).tobytes() + eos)
             starts.append(tokens)
             tokens += len(ids) + 2
-    np.array(starts, POSITION_DTYPE).tofile(documents_path)
-    return Part(tokens_path, documents_path, tokens, len(starts))
+    with atomic_file(part.documents) as file:
+        file.write(np.array(starts, POSITION_DTYPE).tobytes())
+    return part
+
+
+# --- all of them ----------------------------------------------------------------------------------
+
+
+def _begin(work: Path, key: str) -> None:
+    """Take up what an earlier call left, if it was over the same input; else begin anew."""
+    path = work / "key"
+    if not path.exists() or path.read_text(encoding="utf-8") != key:
+        shutil.rmtree(work, ignore_errors=True)
+        for name in ("parts", "files"):
+            (work / name).mkdir(parents=True)
+        write_text(path, key)
 
 
 def _join(
-    directory: Path, source: str, split: str, corpus: Path, shards: list[str], parts: Iterator[Part], bar: Bar
-) -> dict[str, Any]:
-    """Append the parts of `shards` to the source's files; their figures for the manifest."""
-    tokens = documents = 0
-    entries = []
+    work: Path, encode: Callable[..., Part], dtype: str, groups: Groups, workers: int, stop: StopFlag
+) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
+    """Encode the shards that are not in the files yet, and append them; each group's figures for the manifest."""
+    remove_leftovers(work / "parts")
+    journal = work / "joined.jsonl"
+    joined = {line["name"]: line for line in read_jsonl(journal)}
+    write_text(journal, "".join(json.dumps(line) + "\n" for line in joined.values()))  # without half a line
+    sizes = {shard: shard.stat().st_size for group in groups.values() for shard in group}
+    missing = [(shard,) for shard in sizes if _name(shard) not in joined]
+    total, left = sum(sizes.values()), sum(sizes[shard] for (shard,) in missing)
     with (
-        token_file(directory, source, split).open("wb") as tokens_out,
-        documents_file(directory, source, split).open("wb") as documents_out,
+        track("pack", total, "bytes", total - left) as bar,
+        in_processes(encode, missing, workers, stop) as parts,
     ):
-        for shard in shards:
-            part = next(parts)
-            with part.tokens_path.open("rb") as file:
-                shutil.copyfileobj(file, tokens_out, 1 << 20)
-            starts = np.fromfile(part.documents_path, POSITION_DTYPE) + np.uint64(tokens)
-            starts.astype(POSITION_DTYPE).tofile(documents_out)
-            part.tokens_path.unlink()
-            part.documents_path.unlink()
-            tokens += part.tokens
-            documents += part.documents
-            entries.append({"name": shard, "documents": part.documents})
-            bar.advance((corpus / shard).stat().st_size, source=source)
-    return {"tokens": tokens, "documents": documents, "shards": entries}
+        for (source, split), group in groups.items():
+            lines = [joined[_name(shard)] for shard in group if _name(shard) in joined]
+            tokens, documents = (sum(line[unit] for line in lines) for unit in ("tokens", "documents"))
+            with (
+                token_file(work / "files", source, split).open("ab") as tokens_out,
+                documents_file(work / "files", source, split).open("ab") as documents_out,
+            ):
+                tokens_out.truncate(tokens * np.dtype(dtype).itemsize)
+                documents_out.truncate(documents * np.dtype(POSITION_DTYPE).itemsize)
+                for shard in group[len(lines) :]:
+                    part = next(parts)
+                    starts = np.fromfile(part.documents, POSITION_DTYPE)
+                    with part.tokens.open("rb") as file:
+                        shutil.copyfileobj(file, tokens_out, 1 << 20)
+                    documents_out.write((starts + np.uint64(tokens)).astype(POSITION_DTYPE).tobytes())
+                    for out in (tokens_out, documents_out):
+                        out.flush()
+                        os.fsync(out.fileno())
+                    size = part.tokens.stat().st_size // np.dtype(dtype).itemsize
+                    lines.append({"name": _name(shard), "tokens": size, "documents": len(starts)})
+                    append_jsonl(journal, lines[-1])
+                    part.documents.unlink()
+                    part.tokens.unlink()
+                    tokens += size
+                    documents += len(starts)
+                    bar.advance(sizes[shard], source=source)
+            shards = [{"name": line["name"], "documents": line["documents"]} for line in lines]
+            yield (source, split), {"tokens": tokens, "documents": documents, "shards": shards}
 
 
-# --- many processes -------------------------------------------------------------------------------
-
-
-@contextmanager
-def _encoded(
-    shards: list[Path], tokenizer_path: Path, parts: Path, workers: int, stop: StopFlag
-) -> Iterator[Iterator[Part]]:
-    """The encoded shards, in their order, made by `workers` processes. They end when the block fails or we die."""
-    if workers == 1:
-        tokenizer = Tokenizer.load(tokenizer_path)
-        yield (_encode_shard(shard, tokenizer, parts, i, stop.check) for i, shard in enumerate(shards))
-        return
-    # Spawned, not forked: a fork would copy the locks of whatever threads run here.
-    context = multiprocessing.get_context("spawn")
-    with _signals_blocked():
-        resource_tracker.ensure_running()  # by itself it ignores SIGTERM, but dies of SIGUSR2
-    workers_end, our_end = context.Pipe(duplex=False)
-    with workers_end, our_end, ProcessPoolExecutor(workers, context, _start_worker, (workers_end,)) as pool:
-        try:
-            with _signals_blocked():
-                futures = [
-                    pool.submit(_encode_in_worker, shard, tokenizer_path, parts, i) for i, shard in enumerate(shards)
-                ]
-            yield (_result(future, stop) for future in futures)
-        except BaseException:
-            our_end.close()
-            raise
-
-
-@contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Processes started in this block inherit its mask and never see a signal, which a batch system may send to all
-    of a job: the parent alone answers them."""
-    old = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, old)
-
-
-def _start_worker(parent: Connection) -> None:
-    """End when the parent closes its end of the pipe, or is gone."""
-
-    def watch() -> None:
-        parent.poll(None)  # nothing is ever sent: this waits for the end of file
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _encode_in_worker(shard: Path, tokenizer_path: Path, parts: Path, number: int) -> Part:
-    # Nothing to check: a worker is ended from outside, at any point. Its files are not part of anything yet.
-    return _encode_shard(shard, _load_tokenizer(tokenizer_path), parts, number, check=lambda: None)
-
-
-def _result(future: Future[Part], stop: StopFlag) -> Part:
-    while not future.done():
-        stop.check()
-        wait([future], timeout=0.2)
-    return future.result()
+def _name(shard: Path) -> str:
+    """As the corpus calls it."""
+    return f"{shard.parent.name}/{shard.name}"

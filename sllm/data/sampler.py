@@ -105,7 +105,8 @@ class PackedData:
         return range(first, int(np.searchsorted(starts, stop, side="left")))
 
     def document_name(self, source: str, number: int, split: Split = "train") -> str:
-        """Where to read a document: `<source>/train-00003.jsonl.zst:17`, the shard in the corpus and its line."""
+        """Where to read a document: `<source>/train-00003.jsonl.zst:17`, the shard in the corpus, and which it is of
+        the documents that `read_shard` gives: its line, where none before it was dropped."""
         shards = self.source(source).splits[split]["shards"]
         ends = list(accumulate(shard["documents"] for shard in shards))
         i = bisect_right(ends, number)

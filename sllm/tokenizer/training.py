@@ -14,7 +14,7 @@ from typing import Any
 
 from sllm.config import Experiment, TokenizerConfig
 from sllm.errors import UserError
-from sllm.files import CorruptError, atomic_directory, read_json, read_manifest, read_zstd_lines, write_json
+from sllm.files import CorruptError, atomic_directory, read_json, read_manifest, shard_lines, shard_paths, write_json
 from sllm.progress import track
 from sllm.stop import StopFlag
 from sllm.tokenizer.codec import FIRST_MERGE, Tokenizer
@@ -125,10 +125,10 @@ class Sample:
 
     def texts(self) -> Iterator[str]:
         for source, fraction in self.fractions.items():
-            for path in shards(self._corpus, self._manifest, source, "train"):
+            for path in shard_paths(self._corpus, self._manifest, source, "train"):
                 # Seeded for each shard by name: what is drawn from one does not depend on the others.
                 draws = random.Random(f"{self._seed} {source} {path.name}")
-                for number, line in enumerate(read_zstd_lines(path), 1):
+                for number, line in shard_lines(path):
                     if draws.random() < fraction:
                         yield parse_document(path, number, line)
 
@@ -143,18 +143,14 @@ def held_out(corpus: Path, manifest: dict[str, Any]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {language: [] for language in sorted(languages)}
     for name, source in sources.items():
         room = HELD_OUT_BYTES // languages[source["language"]]
-        for path in shards(corpus, manifest, name, "validation"):
-            for number, line in enumerate(read_zstd_lines(path), 1):
+        for path in shard_paths(corpus, manifest, name, "validation"):
+            for number, line in shard_lines(path):
                 if room <= 0:
                     break
                 room -= len(line)
                 found[source["language"]].append(parse_document(path, number, line))
     mixed = [line for texts in found.values() for text in texts for line in text.splitlines() if MIXED(line)]
     return found | ({"mixed": mixed} if mixed else {})
-
-
-def shards(corpus: Path, manifest: dict[str, Any], source: str, split: str) -> list[Path]:
-    return [corpus / file["name"] for file in manifest["files"] if file["name"].startswith(f"{source}/{split}-")]
 
 
 def parse_document(path: Path, number: int, line: bytes) -> str:

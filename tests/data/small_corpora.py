@@ -1,6 +1,7 @@
 """Small experiments over files, for the tests of this folder."""
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,17 @@ from sllm.config import Experiment
 from sllm.data.download import download_stage
 from sllm.stop import StopFlag
 
+WORDS = {
+    "ko": "고양이가 물을 마신다 아침에 학교에서 민수는 책을 읽었다 바다와 산이 보이는 마을 저녁마다 나무 아래 앉아",
+    "en": "a cat drinks water in the morning at school Tom reads his book by sea and hill every evening",
+}
+
 
 def sentences(count: int, language: str = "en") -> list[str]:
     """Distinct documents of different lengths."""
-    unit = "고양이가 물을 마신다. " if language == "ko" else "A cat drinks water. "
-    return [f"{number:05d} {unit * (1 + number % 7)}".strip() for number in range(count)]
+    words = WORDS[language].split()
+    draws = [random.Random(f"{language} {number}") for number in range(count)]
+    return [f"{number:05d} {' '.join(draw.choices(words, k=8 + number % 30))}." for number, draw in enumerate(draws)]
 
 
 def write_jsonl(path: Path, texts: list[str]) -> Path:

@@ -13,7 +13,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sllm.config import EmbeddedSource, FilesSource
+from sllm.config import AihubSource, EmbeddedSource, FilesSource
 from sllm.data.sources import matching_files, read_documents, read_file
 from sllm.errors import UserError
 
@@ -183,3 +183,40 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, name: str) -> None:
     tracemalloc.stop()
     assert total == 25_000_000
     assert peak < 6_000_000
+
+
+CONVERSATION = "A: 안녕\nB: 그래 안녕\nA: 잘 지냈어?"
+TURNS = [("p7", "안녕"), ("p2", "그래 안녕"), ("p7", "잘 지냈어?")]
+LAYOUTS = {
+    "by topic": {
+        "info": [{"annotations": {"lines": [{"speaker": {"id": s}, "norm_text": t, "text": "x"} for s, t in TURNS]}}]
+    },
+    "messenger": {"data": [{"header": {}, "body": [{"participantID": s, "utterance": t} for s, t in TURNS]}]},
+    "sessions": {"sessionInfo": [{"dialog": [{"speaker": s, "utterance": t} for s, t in TURNS]}]},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_conversations_of_ai_hub(tmp_path: Path, layout: str) -> None:
+    path = tmp_path / "unpacked" / "라벨링데이터" / "a.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("\ufeff" + json.dumps(LAYOUTS[layout], ensure_ascii=False), encoding="utf-8")
+    (tmp_path / "unpacked" / "notes.txt").touch()
+    talk = AihubSource(kind="aihub", name="talk", folder=str(tmp_path / "unpacked"))
+    assert list(read_documents(talk, seed=0)) == [CONVERSATION]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"info": [{"lines": []}]}', r"a\.json: not a conversation set of AI Hub"),
+        ("[1]", r"a\.json: not a conversation set of AI Hub"),
+        ('{"data": [\n', r"a\.json:2: not valid JSON"),
+        (None, "talk: no .json file in .*; with an account of https://aihub.or.kr .* unpack it there, or set optional"),
+    ],
+)
+def test_what_is_not_from_ai_hub(tmp_path: Path, content: str | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "a.json").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        list(read_documents(AihubSource(kind="aihub", name="talk", folder=str(tmp_path)), seed=0))

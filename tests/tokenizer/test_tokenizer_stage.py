@@ -15,11 +15,11 @@ import zstandard
 from sllm.config import Experiment
 from sllm.data.embedded import documents
 from sllm.errors import Stopped, UserError
-from sllm.files import atomic_directory, read_json, read_manifest, sha256
+from sllm.files import atomic_directory, read_json, read_manifest, sha256, shard_paths
 from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer
 from sllm.tokenizer.report import train_peer
-from sllm.tokenizer.training import Sample, parse_document, shards, tokenizer_stage, train
+from sllm.tokenizer.training import Sample, parse_document, tokenizer_stage, train
 
 UNSEEN = "뷁쉛🦜 GPU와 함께 걷는다 Zyzzyva"
 """Words that no training document has, in two scripts."""
@@ -232,5 +232,5 @@ def test_the_peer_learns_what_we_learn(corpus: Path) -> None:
 
 
 def test_shards_are_of_one_source_and_split(corpus: Path) -> None:
-    found = shards(corpus, read_manifest(corpus), "korean", "train")
+    found = shard_paths(corpus, read_manifest(corpus), "korean", "train")
     assert [path.name for path in found] == ["train-00000.jsonl.zst", "train-00001.jsonl.zst"]

@@ -1,0 +1,110 @@
+"""`sllm download` for some of the sources, and `sllm check-data`: what is on disk, as a table."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sllm.artifacts import Artifacts
+from sllm.config import Experiment
+from sllm.data.check import CheckedSource, check_corpus
+from sllm.data.download import download_stage, store_of
+from sllm.errors import UserError
+from sllm.progress import format_amount
+from sllm.stop import stop_on_signals
+
+SAMPLE_CHARACTERS = 300
+
+
+def choose(experiment: Experiment, languages: list[str], names: list[str]) -> list[str] | None:
+    """The names of the sources of these languages, and of these names; None for all. Raises UserError if there are
+    none."""
+    valid = {source.name: source.language for source in experiment.data.sources}
+    for name in names:
+        if name not in valid:
+            raise UserError(f"--source {name}: no such source; valid: {', '.join(valid)}")
+    if not languages and not names:
+        return None
+    chosen = [name for name in valid if name in names or (not names and valid[name] in languages)]
+    if not chosen:
+        raise UserError(f"no source of data.sources is of the language {' or '.join(languages)}")
+    return chosen
+
+
+def download_some(experiment: Experiment, names: list[str]) -> str:
+    """Bring these sources on disk; the corpus too, if it has all it needs then. Returns what to print."""
+    with stop_on_signals() as stop:
+        summary = download_stage(experiment, Artifacts(experiment).corpus, stop, only=names)
+    lines = [
+        f"{name}: {entry['documents']:,} documents, {format_amount(entry['bytes'], 'bytes')} of text"
+        for name, entry in summary["sources"].items()
+    ]
+    if missing := summary.get("missing"):
+        lines.append(f"the corpus still needs {', '.join(missing)}: `sllm download` without a choice brings them")
+    return "\n".join(lines)
+
+
+def forget(experiment: Experiment, names: list[str] | None) -> None:
+    """Delete the corpus, and what is on disk of these sources, or of all."""
+    corpus = Artifacts(experiment).corpus
+    stores = [store_of(s, experiment, corpus) for s in experiment.data.sources if names is None or s.name in names]
+    for directory in (corpus, *stores):
+        if directory.exists():
+            shutil.rmtree(directory)
+
+
+def show_corpus(experiment: Experiment, console: Console, *, samples: bool) -> int:
+    """Check the corpus and print what was found; 1 if something is missing or broken, else 0."""
+    corpus: Path = Artifacts(experiment).corpus
+    try:
+        with stop_on_signals() as stop:
+            checked = check_corpus(experiment, corpus, stop)
+    except UserError as error:
+        console.print(Text(f"not whole: {error}"), soft_wrap=True)
+        return 1
+    table = Table(title=str(corpus), title_justify="left")
+    for column in ("source", "documents", "text", "on disk", "language", "duplicates", "filtered", "masked", "shards"):
+        table.add_column(column, justify="left" if column in ("source", "language", "filtered", "masked") else "right")
+    for source in checked:
+        table.add_row(*_row(source))
+    console.print(table)
+    for source in checked:
+        for problem in source.problems:
+            console.print(Text(f"{source.name}: {problem}", style="red"), soft_wrap=True)
+        if samples:
+            for text in source.samples:
+                console.print(Text(f"\n--- {source.name}", style="bold"))
+                console.print(Text(text[:SAMPLE_CHARACTERS] + ("…" if len(text) > SAMPLE_CHARACTERS else "")))
+            for reason, texts in source.entry.get("examples", {}).items():
+                for text in texts:
+                    console.print(Text(f"\n--- {source.name}, dropped: {reason.replace('_', ' ')}", style="bold"))
+                    console.print(Text(text))
+    broken = [source.name for source in checked if source.problems]
+    console.print(f"not whole: {', '.join(broken)}" if broken else "every file matches its checksum")
+    return 1 if broken else 0
+
+
+def _row(source: CheckedSource) -> list[str]:
+    if not source.entry:
+        return [source.name, "–" if source.problems else "left out: optional, and not there", *[""] * 7]
+    dropped: dict[str, int] = source.entry["dropped"]
+    duplicates = {reason: count for reason, count in dropped.items() if "duplicate" in reason}
+    filtered = {reason: count for reason, count in dropped.items() if reason not in duplicates}
+    return [
+        source.name,
+        f"{source.documents:,}",
+        format_amount(source.entry["bytes"], "bytes"),
+        format_amount(source.compressed, "bytes"),
+        source.language if source.share is None else f"{source.language} {100 * source.share:.1f}%",
+        f"{sum(duplicates.values()):,}",
+        _listed(filtered),
+        _listed(source.entry["masked"]),
+        f"{source.whole}/{source.shards}",
+    ]
+
+
+def _listed(counts: dict[str, Any]) -> str:
+    return ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in counts.items() if count)

@@ -1,0 +1,202 @@
+"""The Hugging Face hub: which parquet files a dataset has, and their rows from any row on, through a bad network.
+
+`datasets` says which files make up a configuration and split. They are read as it does in streaming mode, by range
+requests on the hub's file system, but not through its IterableDataset: what that gives as the state of a stream has
+been wrong after a second resume (huggingface/datasets#8308) and after map (#8145), and going on means reading again
+from the start of a file. A file and a row are a position that cannot be misunderstood, and parquet finds a row by
+reading the footer.
+"""
+
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sllm.config import HubSource
+from sllm.data.sources import parquet_texts
+from sllm.errors import UserError
+
+T = TypeVar("T")
+Check = Callable[[], None]
+"""Raises Stopped when it is time to stop."""
+
+
+def no_check() -> None:
+    """In a process that is ended from outside."""
+
+
+ATTEMPTS = 8
+"""Failures in a row, each after the client's own retries, until we give up."""
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
+"""Seconds; the wait doubles from one to the other, times a number drawn from 0.5 to 1.5."""
+
+
+BLOCK = 8 << 20
+"""Bytes asked for in one request."""
+
+
+@dataclass(frozen=True)
+class HubFiles:
+    """The files of one split, in their order; `revision` is the commit they belong to."""
+
+    revision: str
+    files: tuple[str, ...]
+    sizes: tuple[int, ...]
+
+
+def hub_files(source: HubSource, check: Check = no_check) -> HubFiles:
+    """Ask the hub for the files of `source`, and look into the first for its text column.
+
+    `check` is called while waiting, and may raise.
+
+    Raises:
+        UserError: the dataset, configuration, split or column does not exist; it wants a login or consent; it is not
+            parquet; or the hub cannot be reached.
+    """
+    return _patiently(lambda: _hub_files(source), f"data.sources: {source.name}: {source.dataset}", check)
+
+
+def hub_texts(source: HubSource, file: str, start: int, check: Check = no_check) -> Iterator[str | None]:
+    """The texts of a file that `hub_files` named, from row `start` on; None for one that is not valid UTF-8. A
+    connection that fails is taken up again at the row that was reached."""
+    where = f"data.sources: {source.name}: {file}"
+    row = start
+    failures = 0
+    while True:
+        try:
+            with _file_system().open(file, "rb", block_size=BLOCK) as handle:
+                for text in parquet_texts(handle, where, source.text_field, row):
+                    yield text
+                    row += 1
+                    failures = 0
+            return
+        except Exception as error:
+            failures += 1
+            _wait_or_give_up(error, failures, where, check)
+
+
+def _patiently(call: Callable[[], T], where: str, check: Check) -> T:
+    failures = 0
+    while True:
+        try:
+            return call()
+        except Exception as error:
+            failures += 1
+            _wait_or_give_up(error, failures, where, check)
+
+
+def _wait_or_give_up(error: Exception, failures: int, where: str, check: Check) -> None:
+    """Sleep if trying again may help, or raise what tells the user."""
+    if not _may_pass(error):
+        # The client's errors hold a connection and cannot go from process to process: only their text does.
+        if isinstance(error, OSError):
+            raise UserError(f"{where}: {_reason(error)}") from None
+        raise error
+    if failures >= ATTEMPTS:
+        raise UserError(
+            f"{where}: given up after {failures} failures in a row ({_reason(error)}); "
+            f"the same command goes on from the last whole shard"
+        ) from None
+    until = time.monotonic() + min(LONGEST_WAIT, FIRST_WAIT * 2 ** (failures - 1)) * random.uniform(0.5, 1.5)
+    while (left := until - time.monotonic()) > 0:
+        check()
+        time.sleep(min(left, 0.5))
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether an error is the network's. HTTP libraries have changed under the hub's client (requests, httpx, httpx2);
+    their errors are told by the name of the package. A file that ends early is an error of Arrow's."""
+    import pyarrow
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    if isinstance(error, UserError | OfflineModeIsEnabled | FileNotFoundError):
+        return False
+    if isinstance(error, HfHubHTTPError):
+        status = getattr(error.response, "status_code", None)
+        return status is None or status in (408, 429) or status >= 500
+    package = type(error).__module__.partition(".")[0]
+    return isinstance(error, OSError | pyarrow.ArrowException) or package in ("httpx", "httpx2", "httpcore")
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def _file_system() -> Any:
+    from huggingface_hub import HfFileSystem
+
+    return HfFileSystem()
+
+
+def _hub_files(source: HubSource) -> HubFiles:
+    import datasets
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    where, dataset = f"data.sources: {source.name}", source.dataset
+    login = "log in with `hf auth login` on this machine, or set HF_TOKEN"
+    gated = (
+        f"{where}: {dataset} is gated: accept its conditions on https://huggingface.co/datasets/{dataset}, then {login}"
+    )
+    export = "set revision: refs/convert/parquet and files: CONFIG/SPLIT/*.parquet"
+    datasets.disable_progress_bars()
+    try:
+        # First of all the commit: a branch may move while we read.
+        revision = HfApi().dataset_info(dataset, revision=source.revision, timeout=30).sha
+        builder = datasets.load_dataset_builder(
+            dataset,
+            source.config,
+            revision=revision,
+            data_files={source.split: source.files} if source.files else None,
+        )
+        found = {str(name): list(files) for name, files in (builder.config.data_files or {}).items()}
+        if source.split not in found:
+            raise UserError(f"{where}: {dataset} has no split {source.split!r}; set split to one of {', '.join(found)}")
+        files = tuple(found[source.split])
+        if other := next((file for file in files if not file.endswith(".parquet")), None):
+            raise UserError(
+                f"{where}: {dataset} is not parquet ({other.rpartition('/')[2]}); if the hub has converted it, {export}"
+            )
+        system = _file_system()
+        with system.open(files[0], "rb") as handle:
+            next(parquet_texts(handle, f"{where}: {files[0]}", source.text_field, 0), None)
+        return HubFiles(str(revision), files, tuple(system.info(file)["size"] for file in files))
+    except OfflineModeIsEnabled:
+        raise UserError(f"{where}: HF_HUB_OFFLINE is set; unset it to download {dataset}") from None
+    except GatedRepoError:
+        raise UserError(gated) from None
+    except RevisionNotFoundError:
+        raise UserError(f"{where}: {dataset} has no revision {source.revision!r}; correct it, or use main") from None
+    except RepositoryNotFoundError:
+        raise UserError(
+            f"{where}: the hub has no dataset {dataset}, or it is private: correct its id, or {login}"
+        ) from None
+    except HfHubHTTPError as error:
+        if error.response.status_code not in (401, 403):
+            raise
+        raise UserError(f"{where}: the hub refuses {dataset} ({error.response.status_code}): {login}") from None
+    except FileNotFoundError as error:
+        if "gated" in str(error):  # `datasets` has made a DatasetNotFoundError of it
+            raise UserError(gated) from None
+        what = f"files that match {source.files}" if source.files else "data files"
+        raise UserError(f"{where}: {dataset} has no {what} at revision {source.revision}; correct it") from None
+    except RuntimeError as error:
+        if "scripts are no longer supported" not in str(error):
+            raise
+        raise UserError(
+            f"{where}: {dataset} is a loading script, which is never run; if the hub has converted it, {export}"
+        ) from None
+    except ValueError as error:  # a configuration that does not exist, or none named where there are several
+        names = re.findall(r"'([^']*)'", str(error).partition("[")[2].partition("]")[0])
+        if not names:
+            raise
+        given = f"has no configuration {source.config!r}" if source.config else "has several configurations"
+        raise UserError(f"{where}: {dataset} {given}; set config to one of {', '.join(names)}") from None

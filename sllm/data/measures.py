@@ -1,0 +1,208 @@
+"""What a text is made of and how much of it repeats, counted over code points by compiled loops."""
+
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit, uint64
+
+HANGUL, LATIN, OTHER_LETTER, DIGIT, SPACE, NEWLINE = range(1, 7)
+
+TOP = (2, 3, 4)
+"""Lengths, in words, of the n-grams of which the most frequent is looked at."""
+REPEATED = 6
+"""Numbers of lengths, one after the other, of the n-grams of which every one that came before is looked at."""
+
+compiled = njit(cache=True, nogil=True)
+
+
+class Measures(NamedTuple):
+    """Counts, and shares of a text's characters without white space (but `lines` and `paragraphs`, shares of those).
+
+    What repeats is the second and every later occurrence: what the text could lose and still say as much.
+    """
+
+    hangul: int
+    latin: int
+    letters: int
+    """Of all scripts, Hangul and Latin among them."""
+    digits: int
+    words: int
+    lines: float
+    line_characters: float
+    paragraphs: float
+    paragraph_characters: float
+    runs: float
+    """Characters after the third of a run of the same one, such as ㅋㅋㅋㅋㅋㅋ."""
+    top: tuple[float, ...]
+    """All occurrences of the most frequent n-gram, for each n of TOP."""
+    repeated: tuple[float, ...]
+    """N-grams that came before, for n = first … first + 5; characters in two of them count once."""
+
+
+def measure(text: str, first: int, negligible: float = 0.0) -> Measures:
+    """`repeated` starts at n = `first`, and its values after one of `negligible` or less are left at 0.
+
+    (They could not be larger: what a longer n-gram repeats, shorter ones do.)
+    """
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+    counts, shares = _measure(codes, _classes(), first, negligible)
+    values = shares.tolist()
+    return Measures._make([*counts.tolist(), *values[:5], tuple(values[5:8]), tuple(values[8:])])
+
+
+@cache
+def _classes() -> np.ndarray:
+    """(65536,) uint8: the class of each character of the basic plane; those above it count as none."""
+    classes = np.zeros(1 << 16, np.uint8)
+    for code in range(1 << 16):
+        character = chr(code)
+        if character.isalpha():
+            classes[code] = OTHER_LETTER
+        elif character.isdecimal():
+            classes[code] = DIGIT
+        elif character.isspace():
+            classes[code] = SPACE
+    for first, last in ((0x1100, 0x11FF), (0x3131, 0x318E), (0xA960, 0xA97C), (0xAC00, 0xD7A3), (0xD7B0, 0xD7FB)):
+        letters = classes[first : last + 1]
+        letters[letters == OTHER_LETTER] = HANGUL
+    for first, last in ((0x41, 0x24F), (0x1E00, 0x1EFF), (0xFF21, 0xFF5A)):
+        letters = classes[first : last + 1]
+        letters[letters == OTHER_LETTER] = LATIN
+    classes[ord("\n")] = NEWLINE
+    return classes
+
+
+_MULTIPLIER = uint64(0x9E3779B97F4A7C15)
+
+
+@compiled
+def _mix(x):  # type: ignore[no-untyped-def]
+    """SplitMix64's finaliser (Steele, Lea and Flood 2014)."""
+    x = (x ^ (x >> uint64(30))) * uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> uint64(27))) * uint64(0x94D049BB133111EB)
+    return x ^ (x >> uint64(31))
+
+
+@compiled
+def _measure(codes, classes, first, negligible):  # type: ignore[no-untyped-def]
+    length = len(codes)
+    counts = np.zeros(5, np.int64)  # Hangul, Latin, letters, digits, words
+    shares = np.zeros(14, np.float64)
+    # Hash and characters of every word, line and paragraph; a paragraph ends at a blank line.
+    words, word_sizes = np.empty(length // 2 + 1, np.uint64), np.empty(length // 2 + 1, np.int32)
+    lines, line_sizes = np.empty(length // 2 + 1, np.uint64), np.empty(length // 2 + 1, np.int32)
+    paragraphs, paragraph_sizes = np.empty(length // 2 + 1, np.uint64), np.empty(length // 2 + 1, np.int32)
+    n_words, n_lines, n_paragraphs = 0, 0, 0
+    word, line, paragraph = uint64(0), uint64(0), uint64(0)
+    word_size, line_size, paragraph_size = 0, 0, 0
+    size, run, in_runs = 0, 0, 0
+    last, letters_before = uint64(0), 0
+    for i in range(length + 1):
+        code = uint64(codes[i]) if i < length else uint64(10)
+        kind = classes[code] if code < 65536 else 0
+        if kind < 5:
+            word = (word ^ code) * _MULTIPLIER
+            word ^= word >> uint64(29)
+            word_size += 1
+            size += 1
+            if kind == HANGUL:
+                counts[0] += 1
+                counts[2] += 1
+            elif kind == LATIN:
+                counts[1] += 1
+                counts[2] += 1
+            elif kind == OTHER_LETTER:
+                counts[2] += 1
+            elif kind == DIGIT:
+                counts[3] += 1
+            run = run + 1 if code == last else 1
+            if run > 3:
+                in_runs += 1
+            last = code
+            continue
+        last = uint64(0)
+        if word_size:
+            words[n_words], word_sizes[n_words] = word, word_size
+            n_words += 1
+            line = _mix(line * _MULTIPLIER + word)
+            line_size += word_size
+            word, word_size = uint64(0), 0
+        if kind != NEWLINE:
+            continue
+        if line_size:
+            if counts[2] > letters_before:  # a line of signs alone (a rule, a bracket) may repeat
+                lines[n_lines], line_sizes[n_lines] = line, line_size
+                n_lines += 1
+                letters_before = counts[2]
+            paragraph = _mix(paragraph * _MULTIPLIER + line)
+            paragraph_size += line_size
+            line, line_size = uint64(0), 0
+        if paragraph_size and (i >= length - 1 or classes[min(codes[i + 1], 65535)] == NEWLINE):
+            paragraphs[n_paragraphs], paragraph_sizes[n_paragraphs] = paragraph, paragraph_size
+            n_paragraphs += 1
+            paragraph, paragraph_size = uint64(0), 0
+    counts[4] = n_words
+    if size == 0:
+        return counts, shares
+
+    slots = 16
+    while slots < 2 * n_words:
+        slots *= 2
+    keys, stamps, seen = np.empty(slots, np.uint64), np.zeros(slots, np.int8), np.empty(slots, np.int32)
+    shares[0], shares[1] = _repeats(lines[:n_lines], line_sizes, keys, stamps, 1)
+    shares[2], shares[3] = _repeats(paragraphs[:n_paragraphs], paragraph_sizes, keys, stamps, 2)
+    shares[0], shares[2] = shares[0] / max(n_lines, 1), shares[2] / max(n_paragraphs, 1)
+    shares[1], shares[3], shares[4] = shares[1] / size, shares[3] / size, in_runs / size
+
+    # Polynomial hashes of all prefixes: that of any n-gram is a difference.
+    prefix, ends = np.zeros(n_words + 1, np.uint64), np.zeros(n_words + 1, np.int64)
+    for i in range(n_words):
+        prefix[i + 1] = prefix[i] * _MULTIPLIER + words[i]
+        ends[i + 1] = ends[i] + word_sizes[i]
+    power = _MULTIPLIER
+    for n in range(2, first + REPEATED):
+        power *= _MULTIPLIER
+        best, best_size, covered, until = 1, 0, 0, 0
+        for i in range(n_words - n + 1):
+            key = _mix(prefix[i + n] - prefix[i] * power)
+            slot = _slot(key, keys, stamps, n + 1)
+            if stamps[slot] != n + 1:
+                stamps[slot], keys[slot], seen[slot] = n + 1, key, 1
+                continue
+            seen[slot] += 1
+            covered += ends[i + n] - ends[max(i, until)]
+            until = i + n
+            n_size = ends[i + n] - ends[i]
+            if seen[slot] > best or (seen[slot] == best and n_size > best_size):
+                best, best_size = seen[slot], n_size
+        if n <= 4:
+            shares[3 + n] = best * best_size / size
+        if n >= first:
+            shares[8 + n - first] = covered / size
+        if covered == 0 or (n >= max(first, 4) and covered <= negligible * size):
+            break
+    return counts, shares
+
+
+@compiled
+def _slot(key, keys, stamps, stamp):  # type: ignore[no-untyped-def]
+    """Where `key` is, or belongs, in a table in which other stamps mean empty."""
+    mask = uint64(len(keys) - 1)
+    slot = key & mask
+    while stamps[slot] == stamp and keys[slot] != key:
+        slot = (slot + uint64(1)) & mask
+    return slot
+
+
+@compiled
+def _repeats(hashes, sizes, keys, stamps, stamp):  # type: ignore[no-untyped-def]
+    """How many came before, and their characters."""
+    count, characters = 0, 0
+    for i in range(len(hashes)):
+        slot = _slot(hashes[i], keys, stamps, stamp)
+        if stamps[slot] == stamp:
+            count += 1
+            characters += sizes[i]
+        stamps[slot], keys[slot] = stamp, hashes[i]
+    return count, characters

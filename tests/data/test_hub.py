@@ -1,0 +1,186 @@
+"""The real client against a hub on loopback: what is asked wrongly is told in one line, and no fault of the network
+loses a row or gives one twice."""
+
+import random
+import time
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hub import Fault, Hub, add_dataset, cut, fails, hangs, hub, reset, truncated, write_parquet
+from huggingface_hub import constants
+
+import sllm.data.hub
+import sllm.data.sources
+from sllm.config import HubSource
+from sllm.data.hub import hub_files, hub_texts
+from sllm.errors import Stopped, UserError
+
+__all__ = ["hub"]
+
+TEXTS = [f"문서 {number}: {random.Random(number).randbytes(100 * (number % 5)).hex()}" for number in range(250)]
+
+
+def source(**changes: Any) -> HubSource:
+    values = {"name": "web", "language": "ko", "dataset": "us/news", "config": "ko", **changes}
+    return HubSource(kind="hub", **values)
+
+
+@pytest.fixture
+def news(hub: Hub) -> Hub:
+    add_dataset(
+        hub.root,
+        "us/news",
+        {"ko": {"train": [TEXTS, ["하나", "둘"]], "validation": [["셋"]]}, "en": {"train": [["one"]]}},
+    )
+    return hub
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """No one sleeps; how long they would have."""
+    found: list[float] = []
+    monkeypatch.setattr(time, "sleep", found.append)
+    monkeypatch.setattr(sllm.data.hub, "FIRST_WAIT", 1e-3)
+    monkeypatch.setattr(sllm.data.hub, "LONGEST_WAIT", 4e-3)
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
+    return found
+
+
+def read(start: int = 0) -> list[str | None]:
+    return list(hub_texts(source(), hub_files(source()).files[0], start))
+
+
+def test_files_and_rows(news: Hub) -> None:
+    found = hub_files(source())
+    assert [file.rpartition("/")[2] for file in found.files] == [
+        "train-00000-of-00002.parquet",
+        "train-00001-of-00002.parquet",
+    ]
+    assert found.revision == news.commit("us/news")
+    assert all(found.revision in file for file in found.files)
+    assert found.sizes[0] == (news.root / "us/news/ko/train-00000-of-00002.parquet").stat().st_size
+    for start in (0, 1, 99, 100, 101, 249, 250):  # row groups have 100 rows
+        assert list(hub_texts(source(), found.files[0], start)) == TEXTS[start:]
+    assert [list(hub_texts(source(), file, 0)) for file in hub_files(source(split="validation")).files] == [["셋"]]
+
+
+def test_files_can_be_named_where_no_configuration_is(hub: Hub) -> None:
+    write_parquet(hub.root / "us/wiki/a-raw/train/0000.parquet", ["one"], "page")
+    write_parquet(hub.root / "us/wiki/b-raw/train/0000.parquet", ["two"], "page")
+    wiki = source(dataset="us/wiki", config=None, files="b-raw/train/*.parquet", text_field="page")
+    (file,) = hub_files(wiki).files
+    assert list(hub_texts(wiki, file, 0)) == ["two"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"config": "kr"}, "us/news has no configuration 'kr'; set config to one of ko, en"),
+        ({"config": None}, "us/news has several configurations; set config to one of ko, en"),
+        ({"split": "test"}, "us/news has no split 'test'; set split to one of train, validation"),
+        ({"revision": "v3"}, "us/news has no revision 'v3'; correct it, or use main"),
+        ({"text_field": "body"}, r"no field 'body'; set the source's text_field to one that is there: id, text"),
+        ({"text_field": "number"}, r"no field 'number'"),
+        ({"dataset": "us/olds"}, "the hub has no dataset us/olds, or it is private: .*`hf auth login`"),
+        ({"dataset": "us/secret"}, "the hub has no dataset us/secret, or it is private: .*`hf auth login`"),
+        ({"dataset": "us/gated"}, "us/gated is gated: accept its conditions on https://.*us/gated, .*`hf auth login`"),
+        ({"dataset": "us/script"}, "us/script is a loading script, which is never run; .*refs/convert/parquet"),
+        ({"dataset": "us/csv", "config": None}, r"us/csv is not parquet \(a.csv\); .*refs/convert/parquet"),
+        ({"dataset": "us/empty", "config": None}, "us/empty has no data files"),
+        ({"files": "fr/*.parquet"}, "us/news has no files that match fr/"),
+    ],
+)
+def test_what_cannot_be_had_is_told_in_one_line(news: Hub, changes: dict[str, Any], message: str) -> None:
+    for name in ("secret", "gated", "script"):
+        add_dataset(news.root, f"us/{name}", {"ko": {"train": [["x"]]}})
+    (news.root / "us/empty").mkdir()
+    (news.root / "us/secret/.private").touch()
+    (news.root / "us/gated/.gated").touch()
+    (news.root / "us/script/script.py").write_text("raise SystemExit('was run')", encoding="utf-8")
+    (news.root / "us/csv").mkdir()
+    (news.root / "us/csv/a.csv").write_text("text\nx\n", encoding="utf-8")
+    with pytest.raises(UserError, match=message) as caught:
+        hub_files(source(**changes))
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("data.sources: web: ")
+
+
+def test_offline_is_told(news: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE is set; unset it to download us/news"):
+        hub_files(source())
+    assert not news.requests
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [fails(500), fails(502), fails(503), fails(504), fails(429), cut, reset, truncated, hangs(0.6)],
+    ids=["500", "502", "503", "504", "429", "cut", "reset", "truncated", "timeout"],
+)
+def test_a_fault_of_the_network_costs_nothing_but_time(
+    news: Hub, waits: list[float], monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
+    monkeypatch.setattr(sllm.data.hub, "BLOCK", 1)  # requests for little, so that the faults are met on the way
+    monkeypatch.setattr(sllm.data.sources, "PARQUET_BUFFER", 4096)
+    none: Fault = lambda *_: False  # noqa: E731
+    news.faults = [fault, none, fault, fault, none, fault]
+    assert read() == TEXTS
+    assert not news.faults
+    assert waits
+
+
+def test_retry_after_is_obeyed(news: Hub, waits: list[float]) -> None:
+    news.faults = [fails(429, Retry_After="17"), fails(503, Retry_After="23")]
+    assert read() == TEXTS
+    assert [wait for wait in waits if wait > 10] == [18.0, 24.0]  # the client adds one second
+
+
+def test_it_gives_up_in_one_line(news: Hub, waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    (file, _) = hub_files(source()).files
+    monkeypatch.setattr(sllm.data.hub, "ATTEMPTS", 3)
+    news.faults = [fails(503)] * 1000
+    with pytest.raises(
+        UserError, match=r"given up after 3 failures in a row \(.*503.*\); the same command goes on"
+    ) as e:
+        list(hub_texts(source(), file, 0))
+    assert "\n" not in str(e.value)
+    assert len(news.faults) == 1000 - 3 * 6  # the client itself tries six times
+
+
+def test_access_that_is_withdrawn_on_the_way(news: Hub, waits: list[float]) -> None:
+    (file, _) = hub_files(source()).files
+    news.faults = [fails(403)]
+    with pytest.raises(UserError, match=r"data\.sources: web: hf://.*: .*403") as e:
+        list(hub_texts(source(), file, 0))
+    assert "\n" not in str(e.value)
+    assert not waits
+
+
+def test_a_file_that_is_damaged_on_the_hub(news: Hub, waits: list[float]) -> None:
+    path = news.root / "us/news/ko/train-00000-of-00002.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match="given up after 8 failures in a row"):
+        hub_files(source())
+
+
+def test_a_stop_ends_a_wait(news: Hub, waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    (file, _) = hub_files(source()).files
+    monkeypatch.setattr(sllm.data.hub, "FIRST_WAIT", 1e9)
+    monkeypatch.setattr(sllm.data.hub, "LONGEST_WAIT", 1e9)
+    news.faults = [fails(503)] * 6
+
+    def stop() -> None:
+        raise Stopped("SIGTERM")
+
+    with pytest.raises(Stopped):
+        list(hub_texts(source(), file, 0, stop))
+
+
+def test_texts_that_are_not_utf8_or_null(hub: Hub) -> None:
+    column = pa.array([b"good", b"\xff\xfe", None, "끝".encode()]).view(pa.string())
+    write_parquet(hub.root / "us/mixed/train.parquet", column)
+    mixed = source(dataset="us/mixed", config=None)
+    (file,) = hub_files(mixed).files
+    assert list(hub_texts(mixed, file, 0)) == ["good", None, "", "끝"]
+    assert list(hub_texts(mixed, file, 2)) == ["", "끝"]

@@ -1,0 +1,328 @@
+"""From the hub to a corpus: however often it is stopped or killed on the way, the same comes out, byte for byte."""
+
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hub import Fault, Handler, Hub, add_dataset, cut, fails, hub, reset, truncated
+from huggingface_hub import constants
+from rich.console import Console
+from small_corpora import experiment
+
+import sllm.data.download as download
+import sllm.data.hub
+from jobs.corpus import show_corpus
+from sllm.artifacts import Artifacts
+from sllm.config import Experiment, load_experiment, write_experiment
+from sllm.data.check import check_corpus
+from sllm.data.shards import read_shard
+from sllm.errors import Stopped, UserError
+from sllm.files import read_manifest, shard_paths
+from sllm.stop import StopFlag
+
+__all__ = ["hub"]
+
+NO_RULES = {"repetition": False, "boilerplate": False, "personal_data": False, "min_hangul": 0.0, "min_latin": 0.0}
+
+
+def documents(seed: int, count: int) -> list[str]:
+    """Of about 20 kB each, no two alike."""
+    draw = random.Random(seed)
+    return [f"{seed}-{number} {draw.randbytes(draw.randrange(20_000)).hex()}" for number in range(count)]
+
+
+FILES = [documents(seed, 60) for seed in range(6)]
+
+
+@pytest.fixture
+def made(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
+    """An experiment with two sources of the hub: six files, which are six parts of some shards each, and one."""
+    add_dataset(hub.root, "us/web", {"ko": {"train": FILES}, "en": {"train": [["not asked for"]]}})
+    add_dataset(hub.root, "us/books", {"default": {"train": [[*documents(7, 30), None, FILES[2][5]]]}}, "TEXT")
+    monkeypatch.setattr(download, "PART_BYTES", 1)
+    monkeypatch.setattr(sllm.data.hub, "FIRST_WAIT", 1e-3)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    return experiment(
+        [
+            {"kind": "hub", "name": "web", "language": "en", "dataset": "us/web", "config": "ko"},
+            {"kind": "hub", "name": "books", "language": "en", "dataset": "us/books", "text_field": "TEXT"},
+        ],
+        shard_megabytes=1,
+        clean=NO_RULES,
+    ).model_copy(update={"data_directory": str(tmp_path / "data")})
+
+
+def texts_of(corpus: Path) -> Counter[str]:
+    manifest = read_manifest(corpus, checksums=True)
+    return Counter(
+        text
+        for source in manifest["sources"]
+        for split in ("train", "validation")
+        for path in shard_paths(corpus, manifest, source, split)
+        for text in read_shard(path)
+    )
+
+
+class StopAfter(StopFlag):
+    """Stops when it has been asked so often."""
+
+    def __init__(self, documents: int) -> None:
+        super().__init__()
+        self.left = documents
+
+    def check(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise Stopped("SIGTERM")
+
+
+def test_every_document_once(hub: Hub, made: Experiment, tmp_path: Path) -> None:
+    summary = download.download_stage(made, tmp_path / "corpus", StopFlag(), workers=1)
+    assert texts_of(tmp_path / "corpus") == Counter({text: 1 for file in [*FILES, documents(7, 30)] for text in file})
+    web, books = summary["sources"]["web"], summary["sources"]["books"]
+    assert web["documents"] == 360
+    assert web["revision"] == hub.commit("us/web")
+    assert books["dropped"]["duplicate"] == books["dropped"]["too_short"] == 1
+    assert web["train"]["shards"] > 6
+    shards = shard_paths(tmp_path / "corpus", read_manifest(tmp_path / "corpus"), "web", "train")
+    assert all(path.stat().st_size < 1_100_000 for path in shards)
+
+
+def test_stopped_at_any_document_it_goes_on_from_the_last_shard(hub: Hub, made: Experiment, tmp_path: Path) -> None:
+    download.download_stage(made, tmp_path / "straight" / "corpus", StopFlag(), workers=1)
+    draw = random.Random(1)
+    fault: list[Fault] = [fails(503, Retry_After="0"), cut, reset, truncated]
+    stops = 0
+    read = sum(hub.requests.values())
+    while True:
+        hub.faults = [draw.choice(fault)] if draw.random() < 0.1 else []
+        try:
+            download.download_stage(made, tmp_path / "often" / "corpus", StopAfter(draw.randrange(60, 110)), workers=1)
+            break
+        except Stopped:
+            stops += 1
+    assert stops > 3
+    assert read_manifest(tmp_path / "often" / "corpus") == read_manifest(tmp_path / "straight" / "corpus")
+    # Nor is it read from the beginning each time: a file is opened at most twice more for each stop.
+    assert sum(hub.requests.values()) < 2 * read + 40 * stops
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import sllm.data.download as download
+from sllm.config import load_experiment
+from sllm.errors import Stopped
+from sllm.stop import stop_on_signals
+if __name__ == "__main__":
+    download.PART_BYTES = 1
+    try:
+        with stop_on_signals() as stop:
+            download.download_stage(load_experiment(Path(sys.argv[1])), Path(sys.argv[2]), stop, workers=2)
+    except Stopped:
+        sys.exit(3)
+"""
+
+
+def test_killed_at_any_request_it_goes_on_from_the_last_shard(hub: Hub, made: Experiment, tmp_path: Path) -> None:
+    made = made.model_copy(update={"data": made.data.model_copy(update={"sources": made.data.sources[:1]})})
+    (tmp_path / "made.yaml").write_text(write_experiment(made), encoding="utf-8")
+    (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
+    download.download_stage(made, tmp_path / "straight" / "corpus", StopFlag(), workers=1)
+
+    def attempt(number: signal.Signals | None, requests: int) -> int:
+        """Run it; send the signal to all its processes, as Slurm does, before the answer to a certain request."""
+        arguments = [sys.executable, "script.py", "made.yaml", str(tmp_path / "often" / "corpus")]
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+        process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, start_new_session=True)
+
+        def end(_: Handler, __: bytes) -> bool:
+            os.killpg(process.pid, number)  # type: ignore[arg-type]
+            return False
+
+        nothing: Fault = lambda *_: False  # noqa: E731
+        hub.faults = [*[nothing] * requests, end] if number else []
+        return process.wait()
+
+    assert attempt(signal.SIGKILL, 5) == -signal.SIGKILL
+    assert attempt(signal.SIGTERM, 4) == 3
+    assert attempt(signal.SIGUSR2, 2) == 3
+    assert not (tmp_path / "often" / "corpus").exists()
+    assert attempt(None, 0) == 0
+    assert read_manifest(tmp_path / "often" / "corpus") == read_manifest(tmp_path / "straight" / "corpus")
+    assert not list((tmp_path / "often").rglob("*.tmp"))
+
+
+def test_a_shard_without_its_journal_line_is_not_counted(made: Experiment, tmp_path: Path) -> None:
+    corpus = tmp_path / "data" / "corpora" / "corpus"
+    straight = texts_of_stage(made, tmp_path / "straight" / "corpus")
+    with pytest.raises(Stopped):
+        download.download_stage(made, corpus, StopAfter(150), workers=1)
+    store = download.store_of(made.data.sources[0], made, corpus)
+    journal = store / "part-00000.jsonl"
+    lines = journal.read_text(encoding="utf-8").splitlines(keepends=True)
+    journal.write_text("".join(lines[:-1]), encoding="utf-8")
+    assert texts_of_stage(made, corpus) == straight
+
+
+def texts_of_stage(made: Experiment, corpus: Path) -> Counter[str]:
+    download.download_stage(made, corpus, StopFlag(), workers=1)
+    return texts_of(corpus)
+
+
+def test_a_source_is_shared_by_corpora_and_brought_alone(hub: Hub, made: Experiment, tmp_path: Path) -> None:
+    only = download.download_stage(made, tmp_path / "a", StopFlag(), workers=1, only=["books"])
+    assert only["missing"] == ["web"]
+    assert not (tmp_path / "a").exists()
+    download.download_stage(made, tmp_path / "a", StopFlag(), workers=1)
+    more = made.data.sources[0].model_copy(update={"name": "more", "config": "en", "weight": 3.0})
+    before = Counter(hub.requests)
+    both = made.data.model_copy(update={"sources": (*made.data.sources, more), "near_duplicates": False})
+    with pytest.raises(UserError, match="more: no document is left to train on"):
+        download.download_stage(made.model_copy(update={"data": both}), tmp_path / "b", StopFlag(), workers=1)
+    asked = {path for path in hub.requests - before if path.endswith(".parquet")}
+    assert all("/en/" in path for path in asked)
+
+
+def test_a_limit_takes_beginnings_spread_over_the_files(
+    made: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "PART_BYTES", 400_000)
+    small = made.model_copy(update={"data": made.data.model_copy(update={"limit_megabytes": 1})})
+    summary = download.download_stage(small, tmp_path / "corpus", StopFlag(), workers=1)
+    firsts = {text.partition(" ")[0] for text in texts_of(tmp_path / "corpus")} & {f"{file}-0" for file in range(6)}
+    assert firsts == {"0-0", "3-0"}
+    assert 1_000_000 <= summary["sources"]["web"]["bytes"] < 1_100_000
+
+
+def test_what_has_changed_since_is_not_mixed(hub: Hub, made: Experiment, tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        download.download_stage(made, tmp_path / "corpus", StopAfter(50), workers=1)
+    store = download.store_of(made.data.sources[0], made, tmp_path / "corpus")
+    journal = store / "part-00000.jsonl"
+    line = json.loads(journal.read_text(encoding="utf-8").splitlines()[0])
+    journal.write_text(json.dumps({**line, "last": "0" * 16, "end": False}) + "\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"web: hf://.*00000.* has changed since the download began; .*--force"):
+        download.download_stage(made, tmp_path / "corpus", StopFlag(), workers=1)
+
+
+def test_too_little_room_is_told_before_the_work(
+    hub: Hub, made: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
+    with pytest.raises(UserError, match=r"1.0 MB are free, the corpora still need about .* MB \(web .*, books .*\)"):
+        download.download_stage(made, tmp_path / "corpus", StopFlag(), workers=1)
+    assert not list((tmp_path / "sources").rglob("*.zst"))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of 3 MB."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(path)]
+    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        reason = f"needs the right to mount a small file system: {mounted.stderr.strip()}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
+
+
+def test_a_full_disk_ends_it_at_the_last_shard(
+    made: Experiment, tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)  # as with a quota, which no one is told of
+    with pytest.raises(UserError, match="/disk: No space left on device; the shards that are whole stay,") as e:
+        download.download_stage(made, small_disk / "corpus", StopFlag(), workers=1)
+    assert "\n" not in str(e.value)
+    assert not list(small_disk.rglob("*.tmp"))
+    written = {path: path.stat().st_mtime_ns for path in (small_disk / "sources").rglob("*.zst")}
+    assert written
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    assert texts_of_stage(made, small_disk / "corpus") == texts_of_stage(made, tmp_path / "straight" / "corpus")
+    now = {path: path.stat().st_mtime_ns for path in (small_disk / "sources").rglob("*.zst")}
+    assert len(written.items() & now.items()) >= len(written) - 2  # but for those that were not committed
+
+
+def test_every_source_that_cannot_be_had_is_told_and_optional_ones_are_left_out(
+    made: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    web, books = made.data.sources
+    talk = {"kind": "aihub", "name": "talk", "folder": str(tmp_path / "none"), "optional": True}
+    wrong = experiment(
+        [web.model_dump() | {"config": "fr"}, books.model_dump() | {"text_field": "text"}, {**talk, "optional": False}]
+    )
+    with pytest.raises(UserError) as caught:
+        download.download_stage(wrong, tmp_path / "wrong", StopFlag(), workers=1)
+    lines = str(caught.value).split("\n")
+    assert [line.split(":")[1].strip() for line in lines] == ["web", "books", "talk"]
+    assert "https://aihub.or.kr" in lines[2]
+    left = experiment([web.model_dump(), talk], clean=NO_RULES)
+    summary = download.download_stage(left, tmp_path / "left", StopFlag(), workers=1)
+    assert list(summary["sources"]) == ["web"]
+    assert "https://aihub.or.kr" in read_manifest(tmp_path / "left")["skipped"]["talk"]
+    assert "going on without talk" in capsys.readouterr().err
+
+
+def test_check_data_finds_what_is_missing_or_broken(made: Experiment, tmp_path: Path) -> None:
+    path = tmp_path / "made.yaml"
+    path.write_text(write_experiment(made), encoding="utf-8")
+    made = load_experiment(path)
+    corpus = Artifacts(made).corpus
+
+    def report() -> tuple[int, str]:
+        console = Console(width=250, record=True, file=io.StringIO())
+        return show_corpus(made, console, samples=True), console.export_text()
+
+    code, text = report()
+    assert code == 1
+    assert "the corpus is not there yet; `sllm download CONFIG` brings it" in text
+    download.download_stage(made, corpus, StopFlag(), workers=1)
+    code, text = report()
+    assert code == 0
+    web, books = check_corpus(made, corpus, StopFlag())
+    assert (web.documents, books.documents) == (360, 30)
+    assert web.share == 1.0
+    assert len(web.samples) == 3
+    assert f"{web.whole}/{web.shards}" in text
+    assert "1 too short" in text
+    shard = next((corpus / "web").glob("train-00003-*.zst"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.unlink()  # it is a link to the one that the next download would take
+    shard.write_bytes(content)
+    next((corpus / "books").glob("train-*.zst")).unlink()
+    code, text = report()
+    assert code == 1
+    assert f"web: {shard} does not match its checksum" in text
+    assert "books: " in text
+    assert " is missing" in text
+    assert "`sllm download CONFIG --source web --force` gets it anew" in text
+
+
+def test_offline_nothing_is_asked_for(made: Experiment, hub: Hub, tmp_path: Path, monkeypatch: Any) -> None:
+    """What is on disk needs no hub; what is not says why it cannot be had."""
+    download.download_stage(made, tmp_path / "corpus", StopFlag(), workers=1)
+    hub.requests.clear()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    shutil.rmtree(tmp_path / "corpus")
+    download.download_stage(made, tmp_path / "corpus", StopFlag(), workers=1)
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):
+        download.download_stage(made, tmp_path / "elsewhere" / "corpus", StopFlag(), workers=1)
+    assert not hub.requests

@@ -1,0 +1,59 @@
+"""The plan tells what the sampler will do."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import yaml
+
+from jobs.describe import BYTES_PER_TOKEN, describe_experiment, plan_data
+from sllm.artifacts import Artifacts
+from sllm.config import Experiment, load_experiment
+from sllm.data.sampler import PackedData, Sampler
+
+
+def test_epochs_are_those_of_the_sampler(prepared: dict[str, Any]) -> None:
+    experiment = Experiment.model_validate(prepared)
+    plan = plan_data(experiment)
+    data = PackedData.open(Artifacts(experiment).packed, None)
+    weights = {source.name: source.weight for source in experiment.data.sources}
+    samples = experiment.train.max_steps * experiment.train.global_batch
+    # Blocks of samples keep the shares exactly, one run of 320 samples does so nearly.
+    drawn = Counter(name for name, _ in Sampler(data, weights, 32, experiment.seed).windows(0, 100 * samples))
+    assert plan.basis == "as packed"
+    for name, epochs in plan.epochs.items():
+        assert plan.tokens[name] == data.source(name).tokens("train")
+        assert drawn[name] / data.source(name).windows(32) == pytest.approx(100 * epochs, rel=0.02)
+
+
+def test_a_plan_before_the_data_is_there(prepared: dict[str, Any], tmp_path: Path) -> None:
+    """From the sizes of sources and files it is of the right size."""
+    exact = plan_data(Experiment.model_validate(prepared))
+    early = plan_data(Experiment.model_validate({**prepared, "data_directory": str(tmp_path)}))
+    assert early.basis.startswith("estimated from the sizes")
+    for name, tokens in early.tokens.items():
+        assert tokens == int(0.2e6 * 0.9 / BYTES_PER_TOKEN)
+        assert 0.3 < tokens / (exact.tokens[name] or 1) < 3
+        assert 0.3 < early.epochs[name] / exact.epochs[name] < 3
+
+
+def test_too_many_epochs_are_warned_of(tmp_path: Path) -> None:
+    texts = tiny.write_texts(tmp_path / "texts")
+    config = tiny.write_experiment(tmp_path, texts)
+    assert "WARNING" not in describe_experiment(load_experiment(config))
+    shown = describe_experiment(load_experiment(config, ["train.max_steps=30000", "data.sources.0.weight=3"]))
+    assert "# WARNING: ko is seen " in shown
+    experiment = load_experiment(config, ["train.max_steps=30000", "data.sources.0.weight=3"])
+    (tmp_path / "shown.yaml").write_text(shown, encoding="utf-8")
+    assert load_experiment(tmp_path / "shown.yaml") == experiment, "with its comments it is still an experiment"
+    assert yaml.safe_load(shown)["train"]["max_steps"] == 30000
+
+
+def test_files_that_are_not_there_leave_the_plan_open(tmp_path: Path) -> None:
+    config = tiny.write_experiment(tmp_path, {"ko": tmp_path / "nowhere.jsonl"})
+    plan = plan_data(load_experiment(config))
+    assert plan.tokens == {"ko": None}
+    assert plan.epochs == {}
+    assert "nowhere.jsonl" in describe_experiment(load_experiment(config))
