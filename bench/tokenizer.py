@@ -198,7 +198,7 @@ def compare_encoders(files: list[Path], vocab_size: int, directory: Path) -> Tab
     encoding.encode_ordinary("warm up")
     rate = size / 1e6 / elapsed(lambda: [encoding.encode_ordinary(text) for text in texts])
     table.add_row("tiktoken, text in memory, 1 thread", f"{rate:.1f}", "1.00")
-    tasks = [(path, shard) for shard in sorted(shards.iterdir())]
+    tasks = [(path, shard) for shard in sorted(shards.glob("*.zst"))]
     encode_shard((path, tasks[0][1]))
     for workers in sorted({1, 2, os.cpu_count() or 1}):
         with ProcessPoolExecutor(workers) as pool:

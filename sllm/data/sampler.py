@@ -8,6 +8,7 @@ So resuming needs one number, and ranks take any slices of a global batch they l
 """
 
 import hashlib
+import mmap
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -115,8 +116,13 @@ class PackedData:
     def _map(self, file: Callable[[Path, str, str], Path], source: str, split: Split, dtype: np.dtype) -> np.ndarray:
         key = (file, source, split)
         if key not in self._maps:
-            # A plain array on the map: slicing np.memmap itself costs several times as much.
-            self._maps[key] = np.memmap(file(self.directory, source, split), dtype, mode="r").view(np.ndarray)
+            with file(self.directory, source, split).open("rb") as opened:
+                mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+            if split == "train":
+                # Windows come in a random order, so what the system would read ahead is not what comes next. On a file
+                # of 5 GB that is not in memory reading ahead made eight short windows take 56 ms instead of 0.2.
+                mapped.madvise(mmap.MADV_RANDOM)
+            self._maps[key] = np.frombuffer(mapped, dtype)
         return self._maps[key]
 
 
