@@ -126,9 +126,12 @@ def commit_directory(filled: Path, path: Path, **details: Any) -> None:
 
 @contextmanager
 def alone_with(path: Path, check: Callable[[], None]) -> Iterator[None]:
-    """Hold a lock beside `path` that one process has at a time. Calls `check` while another has it."""
+    """Hold a lock beside `path` that one process has at a time. Calls `check` while another has it.
+
+    Not the file that `jobs.run.only_one` locks: a stage runs inside that, and would wait for itself.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("ab") as file:
+    with path.with_name(f".{path.name}.alone").open("ab") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
