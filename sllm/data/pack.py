@@ -195,11 +195,11 @@ def _encode_shard(
 def _begin(work: Path, key: str) -> None:
     """Take up what an earlier call left, if it was over the same input; else begin anew."""
     path = work / "key"
-    if not path.exists() or path.read_text(encoding="utf-8") != key:
-        shutil.rmtree(work, ignore_errors=True)
-        for name in ("parts", "files"):
-            (work / name).mkdir(parents=True)
-        write_text(path, key)
+    if path.exists() and path.read_text(encoding="utf-8") != key:
+        shutil.rmtree(work)
+    for name in ("parts", "files"):
+        (work / name).mkdir(parents=True, exist_ok=True)
+    write_text(path, key)
 
 
 def _join(
@@ -243,6 +243,9 @@ def _join(
                     tokens += size
                     documents += len(starts)
                     bar.advance(sizes[shard], source=source)
+                # On a file system without locks two processes may have appended.
+                if os.fstat(tokens_out.fileno()).st_size != tokens * np.dtype(dtype).itemsize:
+                    raise UserError(f"{work}: another process writes to it too; end one of them and pack again")
             shards = [{"name": line["name"], "documents": line["documents"]} for line in lines]
             yield (source, split), {"tokens": tokens, "documents": documents, "shards": shards}
 
