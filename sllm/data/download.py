@@ -76,18 +76,15 @@ def download_stage(
     the corpus is written when all are there.
 
     Raises:
-        UserError: a source cannot be had or is damaged, has no document for one of the splits, or the disk is full.
-        Stopped: a stop was requested; the shards that are whole stay, and the next call goes on from them.
+        UserError: a source cannot be had or is damaged, or has no document for one of the splits.
+        OSError: the disk is full, say.
+        Stopped: a stop was requested.
+
+    Whatever ends it, the shards that are whole stay, and the next call goes on from them.
     """
     if summary := _whole(output):
         return summary
-    try:
-        return _download(experiment, output, stop, workers, only)
-    except OSError as error:
-        raise UserError(
-            f"{error.filename or output.parent}: {error.strerror or error}; the shards that are whole stay, and the "
-            f"same command goes on from there"
-        ) from None
+    return _download(experiment, output, stop, workers, only)
 
 
 def _download(
