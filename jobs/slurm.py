@@ -103,7 +103,8 @@ class Deadline:
     def measure(self) -> float | None:
         """Unix time. None without a limit, or if Slurm does not say. Asks anew: a limit can be changed meanwhile."""
         job = show_job(os.environ["SLURM_JOB_ID"])
-        end = _end_time(job) if job else None
+        # The end of a job that was cancelled is now, and not its limit.
+        end = _end_time(job) if job and job["JobState"] == "RUNNING" else None
         if end is None:
             return None
         if self._metrics is not None and self._metrics.exists():
