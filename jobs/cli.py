@@ -134,12 +134,12 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the stage is over.")] = False,
 ) -> None:
     """Print the log of a stage, all its attempts."""
-    from jobs.pipeline import STAGES
+    from jobs.pipeline import STAGES, whole_stage
     from jobs.status import find_run, newest_log
     from jobs.status import follow as follow_log
 
     directory = find_run(run)
-    if stage is not None and stage not in STAGES:
+    if stage is not None and whole_stage(stage) not in STAGES:
         raise UserError(f"{stage}: no such stage; valid: {', '.join(STAGES)}")
     name = stage or newest_log(directory)
     if follow:

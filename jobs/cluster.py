@@ -52,6 +52,8 @@ class Resources(Section):
     nodes: Positive = 1
     tasks_per_node: Positive = 1
     """Processes on each node; for pretrain one a GPU."""
+    array: Positive = 1
+    """For download and pack: share the work out among so many jobs, before the stage's own job joins what they made."""
     cpus: Positive | None = None
     """CPU cores for each task, and the number of its threads."""
     memory: Annotated[str, Field(pattern=r"^\d+[KMGT]?$")] | None = None
@@ -99,6 +101,11 @@ class Cluster(Section):
                 problems.append(
                     f"stages.{name}: nodes x tasks_per_node is {resources.ranks}, but only pretrain runs on more "
                     f"than one process; set them under stages.pretrain"
+                )
+            if resources.array > 1 and name not in ("download", "pack"):
+                problems.append(
+                    f"stages.{name}: array is {resources.array}, but only the work of download and pack can be shared "
+                    f"out; remove it"
                 )
             if resources.signal_seconds >= 60 * resources.time_minutes:
                 problems.append(

@@ -164,7 +164,7 @@ class Patient:
         return value
 
     def _last_word(self, stage: str) -> str:
-        lines = ledger.attempts(self.run, stage)
+        lines = ledger.attempts(self.run, stage) or ledger.attempts(self.run)[-1:]  # or a stage before it failed
         ending = lines[-1] if lines else {"ended": "it never began", "message": "", "gave_up": ""}
         words = [ending["ended"], ending["message"], ending["gave_up"], f"log: {self.run.log(stage)}"]
         return "; ".join(word for word in words if word)

@@ -141,10 +141,14 @@ def show_plan(console: Console, run: RunDirectory, steps: list[Step], cluster: C
         pending = {step.stage.name for step in steps if not step.done}
         for step in steps:
             if step.stage.name in pending:
-                parents = [f"<{name}>" for name in step.stage.needs if name in pending]
+                dependency = slurm.dependency_on([f"<{name}>" for name in step.stage.needs if name in pending])
                 resources = cluster.resources(step.stage.name)
+                if resources.array > 1:
+                    print(f"\n# ---- {step.stage}.* ----")
+                    print(slurm.batch_text(run, step.stage, resources, dependency, array=True))
+                    dependency = slurm.dependency_on([f"<{step.stage}.*>"])
                 print(f"\n# ---- {step.stage} ----")
-                print(slurm.batch_text(run, step.stage, resources, slurm.dependency_on(parents)))
+                print(slurm.batch_text(run, step.stage, resources, dependency))
 
 
 def describe_resources(resources: Resources, where: Where) -> str:
@@ -153,6 +157,7 @@ def describe_resources(resources: Resources, where: Where) -> str:
     parts = [f"{resources.ranks} process" + ("es" if resources.ranks > 1 else "")]
     if where == "slurm":
         parts.append(f"{resources.nodes} node" + ("s" if resources.nodes > 1 else ""))
+        parts += [f"before it an array of {resources.array}"] if resources.array > 1 else []
     if resources.cpus:
         parts.append(
             f"{resources.cpus} core{'s' if resources.cpus > 1 else ''}{' each' if resources.ranks > 1 else ''}"
@@ -286,10 +291,16 @@ def _submit_chain(
     try:
         for step in steps:
             name = step.stage.name
-            if not step.done and name not in live:
-                dependency = slurm.dependency_on([jobs[parent] for parent in step.stage.needs if parent in jobs])
-                jobs[name] = _submit_job(run, step.stage, cluster.resources(name), dependency)
-                new.append(name)
+            if step.done or name in live:
+                continue
+            resources = cluster.resources(name)
+            dependency = slurm.dependency_on([jobs[parent] for parent in step.stage.needs if parent in jobs])
+            if resources.array > 1:
+                jobs[f"{name}.*"] = _submit_job(run, step.stage, resources, dependency, array=True)
+                new.append(f"{name}.*")
+                dependency = slurm.dependency_on([jobs[f"{name}.*"]])
+            jobs[name] = _submit_job(run, step.stage, resources, dependency)
+            new.append(name)
     except BaseException:
         slurm.cancel_jobs([jobs[name] for name in new])
         raise
@@ -298,10 +309,12 @@ def _submit_chain(
     console.print(f"Submitted {run.name}. See: sllm status {run.path}", highlight=False, soft_wrap=True)
 
 
-def _submit_job(run: RunDirectory, stage: Stage, resources: Resources, dependency: str | None) -> str:
+def _submit_job(
+    run: RunDirectory, stage: Stage, resources: Resources, dependency: str | None, *, array: bool = False
+) -> str:
     """slurm.submit_job, whose error also names the lines of the profile that ask for what is not there."""
     try:
-        return slurm.submit_job(run, stage, resources, dependency)
+        return slurm.submit_job(run, stage, resources, dependency, array=array)
     except UserError as error:
         wrong = [f"{misfit.problem} (set {misfit.remedy})" for misfit in misfits(resources, partitions())]
         raise UserError("; ".join([str(error), *wrong])) from None

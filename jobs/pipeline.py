@@ -4,7 +4,7 @@ Every way of running (in this process, local processes, Slurm, the sbatch script
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,32 @@ class Stage:
     """The directory with a manifest that runs with an equal key share."""
     command: str = ""
     """The subcommand of `sllm` that runs this stage alone, where it is not the stage's name."""
+    work_share: Callable[..., object] | None = None
+    """Does the i-th of n shares of the work, given as `share=(i, n)`; `work` then joins them."""
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def whole(self) -> str:
+        """The stage that this one is a share of, or itself."""
+        return whole_stage(self.name)
+
+    def share(self, number: int, count: int) -> "Stage":
+        """The share of one task of a job array, with files, a log and attempts of its own."""
+        assert self.work_share is not None, f"{self} cannot be shared out"
+        work_share = self.work_share
+
+        def work(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, stop: StopFlag) -> dict[str, Any]:
+            work_share(experiment, artifacts, stop, (number, count))
+            return {}
+
+        return replace(self, name=f"{self.name}.{number}", work=work, shared=None)
+
+
+def whole_stage(name: str) -> str:
+    """`download` for `download.3`, the third share of it."""
+    return name.partition(".")[0]
 
 
 # The imports wait until a stage runs: they load torch, and the command line should answer at once.
@@ -41,6 +64,14 @@ def _download(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, s
     from sllm.data.download import download_stage
 
     return download_stage(experiment, artifacts.corpus, stop)
+
+
+def _download_share(experiment: Experiment, artifacts: Artifacts, stop: StopFlag, share: tuple[int, int]) -> None:
+    from sllm.data.download import download_stage
+
+    mine = [source.name for source in experiment.data.sources][share[0] :: share[1]]
+    if mine:
+        download_stage(experiment, artifacts.corpus, stop, only=mine)
 
 
 def _tokenizer(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, stop: StopFlag) -> dict[str, Any]:
@@ -53,6 +84,13 @@ def _pack(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, stop:
     from sllm.data.pack import pack_stage
 
     return pack_stage(experiment, artifacts.corpus, artifacts.tokenizer / "tokenizer.json", artifacts.packed, stop)
+
+
+def _pack_share(experiment: Experiment, artifacts: Artifacts, stop: StopFlag, share: tuple[int, int]) -> None:
+    from sllm.data.pack import pack_stage
+
+    tokenizer = artifacts.tokenizer / "tokenizer.json"
+    pack_stage(experiment, artifacts.corpus, tokenizer, artifacts.packed, stop, share=share)
 
 
 def _pretrain(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, stop: StopFlag) -> dict[str, Any]:
@@ -79,9 +117,15 @@ def _benchmark(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, 
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage("download", (), _download, shared=lambda artifacts: artifacts.corpus),
+        Stage("download", (), _download, shared=lambda artifacts: artifacts.corpus, work_share=_download_share),
         Stage("tokenizer", ("download",), _tokenizer, shared=lambda artifacts: artifacts.tokenizer),
-        Stage("pack", ("download", "tokenizer"), _pack, shared=lambda artifacts: artifacts.packed),
+        Stage(
+            "pack",
+            ("download", "tokenizer"),
+            _pack,
+            shared=lambda artifacts: artifacts.packed,
+            work_share=_pack_share,
+        ),
         Stage("pretrain", ("pack",), _pretrain, command="train"),
         Stage("validate", ("pretrain",), _validate),
         Stage("benchmark", ("pretrain",), _benchmark),
@@ -144,7 +188,7 @@ def set_aside(run: RunDirectory, key: dict[str, Any]) -> Path:
 
 def plan(run: RunDirectory, keys: Keys, artifacts: Artifacts, stages: list[Stage]) -> list[Step]:
     """For each stage, in order, whether it is done and else why it runs."""
-    return [Step(stage, tuple(_reasons(run, stage, keys[stage.name], artifacts))) for stage in stages]
+    return [Step(stage, tuple(_reasons(run, stage, keys[stage.whole], artifacts))) for stage in stages]
 
 
 def _reasons(run: RunDirectory, stage: Stage, key: dict[str, Any], artifacts: Artifacts) -> list[str]:

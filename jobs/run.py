@@ -57,12 +57,14 @@ def perform(
     artifacts = Artifacts(experiment, keys)
     require_parents(stage, run, keys, artifacts)
     report_to(run.progress(stage.name), silent=not main)
+    if stage.whole != "download":
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # there is nothing to get there, and perhaps no network
     started = time.time()
     with only_one(stage.shared(artifacts), stop) if stage.shared else contextlib.nullcontext():
-        if stage.name == "download" and stage_keys(experiment)["download"] != keys["download"]:
+        if stage.whole == "download" and stage_keys(experiment)["download"] != keys["download"]:
             raise UserError("download: the input files have changed since the submit; submit again")
         summary = stage.work(experiment, run, artifacts, stop)
-    if main:
+    if main and stage.name == stage.whole:  # a share is done when its stage is
         key = keys[stage.name]
         done = {
             "stage": stage.name,
@@ -174,8 +176,10 @@ def job(path: str, name: str, token: str | None = None) -> None:
     signal.signal(signal.SIGCONT, signal.SIG_DFL)  # comes with each of Slurm's signals; submitit would log it
     with stop_on_signals() as stop:
         run, stage = RunDirectory(Path(path)), STAGES[name]
+        if share := slurm.array_share():
+            stage = stage.share(*share)
         rank = adopt_rank()
-        redirect_output(run.log(name))
+        redirect_output(run.log(stage.name))
         set_up_logging(rank)
         if token is not None:
             sys.exit(rank_of_attempt(run, stage, token, stop, rank))
@@ -187,7 +191,7 @@ def rank_of_job(run: RunDirectory, stage: Stage, stop: StopFlag, rank: int) -> i
     token, deadline = slurm.attempt_token(), None
     if rank == 0:
         _, keys = load_run(run)
-        refusal = slurm.begin(run, stage.name, fingerprint(keys[stage.name]))
+        refusal = slurm.begin(run, stage.name, fingerprint(keys[stage.whole]))
         if refusal:
             print(f"{stage}: not started: {refusal}", file=sys.stderr, flush=True)
             return EX_FENCED

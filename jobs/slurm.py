@@ -30,7 +30,7 @@ from typing import Any
 
 from jobs import ledger
 from jobs.cluster import Resources, load_cluster
-from jobs.pipeline import STAGES, Stage
+from jobs.pipeline import STAGES, Stage, whole_stage
 from sllm.errors import UserError
 from sllm.files import RunDirectory, read_new_jsonl, write_json
 
@@ -56,6 +56,13 @@ KILL_ON_BAD_EXIT = "--kill-on-bad-exit=1"
 def job_id() -> str | None:
     """The Slurm job that this process belongs to."""
     return os.environ.get("SLURM_JOB_ID") if "SLURM_PROCID" in os.environ else None
+
+
+def array_share() -> tuple[int, int] | None:
+    """Number of this task in its job array, from 0, and of all tasks; None outside an array."""
+    if job_id() is None or "SLURM_ARRAY_TASK_ID" not in os.environ:
+        return None
+    return int(os.environ["SLURM_ARRAY_TASK_ID"]), int(os.environ["SLURM_ARRAY_TASK_COUNT"])
 
 
 def restarts() -> int:
@@ -139,7 +146,7 @@ def _p99(seconds: Sequence[float]) -> float:
 
 
 def resources(run: RunDirectory, stage: str) -> Resources:
-    return load_cluster(str(run.cluster)).resources(stage)
+    return load_cluster(str(run.cluster)).resources(whole_stage(stage))
 
 
 # --- the ends of an attempt -----------------------------------------------------------------------
@@ -239,12 +246,14 @@ def python_command(python: str) -> str:
     return f"env --ignore-signal=USR2 --ignore-signal=TERM {python}"
 
 
-def teardown_lines(run: str, stage: str, python: str) -> list[str]:
+def teardown_lines(run: str, stage: Stage, python: str) -> list[str]:
     """Shell lines after srun: requeue if the marker is there and Slurm has not ended the job itself."""
+    # In a job array, the name of the task's share.
+    name = f"{stage}${{SLURM_ARRAY_TASK_ID:+.$SLURM_ARRAY_TASK_ID}}" if stage.work_share else stage.name
     return [
         "rc=$?",
-        f"marker={run}/stages/{stage}/requeue-$SLURM_JOB_ID-${{SLURM_RESTART_COUNT:-0}}",
-        f'if [ $rc -ne 0 ] && [ ! -e "$marker" ]; then {python} -m jobs.slurm {run} {stage} "$rc" "$slurm_term"; fi',
+        f"marker={run}/stages/{name}/requeue-$SLURM_JOB_ID-${{SLURM_RESTART_COUNT:-0}}",
+        f'if [ $rc -ne 0 ] && [ ! -e "$marker" ]; then {python} -m jobs.slurm {run} {name} "$rc" "$slurm_term"; fi',
         "for try in 1 2 3; do",
         '  if [ -n "$slurm_term" ] || [ ! -e "$marker" ]; then break; fi',
         '  if scontrol requeue "$SLURM_JOB_ID"; then break; fi',
@@ -287,7 +296,7 @@ def batch_parameters(
         "signal_delay_s": resources.signal_seconds,
         "dependency": dependency,
         "setup": setup_lines(path, resources),
-        "teardown": teardown_lines(path, stage.name, python),
+        "teardown": teardown_lines(path, stage, python),
         # srun 22.05 to 23.02 does not take the cores of a task from the job.
         "srun_args": [KILL_ON_BAD_EXIT, *([f"--cpus-per-task={resources.cpus}"] if resources.cpus else [])],
         "stderr_to_stdout": True,
@@ -297,15 +306,17 @@ def batch_parameters(
     return {name: value for name, value in parameters.items() if value is not None} | {"wckey": None}
 
 
-def batch_text(run: RunDirectory, stage: Stage, resources: Resources, dependency: str | None) -> str:
-    """The batch script that submitit would send."""
+def batch_text(
+    run: RunDirectory, stage: Stage, resources: Resources, dependency: str | None, *, array: bool = False
+) -> str:
+    """The batch script that submitit would send for a stage, or for the job array before it."""
     from submitit.slurm.slurm import _make_sbatch_string
 
     folder = run.stage(stage.name) / "submitit"
     command = f"{python_command(shlex.quote(sys.executable))} -u -m submitit.core._submit {shlex.quote(str(folder))}"
-    text: str = _make_sbatch_string(
-        command=command, folder=folder, **batch_parameters(run, stage, resources, dependency)
-    )
+    parameters = batch_parameters(run, stage, resources, dependency)
+    tasks = resources.array if array else None
+    text: str = _make_sbatch_string(command=command, folder=folder, map_count=tasks, **parameters)
     return text
 
 
@@ -342,7 +353,7 @@ def plain_script(stage: Stage, resources: Resources) -> str:
             f'srun {KILL_ON_BAD_EXIT} --cpus-per-task="$SLURM_CPUS_PER_TASK" {ignore} -m jobs.run "$run" {stage}',
             "",
             "# What follows puts the job back into the queue if it stopped in order to go on.",
-            *teardown_lines('"$run"', stage.name, "python"),
+            *teardown_lines('"$run"', stage, "python"),
             "",
         ]
     )
@@ -352,8 +363,11 @@ def dependency_on(jobs: list[str]) -> str | None:
     return "afterok:" + ":".join(jobs) if jobs else None
 
 
-def submit_job(run: RunDirectory, stage: Stage, resources: Resources, dependency: str | None) -> str:
-    """Submit a stage through submitit; returns the job id. Raises UserError with what sbatch says."""
+def submit_job(
+    run: RunDirectory, stage: Stage, resources: Resources, dependency: str | None, *, array: bool = False
+) -> str:
+    """Submit a stage, or the job array before it, through submitit; returns the job id. Raises UserError with what
+    sbatch says."""
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
@@ -365,13 +379,18 @@ def submit_job(run: RunDirectory, stage: Stage, resources: Resources, dependency
     executor.update_parameters(**batch_parameters(run, stage, resources, dependency))
     try:
         with outside_any_job(), contextlib.redirect_stderr(io.StringIO()):
-            submitted = executor.submit(job, str(run.path), stage.name)
+            if array:
+                count = resources.array
+                submitted = executor.map_array(job, [str(run.path)] * count, [stage.name] * count)[0]
+            else:
+                submitted = executor.submit(job, str(run.path), stage.name)
     except (FailedJobError, FailedSubmissionError) as error:
         for leftover in [*executor.folder.glob(".submission_file_*"), *executor.folder.glob(f"{'?' * 32}.pkl")]:
             leftover.unlink()  # written for sbatch, which did not want them
         raise UserError(f"stages.{stage}: sbatch refuses: {sbatch_message(str(error))}") from None
-    write_json(run.stage(stage.name) / "job.json", {"job": submitted.job_id, "submitted": time.time()})
-    identifier: str = submitted.job_id
+    identifier: str = submitted.job_id.partition("_")[0]
+    record = {"job": identifier, "submitted": time.time()}
+    write_json(run.stage(stage.name) / ("array.json" if array else "job.json"), record)
     return identifier
 
 
@@ -424,8 +443,11 @@ def show_job(job: str) -> dict[str, str] | None:
 
 
 def submitted_jobs(run: RunDirectory) -> dict[str, str]:
-    """Stage → id of the job it was last submitted as."""
-    found = {stage: ledger.read_or_none(run.stage(stage) / "job.json") for stage in STAGES}
+    """Stage → id of the job it was last submitted as; `download.*` is the array of download."""
+    found = {}
+    for stage in STAGES:
+        found[f"{stage}.*"] = ledger.read_or_none(run.stage(stage) / "array.json")
+        found[stage] = ledger.read_or_none(run.stage(stage) / "job.json")
     return {stage: record["job"] for stage, record in found.items() if record}
 
 
@@ -433,16 +455,21 @@ QUEUE_FIELDS = {"state": "%T", "reason": "%r", "left": "%L", "start": "%S", "nod
 
 
 def queued(jobs: list[str]) -> dict[str, dict[str, str]] | None:
-    """Job id → fields, of those that are queued or running. None if Slurm does not answer."""
+    """Job id → fields, of those that are queued or running. None if Slurm does not answer.
+
+    An array is there as long as one of its tasks is; each task has an id of its own too.
+    """
     if not jobs:
         return {}
-    fields = "|".join(["%i", *QUEUE_FIELDS.values()])
+    fields = "|".join(["%F", "%A", *QUEUE_FIELDS.values()])
     # Asked for by user, not by id: squeue fails if one of several ids is unknown.
     text = ask("squeue", "-h", "--me", "-o", fields)
     if text is None:
         return None
-    rows = [line.split("|") for line in text.split("\n") if line]
-    return {row[0]: dict(zip(QUEUE_FIELDS, row[1:], strict=True)) for row in rows if row[0] in jobs}
+    found: dict[str, dict[str, str]] = {}
+    for array, job, *values in (line.split("|") for line in text.split("\n") if line):
+        found |= {each: dict(zip(QUEUE_FIELDS, values, strict=True)) for each in (array, job) if each in jobs}
+    return found
 
 
 def live_jobs(run: RunDirectory) -> dict[str, tuple[str, str]]:
@@ -460,7 +487,7 @@ def live_jobs(run: RunDirectory) -> dict[str, tuple[str, str]]:
 
 def final_states(jobs: list[str]) -> dict[str, str]:
     """Job id → last state, as far as the accounting knows: COMPLETED, FAILED, CANCELLED, TIMEOUT, …"""
-    text = ask("sacct", "-n", "-X", "-P", "-j", ",".join(jobs), "-o", "JobID,State") if jobs else None
+    text = ask("sacct", "-n", "-X", "-P", "-j", ",".join(jobs), "-o", "JobIDRaw,State") if jobs else None
     rows = [line.split("|") for line in (text or "").split("\n") if "|" in line]
     return {row[0]: row[1].split(" ")[0] for row in rows}
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs import ledger, slurm
-from jobs.pipeline import STAGES, Keys, read_done
+from jobs.pipeline import STAGES, Keys, read_done, whole_stage
 from jobs.prepare import ROOM, lock_holder
 from sllm.errors import UserError
 from sllm.files import RunDirectory, fingerprint
@@ -72,13 +72,31 @@ class StageState:
 
 def stage_states(run: RunDirectory) -> list[StageState]:
     """The state of every stage, from the run directory and, for Slurm jobs, from squeue and sacct as far as they
-    answer."""
+    answer. Before a stage that is not done come its job array, while it is in the queue, and the shares begun."""
     keys = ledger.read_or_none(run.path / "keys.json") or {}
+    shares = {stage: _shares(run, stage) for stage in STAGES}
     jobs = slurm.submitted_jobs(run)
+    for share in (share for names in shares.values() for share in names):
+        if record := ledger.read_or_none(run.stage(share) / "job.json"):
+            jobs[share] = record["job"]
     queue = slurm.queued(list(jobs.values())) if jobs else {}
     gone = [] if queue is None else [job for job in jobs.values() if job not in queue]
     final = slurm.final_states(gone)
-    return [_stage_state(run, name, keys, jobs.get(name), queue, final) for name in STAGES]
+    states = []
+    for stage in STAGES:
+        state, *of_shares = (
+            _stage_state(run, name, keys, jobs.get(name), queue, final) for name in (stage, *shares[stage])
+        )
+        if state.state != "done":
+            states += [share for share in of_shares if share.attempts or share.current or share.queue]
+        states.append(state)
+    return states
+
+
+def _shares(run: RunDirectory, stage: str) -> list[str]:
+    """Names of the stage's job array and of the shares that its tasks have begun."""
+    numbers = sorted(int(path.suffix[1:]) for path in run.stage(stage).parent.glob(f"{stage}.[0-9]*"))
+    return [f"{stage}.*", *(f"{stage}.{number}" for number in numbers)]
 
 
 def _stage_state(
@@ -89,7 +107,8 @@ def _stage_state(
     queue: dict[str, dict[str, str]] | None,
     final: dict[str, str],
 ) -> StageState:
-    expected = fingerprint(keys[name]) if name in keys else None
+    whole = whole_stage(name)
+    expected = fingerprint(keys[whole]) if whole in keys else None
     lines = ledger.attempts(run, name, expected)
     progress, current, done = (
         ledger.read_or_none(run.progress(name)),
@@ -113,6 +132,8 @@ def _stage_state(
     if job is not None and all(line["job"] != job for line in lines):
         # Submitted, and neither queued nor ever begun: cancelled before, or because a stage before it failed.
         return replace(found, state=UNKNOWN if queue is None else final.get(job, "gone").lower().replace("_", " "))
+    if lines and whole != name and lines[-1]["ended"] == ledger.FINISHED:
+        return replace(found, state="done")
     return replace(found, state=lines[-1]["ended"] if lines else "waiting")
 
 
@@ -256,7 +277,7 @@ def follow(run: RunDirectory, stage: str) -> Iterator[str]:
     while True:
         # Look at the state first: what is written before a stage is over is then certainly read.
         if time.monotonic() - asked_at >= STATE_SECONDS:
-            over = next(state.over for state in stage_states(run) if state.name == stage)
+            over = next((state.over for state in stage_states(run) if state.name == stage), True)
             asked_at = time.monotonic()
         path = run.log(stage)
         if path.exists():

@@ -385,20 +385,6 @@ def test_json_of_the_ledger_is_one_line_an_attempt(chain: Callable[..., Chain], 
     assert last["node"] in one.cluster.gpu_nodes
 
 
-def test_a_stage_on_cpus_is_preempted_too(chain: Callable[..., Chain], cluster: DevCluster, place: Path) -> None:
-    one = chain(cluster, prepared=False)
-    texts = tiny.write_texts(place / "more-texts", documents=100_000)
-    values = yaml.safe_load(tiny.write_experiment(place, texts, one.run.name).read_text(encoding="utf-8"))
-    one.config.write_text(yaml.safe_dump(values), encoding="utf-8")
-    one.submit("--until", "tokenizer")
-    wait(lambda: ledger.current(one.run, "download"), "the download stage")
-    cluster.run("sbatch", "--partition=urgent", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=true")
-    wait(lambda: cluster.job(one.job("download"))["Restarts"] == "1", "the preemption")
-    assert one.wait_for_end("tokenizer") == "COMPLETED", one.log("download")
-    assert one.ends("download") == ["preempted", "finished"]
-    assert one.ends("tokenizer") == ["finished"]
-
-
 def test_the_plain_scripts_give_the_same_training(
     chain: Callable[..., Chain], cluster: DevCluster, undisturbed: RunDirectory
 ) -> None:

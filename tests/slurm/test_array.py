@@ -1,0 +1,115 @@
+"""Download and pack as job arrays: from a hub with faults to a validated model, on CPU nodes that are taken away."""
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hub import Fault, Hub, add_dataset, cut, fails, hangs, hub, reset, truncated
+from tiny import ENGLISH, KOREAN
+
+from jobs import ledger
+from jobs.dev_cluster import DevCluster
+from jobs.pipeline import read_done
+from sllm.files import RunDirectory, read_manifest
+
+__all__ = ["hub"]
+
+pytestmark = pytest.mark.slow
+
+Sllm = Callable[..., tuple[int, str, str]]
+
+
+def texts(language: str, seed: int, count: int) -> list[str]:
+    draw = random.Random(f"{language} {seed}")
+    words = (KOREAN if language == "ko" else ENGLISH).split()
+    return [" ".join(draw.choices(words, k=draw.randint(20, 60))) for _ in range(count)]
+
+
+@pytest.fixture
+def config(hub: Hub, tmp_path: Path) -> Path:
+    """Three sources of the hub, in several configurations, splits and files."""
+    files = {language: [texts(language, seed, 150) for seed in range(3)] for language in ("ko", "en")}
+    add_dataset(hub.root, "us/web", {language: {"train": files[language]} for language in files})
+    books = {"train": [texts("en", 9, 200)], "test": [texts("en", 10, 9)]}
+    add_dataset(hub.root, "us/books", {"default": books}, "TEXT")
+    web = {"kind": "hub", "dataset": "us/web"}
+    values: dict[str, Any] = {
+        "name": "arrays",
+        "data": {
+            "sources": [
+                {**web, "name": "ko-web", "language": "ko", "config": "ko"},
+                {**web, "name": "en-web", "language": "en", "config": "en"},
+                {"kind": "hub", "dataset": "us/books", "name": "en-books", "language": "en", "text_field": "TEXT"},
+            ],
+            "validation_fraction": 0.1,
+            "clean": {"repetition": False},
+        },
+        "tokenizer": {"vocab_size": 300},
+        "model": {"d_model": 16, "n_layers": 1, "n_heads": 2, "d_ff": 32, "context_length": 16},
+        "train": {"max_steps": 20, "global_batch": 4, "micro_batch": 2, "precision": "fp32"},
+        "validate": {"every": 10, "tokens": 256, "final_tokens": 512, "prompts": ["Anna"], "sample_tokens": 4},
+        "benchmark": {"prompt_tokens": 4, "new_tokens": 4},
+        "wandb": {"mode": "disabled"},
+    }
+    path = tmp_path / "arrays.yaml"
+    path.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
+    return path
+
+
+def manifests(data: Path) -> dict[str, Any]:
+    """Of everything below the data directory, after its checksums."""
+    found = [path.parent for path in data.rglob("manifest.json")]
+    return {str(directory.relative_to(data)): read_manifest(directory, checksums=True) for directory in found}
+
+
+def wait(condition: Callable[[], Any], what: str) -> Any:
+    deadline = time.monotonic() + 240
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within 240 s: {what}"
+        time.sleep(0.1)
+    return value
+
+
+def test_from_a_hub_with_faults_to_a_validated_model(
+    sllm: Sllm, cluster: DevCluster, config: Path, hub: Hub, tmp_path: Path
+) -> None:
+    profile = tmp_path / "cluster.yaml"
+    arrays = {"download": 3, "pack": 2}
+    defaults = {"partition": "cpu", "cpus": 1, "memory": "2G", "time_minutes": 20, "signal_seconds": 20}
+    stages = {**{stage: {"array": tasks} for stage, tasks in arrays.items()}, "pretrain": {"tasks_per_node": 2}}
+    profile.write_text(yaml.safe_dump({"defaults": defaults, "stages": stages}), encoding="utf-8")
+    slow = [hangs(2.0)] * 6
+    broken: list[Fault] = [fails(503), fails(429, Retry_After="1"), cut, reset, truncated]
+    hub.faults = [*slow, *broken, *slow]
+
+    code, out, err = sllm("submit", config, "--on", "slurm", "--cluster", profile, "--until", "validate")
+    assert code == 0, err
+    assert "download.*: job " in out
+    run = RunDirectory(config.parent / "runs" / "arrays")
+    wait(lambda: all(ledger.current(run, f"download.{i}") for i in range(3)), "the three shares of download")
+    status = [line.split()[:2] for line in sllm("status", run.path)[1].split("\n")]
+    assert ["download.1", "running"] in status
+    assert ["download", "pending"] in status
+    cluster.run("sbatch", "--partition=urgent", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=true")
+
+    wait(lambda: read_done(run, "validate"), "the end of validate")
+    ends = {"download": ["preempted", "finished"], "pack": ["finished"]}
+    for stage, tasks in arrays.items():
+        for number in range(tasks):
+            assert [line["ended"] for line in ledger.attempts(run, f"{stage}.{number}")] == ends[stage]
+        assert [line["ended"] for line in ledger.attempts(run, stage)] == ["finished"]
+    assert not hub.faults
+    status = [line.split()[:2] for line in sllm("status", run.path)[1].split("\n")]
+    assert [row for row in status if row and row[0].startswith("download")] == [["download", "done"]]
+
+    # The same corpus and the same tokens as from one process without faults.
+    other = ["name=straight", f"data_directory={tmp_path}/straight"]
+    code, _, err = sllm("submit", config, "--on", "here", "--until", "pack", *other)
+    assert code == 0, err
+    made, right = (manifests(tmp_path / name) for name in ("data", "straight"))
+    assert len(made) >= 3
+    assert made == right
