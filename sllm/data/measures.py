@@ -77,7 +77,7 @@ _MULTIPLIER = uint64(0x9E3779B97F4A7C15)
 
 
 @compiled
-def _mix(x):  # type: ignore[no-untyped-def]
+def mix(x):  # type: ignore[no-untyped-def]
     """SplitMix64's finaliser (Steele, Lea and Flood 2014)."""
     x = (x ^ (x >> uint64(30))) * uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> uint64(27))) * uint64(0x94D049BB133111EB)
@@ -125,7 +125,7 @@ def _measure(codes, classes, first, negligible):  # type: ignore[no-untyped-def]
         if word_size:
             words[n_words], word_sizes[n_words] = word, word_size
             n_words += 1
-            line = _mix(line * _MULTIPLIER + word)
+            line = mix(line * _MULTIPLIER + word)
             line_size += word_size
             word, word_size = uint64(0), 0
         if kind != NEWLINE:
@@ -135,7 +135,7 @@ def _measure(codes, classes, first, negligible):  # type: ignore[no-untyped-def]
                 lines[n_lines], line_sizes[n_lines] = line, line_size
                 n_lines += 1
                 letters_before = counts[2]
-            paragraph = _mix(paragraph * _MULTIPLIER + line)
+            paragraph = mix(paragraph * _MULTIPLIER + line)
             paragraph_size += line_size
             line, line_size = uint64(0), 0
         if paragraph_size and (i >= length - 1 or classes[min(codes[i + 1], 65535)] == NEWLINE):
@@ -165,7 +165,7 @@ def _measure(codes, classes, first, negligible):  # type: ignore[no-untyped-def]
         power *= _MULTIPLIER
         best, best_size, covered, until = 1, 0, 0, 0
         for i in range(n_words - n + 1):
-            key = _mix(prefix[i + n] - prefix[i] * power)
+            key = mix(prefix[i + n] - prefix[i] * power)
             slot = _slot(key, keys, stamps, n + 1)
             if stamps[slot] != n + 1:
                 stamps[slot], keys[slot], seen[slot] = n + 1, key, 1

@@ -13,6 +13,8 @@ from functools import cache
 import numpy as np
 from numba import njit, uint32, uint64
 
+from sllm.data.measures import mix
+
 BANDS, ROWS = 14, 8
 
 CHARACTERS = 8
@@ -42,14 +44,6 @@ def _permutations() -> tuple[np.ndarray, np.ndarray]:
 
 
 @compiled
-def _mix(x):  # type: ignore[no-untyped-def]
-    """SplitMix64's finaliser (Steele, Lea and Flood 2014)."""
-    x = (x ^ (x >> uint64(30))) * uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> uint64(27))) * uint64(0x94D049BB133111EB)
-    return x ^ (x >> uint64(31))
-
-
-@compiled
 def _band_keys(codes, folded, offsets, factors):  # type: ignore[no-untyped-def]
     base = uint64(0x9E3779B97F4A7C15)
     leaving = uint64(1)
@@ -66,12 +60,12 @@ def _band_keys(codes, folded, offsets, factors):  # type: ignore[no-untyped-def]
         window[n % CHARACTERS] = letter
         n += 1
         if n >= CHARACTERS:
-            _lower(signature, uint32(_mix(rolling) >> uint64(32)), offsets, factors)
+            _lower(signature, uint32(mix(rolling) >> uint64(32)), offsets, factors)
     if n < CHARACTERS:
-        _lower(signature, uint32(_mix(rolling) >> uint64(32)), offsets, factors)
+        _lower(signature, uint32(mix(rolling) >> uint64(32)), offsets, factors)
     keys = np.zeros(BANDS, np.uint64)
     for i in range(len(signature)):
-        keys[i // ROWS] = _mix(keys[i // ROWS] * base + uint64(signature[i]))
+        keys[i // ROWS] = mix(keys[i // ROWS] * base + uint64(signature[i]))
     return keys
 
 

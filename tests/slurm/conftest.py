@@ -1,7 +1,6 @@
 """Private Slurm clusters, one of each profile for the whole test run, started when a test first asks for one."""
 
 import os
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -62,18 +61,9 @@ def deaf_conf(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
+def disk(mount_disk: Callable[[str], Path]) -> Path:
     """A file system of its own, with room for a submit."""
-    (path := tmp_path / "disk").mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(path)]
-    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        reason = f"needs the right to mount a small file system: {mounted.stderr.strip()}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    yield path
-    subprocess.run(["umount", str(path)], check=True)
+    return mount_disk("64m")
 
 
 Sllm = Callable[..., tuple[int, str, str]]
