@@ -3,7 +3,7 @@
 Starts a private Slurm, trains the model of configs/drill.yaml on two ranks, and lets 20 events happen to it. Prints
 the median and the worst of: event → checkpoint durable, queue, start-up, loading and the first step of the next
 attempt, the sum of all, and the steps lost for each cause. The private cluster requeues after 6 s (a cluster's default
-is 121 s); everything else is ours. Takes about ten minutes on two cores. Needs Slurm's packages.
+is 121 s); everything else is ours. Takes about five minutes on two cores. Needs Slurm's packages.
 """
 
 import argparse
