@@ -15,6 +15,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -195,9 +196,16 @@ def run_clean(directory: Path, _: int) -> dict[str, Any]:
     )
 
 
-def run_download(directory: Path, _: int) -> dict[str, Any]:
+def run_download(directory: Path, workers: int) -> dict[str, Any]:
+    """Each file a part of its own, so that several workers have something to do: the largest says how long it takes."""
+    from sllm.data import download
+
+    download.PART_BYTES = 1
+    for made in ("corpus", "sources"):
+        shutil.rmtree(directory / made, ignore_errors=True)
     size = sum(text_bytes(raw_texts(directory, language)) for language in ("ko", "en"))
-    return timed(size, lambda: download_stage(experiment_of(directory), directory / "corpus", StopFlag()))
+    experiment, corpus = experiment_of(directory), directory / "corpus"
+    return timed(size, lambda: download.download_stage(experiment, corpus, StopFlag(), workers=workers))
 
 
 def run_dedup(directory: Path, workers: int, near: bool = False) -> dict[str, Any]:
@@ -263,7 +271,8 @@ def stages(directory: Path, counts: list[int]) -> list[Table]:
         return row
 
     add("clean, in memory", "clean", 1)
-    add("download to shards: read, clean, compress, exact duplicates", "download", 1)
+    for workers in counts:
+        add("download to shards: read, clean, compress, exact duplicates", "download", workers)
     run("multiply", directory, 0)
     add("exact duplicates", "dedup", 1)
     for workers in counts:

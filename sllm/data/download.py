@@ -84,12 +84,6 @@ def download_stage(
     """
     if summary := _whole(output):
         return summary
-    return _download(experiment, output, stop, workers, only)
-
-
-def _download(
-    experiment: Experiment, output: Path, stop: StopFlag, workers: int | None, only: Iterable[str] | None
-) -> dict[str, Any]:
     wanted = [source for source in experiment.data.sources if only is None or source.name in set(only)]
     stores = {source.name: store_of(source, experiment, output) for source in experiment.data.sources}
     skipped = _bring(experiment, wanted, stores, stop, workers)
