@@ -58,6 +58,14 @@ def job_id() -> str | None:
     return os.environ.get("SLURM_JOB_ID") if "SLURM_PROCID" in os.environ else None
 
 
+def this_job() -> str:
+    """How Slurm's commands name the job that this process belongs to: `12`, or `12_3`. One task of an array has the
+    array's own number in SLURM_JOB_ID, which would mean all its tasks."""
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ["SLURM_JOB_ID"]
+
+
 def array_share() -> tuple[int, int] | None:
     """Number of this task in its job array, from 0, and of all tasks; None outside an array."""
     if job_id() is None or "SLURM_ARRAY_TASK_ID" not in os.environ:
@@ -109,7 +117,7 @@ class Deadline:
 
     def measure(self) -> float | None:
         """Unix time. None without a limit, or if Slurm does not say. Asks anew: a limit can be changed meanwhile."""
-        job = show_job(os.environ["SLURM_JOB_ID"])
+        job = show_job(this_job())
         # The end of a job that was cancelled is now, and not its limit.
         end = _end_time(job) if job and job["JobState"] == "RUNNING" else None
         if end is None:
@@ -154,7 +162,7 @@ def resources(run: RunDirectory, stage: str) -> Resources:
 
 def begin(run: RunDirectory, stage: str, fingerprint: str) -> str | None:
     """Open the ledger for this attempt. Returns why it must not run, or None if it may."""
-    token, job = attempt_token(), os.environ["SLURM_JOB_ID"]
+    token, job = attempt_token(), this_job()
     previous = ledger.current(run, stage)
     if previous and previous["job"] == job and int(previous["token"].rsplit("-", 1)[1]) > restarts():
         return f"attempt {previous['attempt']} of the same job is newer"
@@ -182,7 +190,7 @@ def stop_cause(reason: str) -> str:
     """Why Slurm, or a person, told this job to stop; `reason` is the flag's."""
     if reason == "deadline":
         return ledger.TIME_LIMIT
-    job = show_job(os.environ["SLURM_JOB_ID"])
+    job = show_job(this_job())
     if job is None:
         return ledger.PREEMPTED
     if int(job["Restarts"]) > restarts() or job.get("PreemptTime", "None") != "None":
@@ -224,7 +232,7 @@ def _lost_cause(before: dict[str, Any]) -> str:
     if state in causes:
         return causes[state]
     # Its batch script would have spoken for it, had its node still been there.
-    return ledger.NODE_FAILURE if job == os.environ["SLURM_JOB_ID"] else ledger.KILLED
+    return ledger.NODE_FAILURE if job == this_job() else ledger.KILLED
 
 
 # --- the shell around a stage ---------------------------------------------------------------------
@@ -248,15 +256,17 @@ def python_command(python: str) -> str:
 
 def teardown_lines(run: str, stage: Stage, python: str) -> list[str]:
     """Shell lines after srun: requeue if the marker is there and Slurm has not ended the job itself."""
-    # In a job array, the name of the task's share.
-    name = f"{stage}${{SLURM_ARRAY_TASK_ID:+.$SLURM_ARRAY_TASK_ID}}" if stage.work_share else stage.name
+    name, job = stage.name, "$SLURM_JOB_ID"
+    if stage.work_share:  # in a job array, the task's share and the task (see `this_job`)
+        name += "${SLURM_ARRAY_TASK_ID:+.$SLURM_ARRAY_TASK_ID}"
+        job = "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
     return [
         "rc=$?",
         f"marker={run}/stages/{name}/requeue-$SLURM_JOB_ID-${{SLURM_RESTART_COUNT:-0}}",
         f'if [ $rc -ne 0 ] && [ ! -e "$marker" ]; then {python} -m jobs.slurm {run} {name} "$rc" "$slurm_term"; fi',
         "for try in 1 2 3; do",
         '  if [ -n "$slurm_term" ] || [ ! -e "$marker" ]; then break; fi',
-        '  if scontrol requeue "$SLURM_JOB_ID"; then break; fi',
+        f'  if scontrol requeue "{job}"; then break; fi',
         "  sleep 2",
         "done",
         "exit $rc",
@@ -457,11 +467,11 @@ QUEUE_FIELDS = {"state": "%T", "reason": "%r", "left": "%L", "start": "%S", "nod
 def queued(jobs: list[str]) -> dict[str, dict[str, str]] | None:
     """Job id → fields, of those that are queued or running. None if Slurm does not answer.
 
-    An array is there as long as one of its tasks is; each task has an id of its own too.
+    An array is there as long as one of its tasks is.
     """
     if not jobs:
         return {}
-    fields = "|".join(["%F", "%A", *QUEUE_FIELDS.values()])
+    fields = "|".join(["%F", "%i", *QUEUE_FIELDS.values()])
     # Asked for by user, not by id: squeue fails if one of several ids is unknown.
     text = ask("squeue", "-h", "--me", "-o", fields)
     if text is None:
@@ -487,7 +497,7 @@ def live_jobs(run: RunDirectory) -> dict[str, tuple[str, str]]:
 
 def final_states(jobs: list[str]) -> dict[str, str]:
     """Job id → last state, as far as the accounting knows: COMPLETED, FAILED, CANCELLED, TIMEOUT, …"""
-    text = ask("sacct", "-n", "-X", "-P", "-j", ",".join(jobs), "-o", "JobIDRaw,State") if jobs else None
+    text = ask("sacct", "-n", "-X", "-P", "-j", ",".join(jobs), "-o", "JobID,State") if jobs else None
     rows = [line.split("|") for line in (text or "").split("\n") if "|" in line]
     return {row[0]: row[1].split(" ")[0] for row in rows}
 
@@ -504,7 +514,7 @@ def cancel_jobs(jobs: list[str]) -> None:
 
 def _memory_hint(run: RunDirectory, stage: str) -> str:
     """What to do if this attempt has just been killed for want of memory, which only the job's own output tells."""
-    job = show_job(os.environ["SLURM_JOB_ID"])
+    job = show_job(this_job())
     try:
         output = Path(job["StdOut"] if job else "").read_bytes()[-OUTPUT_TAIL:]
     except OSError:

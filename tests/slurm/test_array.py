@@ -14,7 +14,7 @@ from tiny import ENGLISH, KOREAN
 from jobs import ledger
 from jobs.dev_cluster import DevCluster
 from jobs.pipeline import read_done
-from sllm.files import RunDirectory, read_manifest
+from sllm.files import RunDirectory, read_json, read_manifest
 
 __all__ = ["hub"]
 
@@ -42,8 +42,8 @@ def config(hub: Hub, tmp_path: Path) -> Path:
         "data": {
             "sources": [
                 {**web, "name": "ko-web", "language": "ko", "config": "ko"},
-                {**web, "name": "en-web", "language": "en", "config": "en"},
                 {"kind": "hub", "dataset": "us/books", "name": "en-books", "language": "en", "text_field": "TEXT"},
+                {**web, "name": "en-web", "language": "en", "config": "en"},
             ],
             "validation_fraction": 0.1,
             "clean": {"repetition": False},
@@ -58,6 +58,10 @@ def config(hub: Hub, tmp_path: Path) -> Path:
     path = tmp_path / "arrays.yaml"
     path.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
     return path
+
+
+def names(run: RunDirectory) -> set[str]:
+    return {line["stage"] for line in ledger.attempts(run) if line["stage"].startswith(("download", "pack"))}
 
 
 def manifests(data: Path) -> dict[str, Any]:
@@ -78,11 +82,10 @@ def test_from_a_hub_with_faults_to_a_validated_model(
     sllm: Sllm, cluster: DevCluster, config: Path, hub: Hub, tmp_path: Path
 ) -> None:
     profile = tmp_path / "cluster.yaml"
-    arrays = {"download": 3, "pack": 2}
     defaults = {"partition": "cpu", "cpus": 1, "memory": "2G", "time_minutes": 20, "signal_seconds": 20}
-    stages = {**{stage: {"array": tasks} for stage, tasks in arrays.items()}, "pretrain": {"tasks_per_node": 2}}
+    stages = {"download": {"array": 3}, "pack": {"array": 2}, "pretrain": {"tasks_per_node": 2}}
     profile.write_text(yaml.safe_dump({"defaults": defaults, "stages": stages}), encoding="utf-8")
-    slow = [hangs(2.0)] * 6
+    slow = [hangs(2.0)] * 8
     broken: list[Fault] = [fails(503), fails(429, Retry_After="1"), cut, reset, truncated]
     hub.faults = [*slow, *broken, *slow]
 
@@ -95,14 +98,23 @@ def test_from_a_hub_with_faults_to_a_validated_model(
     assert ["download.1", "running"] in status
     assert ["download", "pending"] in status
     cluster.run("sbatch", "--partition=urgent", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=true")
+    wait(lambda: (ledger.current(run, "download.2") or {}).get("attempt") == 2, "its second attempt")
+    # One alone: the number of this task is that of the array.
+    array = str(read_json(run.stage("download") / "array.json")["job"])
+    cluster.run("scancel", "--signal=USR2", f"{array}_2")
 
     wait(lambda: read_done(run, "validate"), "the end of validate")
-    ends = {"download": ["preempted", "finished"], "pack": ["finished"]}
-    for stage, tasks in arrays.items():
-        for number in range(tasks):
-            assert [line["ended"] for line in ledger.attempts(run, f"{stage}.{number}")] == ends[stage]
-        assert [line["ended"] for line in ledger.attempts(run, stage)] == ["finished"]
-    assert not hub.faults
+    ends = {name: [line["ended"] for line in ledger.attempts(run, name)] for name in sorted(names(run))}
+    assert ends == {
+        "download": ["finished"],
+        "download.0": ["preempted", "finished"],
+        "download.1": ["preempted", "finished"],
+        "download.2": ["preempted", "signal", "finished"],
+        "pack": ["finished"],
+        "pack.0": ["finished"],
+        "pack.1": ["finished"],
+    }
+    assert not set(broken) & set(hub.faults)  # each was given
     status = [line.split()[:2] for line in sllm("status", run.path)[1].split("\n")]
     assert [row for row in status if row and row[0].startswith("download")] == [["download", "done"]]
 
