@@ -3,6 +3,7 @@
 Nothing heavy is imported before a command runs, so that `sllm --help` answers at once.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -272,13 +273,17 @@ def benchmark(config: Config, overrides: Overrides = None) -> None:
 
 def _run_stage(name: str, config: Path, overrides: list[str] | None) -> None:
     from jobs.launch import run_single
+    from jobs.run import leave
     from sllm.config import load_experiment
 
     experiment: Experiment = load_experiment(config, overrides or ())
     try:
-        print(run_single(name, experiment))
+        outcome = run_single(name, experiment)
     except Stopped as stopped:
-        print(f"{name}: outcome stopped ({stopped}); the same command goes on from here")
+        outcome = f"{name}: outcome stopped ({stopped}); the same command goes on from here"
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(outcome)
+    leave(0)
 
 
 # --- models ---------------------------------------------------------------------------------------

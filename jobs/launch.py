@@ -201,13 +201,13 @@ def run_single(name: str, experiment: Experiment) -> str:
     with stop_on_signals() as stop:
         rank = int(os.environ.get("RANK", "0"))
         set_up_logging(rank)
-        if rank > 0:
-            run_here(stage, experiment, run, keys, stop, name)
-            return ""
         require_parents(stage, run, keys, artifacts)
         (step,) = plan(run, keys, artifacts, [stage])
         if step.done:
             return f"{name}: done already in {run.path}"
+        if rank > 0:
+            run_here(stage, experiment, run, keys, stop, name)
+            return f"{name}: done in {run.path}"
         former = former_training(run)
         if former is not None and former != keys["pretrain"]:
             changed = "; ".join(differences(former, keys["pretrain"]))

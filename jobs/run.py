@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from jobs import ledger, slurm
 from jobs.pipeline import STAGES, Keys, Stage, plan
@@ -165,7 +165,7 @@ def lost_peer(error: BaseException) -> bool:
 
 
 def job(path: str, name: str, token: str | None = None) -> None:
-    """One rank of a stage, in a process of its own. Leaves through `sys.exit`, never by returning: a launcher that
+    """One rank of a stage, in a process of its own. Leaves with an exit code, never by returning: a launcher that
     pickles results would otherwise record a stage that was stopped as a success.
 
     `token` names the attempt that the launcher has opened; in a Slurm job, rank 0 opens it.
@@ -182,8 +182,8 @@ def job(path: str, name: str, token: str | None = None) -> None:
         redirect_output(run.log(stage.name))
         set_up_logging(rank)
         if token is not None:
-            sys.exit(rank_of_attempt(run, stage, token, stop, rank))
-        sys.exit(rank_of_job(run, stage, stop, rank))
+            leave(rank_of_attempt(run, stage, token, stop, rank))
+        leave(rank_of_job(run, stage, stop, rank))
 
 
 def rank_of_job(run: RunDirectory, stage: Stage, stop: StopFlag, rank: int) -> int:
@@ -244,9 +244,22 @@ def rank_of_attempt(
             traceback.print_exc()
         else:
             log.error("rank %d ends too: %s", rank, describe(error)[1])
-        # Other ranks may wait in a collective for this one, and this one in its own clean-up for them.
-        sys.stderr.flush()
-        os._exit(EX_CRASH)
+        return EX_CRASH
+
+
+def leave(code: int) -> NoReturn:
+    """End the process; as one of several ranks without Python's clean-up.
+
+    A process group outlives `destroy_process_group` where DDP has used it. Its threads may then let go of a tensor
+    while the interpreter is being taken down, which aborts the process: after a training that had succeeded (3 of 120
+    exits, torch 2.13). And a rank that has failed would wait in its clean-up for others, which wait for this one.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        sys.exit(code)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def load_run(run: RunDirectory) -> tuple[Experiment, Keys]:
@@ -312,12 +325,12 @@ def watch(run: RunDirectory, stage: Stage, token: str, stop: StopFlag, deadline:
             if current and current["token"] == token:
                 owned = True
             elif current and owned:
-                _leave(f"attempt {current['attempt']} owns {run.name} now: this one ends", EX_FENCED)
+                _end(f"attempt {current['attempt']} owns {run.name} now: this one ends", EX_FENCED)
             ending = ledger.ended(run, stage.name, token)
             if ending and ending["cause"] in (ledger.CRASH, ledger.BAD_INPUT, ledger.KILLED):
                 failed_at = failed_at or now
                 if now - failed_at > PEER_SECONDS:
-                    _leave(f"another rank has ended ({ending['message']}): this one ends too", EX_CRASH)
+                    _end(f"another rank has ended ({ending['message']}): this one ends too", EX_CRASH)
             if deadline is not None and now - measured_at > MEASURE_SECONDS:
                 measured_at = now
                 with contextlib.suppress(OSError):  # a file system that stumbles: the old deadline will do
@@ -326,7 +339,7 @@ def watch(run: RunDirectory, stage: Stage, token: str, stop: StopFlag, deadline:
     threading.Thread(target=loop, name="watch", daemon=True).start()
 
 
-def _leave(message: str, code: int) -> None:
+def _end(message: str, code: int) -> None:
     print(message, file=sys.stderr, flush=True)
     os._exit(code)
 

@@ -247,6 +247,13 @@ def test_train_under_torchrun_is_ordinary_ddp(config: Path, run: RunDirectory, p
     assert ends(run) == ["finished"]
     assert read_json(run.checkpoints / f"step-{STEPS:08d}" / "state.json")["world_size"] == 2
 
+    again = subprocess.run(
+        [*torchrun, "train", str(config)], cwd=place, env=variables(), capture_output=True, text=True, timeout=120
+    )
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("done already") == 1
+    assert ends(run) == ["finished"]
+
 
 def processes_of(run: RunDirectory) -> list[int]:
     """The ranks of a run: processes that submitit started below its directory."""

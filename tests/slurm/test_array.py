@@ -95,7 +95,7 @@ def test_from_a_hub_with_faults_to_a_validated_model(
     run = RunDirectory(config.parent / "runs" / "arrays")
     wait(lambda: all(ledger.current(run, f"download.{i}") for i in range(3)), "the three shares of download")
     status = [line.split()[:2] for line in sllm("status", run.path)[1].split("\n")]
-    assert ["download.1", "running"] in status
+    assert ["download.2", "running"] in status  # of three files; the others may have ended
     assert ["download", "pending"] in status
     cluster.run("sbatch", "--partition=urgent", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=true")
     wait(lambda: (ledger.current(run, "download.2") or {}).get("attempt") == 2, "its second attempt")
@@ -105,10 +105,10 @@ def test_from_a_hub_with_faults_to_a_validated_model(
 
     wait(lambda: read_done(run, "validate"), "the end of validate")
     ends = {name: [line["ended"] for line in ledger.attempts(run, name)] for name in sorted(names(run))}
+    for share in ("download.0", "download.1"):
+        assert ends.pop(share) in (["preempted", "finished"], ["finished"])  # too late for it
     assert ends == {
         "download": ["finished"],
-        "download.0": ["preempted", "finished"],
-        "download.1": ["preempted", "finished"],
         "download.2": ["preempted", "signal", "finished"],
         "pack": ["finished"],
         "pack.0": ["finished"],
