@@ -256,7 +256,10 @@ def pack(config: Config, overrides: Overrides = None) -> None:
 @app.command(rich_help_panel=STAGES)
 def train(config: Config, overrides: Overrides = None) -> None:
     """Train the model; goes on from the newest checkpoint. Under torchrun: data-parallel."""
+    from jobs.run import leave
+
     _run_stage("pretrain", config, overrides)
+    leave(0)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -273,7 +276,6 @@ def benchmark(config: Config, overrides: Overrides = None) -> None:
 
 def _run_stage(name: str, config: Path, overrides: list[str] | None) -> None:
     from jobs.launch import run_single
-    from jobs.run import leave
     from sllm.config import load_experiment
 
     experiment: Experiment = load_experiment(config, overrides or ())
@@ -283,7 +285,6 @@ def _run_stage(name: str, config: Path, overrides: list[str] | None) -> None:
         outcome = f"{name}: outcome stopped ({stopped}); the same command goes on from here"
     if int(os.environ.get("RANK", "0")) == 0:
         print(outcome)
-    leave(0)
 
 
 # --- models ---------------------------------------------------------------------------------------
