@@ -23,7 +23,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from statistics import median
 from typing import Any
 from unicodedata import normalize
 
@@ -49,7 +51,10 @@ def main() -> None:
     parser.add_argument("--only", choices=["training", "encoding"])
     parser.add_argument("--trainers", nargs="+", default=list(TRAINERS), choices=list(TRAINERS))
     parser.add_argument(
-        "--rounds", type=int, default=1, help="trainings by each; they take turns, and the fastest counts"
+        "--rounds",
+        type=int,
+        default=1,
+        help="of each, in turn; of trainings the fastest counts, of encoders the median",
     )
     parser.add_argument("--run", help=argparse.SUPPRESS)  # one trainer, in this process
     arguments = parser.parse_args()
@@ -62,7 +67,7 @@ def main() -> None:
         if arguments.only != "encoding":
             Console(width=110).print(compare_trainers(files, vocab_size, arguments.trainers, arguments.rounds))
         if arguments.only != "training":
-            Console(width=110).print(compare_encoders(files, vocab_size, Path(directory)))
+            Console(width=110).print(compare_encoders(files, vocab_size, Path(directory), arguments.rounds))
 
 
 def generate(directory: Path, megabytes: float) -> list[Path]:
@@ -178,7 +183,7 @@ def compare_trainers(files: list[Path], vocab_size: int, trainers: list[str], ro
 # --- encoding -------------------------------------------------------------------------------------
 
 
-def compare_encoders(files: list[Path], vocab_size: int, directory: Path) -> Table:
+def compare_encoders(files: list[Path], vocab_size: int, directory: Path, rounds: int) -> Table:
     path = directory / "tokenizer.json"
     train(read_texts(files), vocab_size).save(path)
     texts = list(read_texts(files))
@@ -190,32 +195,37 @@ def compare_encoders(files: list[Path], vocab_size: int, directory: Path) -> Tab
             for text in texts[number::SHARDS]:
                 writer.write(text)
     size = sum(len(text.encode("utf-8")) for text in texts)
-    table = Table(title=f"Encoding {size / 1e6:.1f} MB, on {os.cpu_count()} CPUs")
+    tasks = [(path, shard) for shard in sorted(shards.glob("*.zst"))]
+    tokenizer = Tokenizer.load(path)
+    encoding = tokenizer._encoding
+    encoding.encode_ordinary("warm up")
+    counts = sorted({1, 2, os.cpu_count() or 1})
+    with ExitStack() as stack:
+        contenders: dict[str, tuple[int, Callable[[], object]]] = {
+            "tiktoken, text in memory, 1 thread": (1, lambda: [encoding.encode_ordinary(text) for text in texts])
+        }
+        for n in counts:
+            pool = stack.enter_context(ProcessPoolExecutor(n))
+            list(pool.map(warm, [path] * 4 * n))
+            contenders[f"sllm, files to ids, workers: {n}"] = n, lambda pool=pool: list(pool.map(encode_shard, tasks))  # type: ignore[misc]
+        for n in counts:
+            contenders[f"sllm, encode_batch, threads: {n}"] = n, lambda n=n: tokenizer.encode_batch(texts, workers=n)  # type: ignore[misc]
+        if importlib.util.find_spec("tokenizers"):
+            import tokenizers
+
+            theirs = tokenizers.Tokenizer.from_file(str(path))
+            contenders["tokenizers, text in memory, all CPUs"] = 0, lambda: theirs.encode_batch_fast(texts)
+        turns = [[elapsed(work) for _, work in contenders.values()] for _ in range(rounds)]
+    table = Table(
+        title=f"Encoding {size / 1e6:.1f} MB, on {os.cpu_count()} CPUs, {rounds} rounds in turn: median (worst)"
+    )
     for heading in ("encoder", "MB/s", "of tiktoken, per worker"):
         table.add_column(heading, justify="left" if heading == "encoder" else "right")
-
-    encoding = Tokenizer.load(path)._encoding
-    encoding.encode_ordinary("warm up")
-    rate = size / 1e6 / elapsed(lambda: [encoding.encode_ordinary(text) for text in texts])
-    table.add_row("tiktoken, text in memory, 1 thread", f"{rate:.1f}", "1.00")
-    tasks = [(path, shard) for shard in sorted(shards.glob("*.zst"))]
-    encode_shard((path, tasks[0][1]))
-    for workers in sorted({1, 2, os.cpu_count() or 1}):
-        with ProcessPoolExecutor(workers) as pool:
-            list(pool.map(warm, [path] * 4 * workers))
-            ours = size / 1e6 / elapsed(lambda pool=pool: list(pool.map(encode_shard, tasks)))  # type: ignore[misc]
-        table.add_row(f"sllm, files to ids, workers: {workers}", f"{ours:.1f}", f"{ours / workers / rate:.2f}")
-    batch = Tokenizer.load(path)
-    batch.encode("warm up")
-    for threads in sorted({1, 2, os.cpu_count() or 1}):
-        ours = size / 1e6 / elapsed(lambda threads=threads: batch.encode_batch(texts, workers=threads))  # type: ignore[misc]
-        table.add_row(f"sllm, encode_batch, threads: {threads}", f"{ours:.1f}", f"{ours / threads / rate:.2f}")
-    if importlib.util.find_spec("tokenizers"):
-        import tokenizers
-
-        theirs = tokenizers.Tokenizer.from_file(str(path))
-        rate = size / 1e6 / elapsed(lambda: theirs.encode_batch_fast(texts))
-        table.add_row("tokenizers, text in memory, all CPUs", f"{rate:.1f}", "")
+    for i, (name, (n, _)) in enumerate(contenders.items()):
+        rates = [size / 1e6 / seconds[i] for seconds in turns]
+        ratios = [seconds[0] / seconds[i] / n for seconds in turns] if n else []
+        of_tiktoken = f"{median(ratios):.2f} ({min(ratios):.2f})" if n else ""
+        table.add_row(name, f"{median(rates):.1f} ({min(rates):.1f})", of_tiktoken)
     return table
 
 
@@ -229,15 +239,13 @@ _loaded: dict[Path, Tokenizer] = {}
 
 
 def warm(path: Path) -> None:
-    if path not in _loaded:
-        _loaded[path] = Tokenizer.load(path)
-        _loaded[path].encode("warm up")
-    time.sleep(0.05)  # so that every worker gets one
+    _loaded[path] = Tokenizer.load(path)
+    _loaded[path].encode("warm up")
+    time.sleep(0.2)  # so that every worker gets one
 
 
 def encode_shard(task: tuple[Path, Path]) -> int:
     path, shard = task
-    warm(path)
     return sum(len(_loaded[path].encode_to_numpy(text).astype("<u2")) for text in read_file(shard, "text"))
 
 
