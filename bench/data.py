@@ -37,7 +37,7 @@ from sllm.data.embedded import documents
 from sllm.data.pack import pack_stage, token_file
 from sllm.data.shards import ShardWriter, read_shard
 from sllm.data.sources import read_file
-from sllm.files import DIGESTS_SUFFIX, RunDirectory, read_jsonl, read_manifest, shard_paths, write_json, write_manifest
+from sllm.files import DIGESTS_SUFFIX, RunDirectory, read_jsonl, read_manifest, shard_paths, write_json
 from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer
 from sllm.tokenizer.training import train
@@ -113,25 +113,34 @@ def generate(directory: Path, megabytes: float) -> list[Path]:
 
 
 def run_prepare(directory: Path, _: int) -> dict[str, Any]:
-    """The experiment over the files, and a tokenizer. In a process of its own: others would inherit its peak."""
+    """The experiment over several copies of the text, because starting processes should not be what is measured, and
+    a tokenizer. In a process of its own: others would inherit its peak."""
     files = [Path(name) for name in json.loads((directory / "files.json").read_text(encoding="utf-8"))]
     groups: dict[str, list[str]] = {"ko": [], "en": []}
     for file in files:
-        groups["ko" if file.name.startswith("ko") else "en"].append(str(file))
-    sources = [
-        {"name": language, "kind": "files", "language": language, "paths": paths}
-        for language, paths in groups.items()
-        if paths
-    ]
+        groups["ko" if file.name.startswith("ko") else "en"] += read_file(file, "text")
+    sources = []
+    for language, group in groups.items():
+        for copy in range(COPIES):
+            raw = directory / "raw" / f"{language}-{copy}"
+            raw.mkdir(parents=True)
+            with ShardWriter(raw, "train", 4) as writer:
+                for text in group:
+                    writer.write(f"{text}\n{copy}" if copy else text)  # no exact duplicate
+            # Each file a source, and so a part of its own: enough of one size for several workers.
+            sources += [
+                {"name": f"{raw.name}-{number}", "kind": "files", "language": language, "paths": [str(path)]}
+                for number, path in enumerate(sorted(raw.glob("*.zst")))
+            ]
     values = {
         "name": "bench",
         "data_directory": str(directory),
-        "data": {"sources": sources, "shard_megabytes": 4},  # enough shards for several workers
+        "data": {"sources": sources, "shard_megabytes": 4, "validation_fraction": 0.05},
         "model": {"d_model": 64, "n_layers": 1, "n_heads": 1, "d_ff": 64, "context_length": 256},
         "train": {"max_steps": 1, "global_batch": 1, "micro_batch": 1},
     }
     write_json(directory / "experiment.json", values)
-    texts = [text for source in sources for path in source["paths"] for text in read_file(Path(path), "text")]
+    texts = [text for group in groups.values() for text in group]
     random.Random(0).shuffle(texts)
     sample, size = [], 0
     for text in texts:
@@ -142,21 +151,6 @@ def run_prepare(directory: Path, _: int) -> dict[str, Any]:
     return {}
 
 
-def run_multiply(directory: Path, _: int) -> dict[str, Any]:
-    """The corpus with each shard several times: starting processes should not be what is measured."""
-    corpus, many = directory / "corpus", directory / "many"
-    manifest = read_manifest(corpus)
-    for name, source in manifest["sources"].items():
-        (many / name).mkdir(parents=True)
-        for copy in range(COPIES):
-            for path in (corpus / name).iterdir():
-                (many / name / path.name.replace("-", f"-{copy}", 1)).hardlink_to(path)
-        for split in SPLITS:
-            source[split]["bytes"] *= COPIES
-    write_manifest(many, sources=manifest["sources"])
-    return {}
-
-
 def experiment_of(directory: Path, **data: Any) -> Experiment:
     values = json.loads((directory / "experiment.json").read_text(encoding="utf-8"))
     values["data"] |= data
@@ -164,16 +158,20 @@ def experiment_of(directory: Path, **data: Any) -> Experiment:
 
 
 def raw_texts(directory: Path, language: str) -> Iterator[str]:
+    """Of one copy."""
     for source in experiment_of(directory).data.sources:
-        if isinstance(source, FilesSource) and source.language == language:
+        if isinstance(source, FilesSource) and source.name.startswith(f"{language}-0-"):
             for path in source.paths:
                 yield from read_file(Path(path), "text")
 
 
 def clean_texts(directory: Path) -> Iterator[str]:
+    """Of one copy."""
     corpus = directory / "corpus"
     manifest = read_manifest(corpus)
     for name in manifest["sources"]:
+        if name.split("-")[1] != "0":
+            continue
         for split in SPLITS:
             for path in shard_paths(corpus, manifest, name, split):
                 yield from read_shard(path)
@@ -186,7 +184,8 @@ def text_bytes(texts: Iterable[str]) -> int:
 def run_clean(directory: Path, _: int) -> dict[str, Any]:
     """On one CPU, from texts in memory."""
     config = experiment_of(directory).data
-    groups = {source.language: list(raw_texts(directory, source.language)) for source in config.sources}
+    languages = {source.language for source in config.sources}
+    groups = {language: list(raw_texts(directory, language)) for language in sorted(languages)}
     cleaners = {language: Cleaner(config, language) for language in groups}
     for language, texts in groups.items():
         cleaners[language].clean(texts[0])  # loads what is compiled
@@ -197,28 +196,24 @@ def run_clean(directory: Path, _: int) -> dict[str, Any]:
 
 
 def run_download(directory: Path, workers: int) -> dict[str, Any]:
-    """Each file a part of its own, so that several workers have something to do: the largest says how long it takes."""
-    from sllm.data import download
-
-    download.PART_BYTES = 1
     for made in ("corpus", "sources"):
         shutil.rmtree(directory / made, ignore_errors=True)
-    size = sum(text_bytes(raw_texts(directory, language)) for language in ("ko", "en"))
+    size = COPIES * sum(text_bytes(raw_texts(directory, language)) for language in ("ko", "en"))
     experiment, corpus = experiment_of(directory), directory / "corpus"
-    return timed(size, lambda: download.download_stage(experiment, corpus, StopFlag(), workers=workers))
+    return timed(size, lambda: download_stage(experiment, corpus, StopFlag(), workers=workers))
 
 
 def run_dedup(directory: Path, workers: int, near: bool = False) -> dict[str, Any]:
     from sllm.data import dedup
 
     dedup.BYTES_WORTH_A_PROCESS = 1
-    many = directory / "many"
-    names = [path.relative_to(many).as_posix() for path in sorted(many.glob("*/*.zst"))]
+    corpus = directory / "corpus"
+    names = [path.relative_to(corpus).as_posix() for path in sorted(corpus.glob("*/*.zst"))]
     config = experiment_of(directory, near_duplicates=near).data
     size = COPIES * text_bytes(clean_texts(directory))
     with tempfile.TemporaryDirectory(dir=directory) as temporary:
-        for path in [*many.glob("*/*.zst"), *many.glob(f"*/*{DIGESTS_SUFFIX}")]:
-            linked = Path(temporary) / path.relative_to(many)
+        for path in [*corpus.glob("*/*.zst"), *corpus.glob(f"*/*{DIGESTS_SUFFIX}")]:
+            linked = Path(temporary) / path.relative_to(corpus)
             linked.parent.mkdir(exist_ok=True)
             linked.hardlink_to(path)
         return timed(size, lambda: drop_duplicates(Path(temporary), names, config, StopFlag(), workers))
@@ -237,7 +232,7 @@ def run_tiktoken(directory: Path, _: int) -> dict[str, Any]:
 
 def run_pack(directory: Path, workers: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=directory) as temporary:
-        arguments = (directory / "many", directory / "tokenizer.json", Path(temporary) / "packed", StopFlag())
+        arguments = (directory / "corpus", directory / "tokenizer.json", Path(temporary) / "packed", StopFlag())
         return timed(
             COPIES * text_bytes(clean_texts(directory)),
             lambda: pack_stage(experiment_of(directory), *arguments, workers=workers),
@@ -273,7 +268,6 @@ def stages(directory: Path, counts: list[int]) -> list[Table]:
     add("clean, in memory", "clean", 1)
     for workers in counts:
         add("download to shards: read, clean, compress, exact duplicates", "download", workers)
-    run("multiply", directory, 0)
     add("exact duplicates", "dedup", 1)
     for workers in counts:
         add("exact and near duplicates", "near", workers)
@@ -388,7 +382,6 @@ def enlarge(packed: Path, gigabytes: int) -> None:
 
 ROWS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
     "prepare": run_prepare,
-    "multiply": run_multiply,
     "clean": run_clean,
     "download": run_download,
     "dedup": run_dedup,
