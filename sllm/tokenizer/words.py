@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from typing import IO
 from unicodedata import normalize
 
 import numpy as np
@@ -464,33 +464,37 @@ class _Spill:
 
     def __init__(self, max_words: int) -> None:
         self.max_words = max_words
-        self.empty = True
-        self._directory = tempfile.TemporaryDirectory(prefix="sllm-words-")
+        self._files: list[IO[bytes]] = []
 
     def __enter__(self) -> "_Spill":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._directory.cleanup()
+        for file in self._files:
+            file.close()
+
+    @property
+    def empty(self) -> bool:
+        return not self._files
 
     def add(self, table: _Table) -> None:
-        self.empty = False
+        if self.empty:  # files without names: nothing is left of them, whatever ends this process
+            self._files = [tempfile.TemporaryFile() for _ in range(self.PARTS)]  # noqa: SIM115 - see __exit__
         words = table.words()
         parts = hashes(words.letters, words.ends) % np.uint64(self.PARTS)
-        for part in range(self.PARTS):
+        for part, file in enumerate(self._files):
             chosen = _select(words, parts == part)
-            with self._file(part).open("ab") as file:
-                for array in (np.array([len(chosen), len(chosen.letters)]), chosen.ends, chosen.counts, chosen.letters):
-                    file.write(array.tobytes())
+            for array in (np.array([len(chosen), len(chosen.letters)]), chosen.ends, chosen.counts, chosen.letters):
+                file.write(array.tobytes())
 
     def words(self, stop: StopFlag) -> Words:
         """The sums; without the words seen less than `min_count` times, the smallest number that makes the rest fit."""
         kept: list[Words] = []
         distinct = total_bytes = 0
         min_count = 1
-        for part in range(self.PARTS):
+        for file in self._files:
             stop.check()
-            words = self._sum(part)
+            words = self._sum(file)
             distinct += len(words)
             total_bytes += _text_bytes(words)
             kept.append(_select(words, words.counts >= min_count))
@@ -512,22 +516,19 @@ class _Spill:
         result.dropped_bytes = total_bytes - _text_bytes(result)
         return result
 
-    def _sum(self, part: int) -> Words:
+    def _sum(self, file: IO[bytes]) -> Words:
         table = _Table(np.iinfo(np.uint32).max)
-        with self._file(part).open("rb") as file:
-            while head := file.read(16):
-                n, size = np.frombuffer(head, np.int64)
-                table.add(
-                    Words(
-                        ends=np.frombuffer(file.read(8 * n), np.int64),
-                        counts=np.frombuffer(file.read(8 * n), np.int64),
-                        letters=np.frombuffer(file.read(size), np.uint8),
-                    )
+        file.seek(0)
+        while head := file.read(16):
+            n, size = np.frombuffer(head, np.int64)
+            table.add(
+                Words(
+                    ends=np.frombuffer(file.read(8 * n), np.int64),
+                    counts=np.frombuffer(file.read(8 * n), np.int64),
+                    letters=np.frombuffer(file.read(size), np.uint8),
                 )
+            )
         return table.words()
-
-    def _file(self, part: int) -> Path:
-        return Path(self._directory.name) / str(part)
 
 
 @compiled
