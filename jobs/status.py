@@ -161,22 +161,28 @@ def runs_table(runs: list[RunDirectory]) -> Table:
 def run_table(run: RunDirectory) -> RenderableType:
     """Every stage with its state, its attempts and where it stands; below, what went wrong last."""
     states = stage_states(run)
-    on_slurm = any(state.job for state in states)
-    columns = ["stage", "state", "attempts", "progress", "seconds", "attempts ended"]
-    table = _table(*columns, *(["job", "node", "time limit in"] if on_slurm else []))
-    notes = []
+    rows, notes = [], []
     for state in states:
         seconds = f"{sum(line['seconds'] for line in state.attempts):,.0f}" if state.attempts else ""
         causes = [line["ended"] for line in state.attempts if line["ended"] != ledger.FINISHED]
         number = len(state.attempts) + (1 if state.current else 0)
         shown = state.state
-        if state.queue and state.queue["reason"] not in ("None", ""):
+        if state.queue and state.queue["reason"] not in ("None", "Dependency", ""):
             shown = f"{shown} ({state.queue['reason']})"
-        cells = [state.name, shown, str(number or ""), _progress_text(state), seconds, ", ".join(_counted(causes))]
-        if on_slurm:
-            queue = state.queue if state.queue and state.state == "running" else {}
-            cells += [state.job or "", queue.get("node", ""), queue.get("left", "")]
-        table.add_row(*cells)
+        queue = state.queue if state.queue and state.state == "running" else {}
+        rows.append(
+            {
+                "stage": state.name,
+                "state": shown,
+                "attempts": str(number or ""),
+                "progress": _progress_text(state),
+                "seconds": seconds,
+                "attempts ended": ", ".join(_counted(causes)),
+                "job": state.job or "",
+                "node": queue.get("node", ""),
+                "time limit in": queue.get("left", ""),
+            }
+        )
         if state.attempts and state.over and state.state != "done":
             last = state.attempts[-1]
             why = ": ".join(part for part in (last["ended"], last["message"]) if part)
@@ -191,6 +197,10 @@ def run_table(run: RunDirectory) -> RenderableType:
         notes.append(f"{run.path}: this disk is {trouble}; no stage can write there until that is mended")
     if any(state.state == UNKNOWN for state in states):
         notes.append("Slurm does not answer; this is what the files say.")
+    columns = [column for column in rows[0] if any(row[column] for row in rows)]
+    table = _table(*columns)
+    for row in rows:
+        table.add_row(*(row[column] for column in columns))
     parts: list[RenderableType] = [Text(str(run.path), style="bold"), table, *(Text(note) for note in notes)]
     figures = results_table(run) if all(state.state == "done" for state in states) else None
     return Group(*parts, figures) if figures else Group(*parts)
@@ -206,7 +216,7 @@ def disk_trouble(directory: Path) -> str:
 def _table(*columns: str) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column in ("stage", "job"))
     return table
 
 

@@ -359,7 +359,7 @@ def test_status_with_and_without_accounting(
     run.wait_for_step(20)
     rows = [line.split() for line in run.sllm("status", run.run.path).stdout.split("\n")]
     assert ["pretrain", "running", "1"] in [row[:3] for row in rows]
-    assert ["validate", "pending", "(Dependency)"] in [row[:3] for row in rows]
+    assert ["validate", "pending", run.job("validate")] in [row[:3] for row in rows]
 
     silent = run.sllm("status", run.run.path, SLURM_CONF=deaf_conf).stdout
     assert "Slurm does not answer" in silent
