@@ -161,7 +161,7 @@ def runs_table(runs: list[RunDirectory]) -> Table:
 def run_table(run: RunDirectory) -> RenderableType:
     """Every stage with its state, its attempts and where it stands; below, what went wrong last."""
     states = stage_states(run)
-    rows, notes = [], []
+    rows, progress, notes = [], [], []
     for state in states:
         seconds = f"{sum(line['seconds'] for line in state.attempts):,.0f}" if state.attempts else ""
         causes = [line["ended"] for line in state.attempts if line["ended"] != ledger.FINISHED]
@@ -175,14 +175,15 @@ def run_table(run: RunDirectory) -> RenderableType:
                 "stage": state.name,
                 "state": shown,
                 "attempts": str(number or ""),
-                "progress": _progress_text(state),
                 "seconds": seconds,
-                "attempts ended": ", ".join(_counted(causes)),
+                "ended": ", ".join(_counted(causes)),
                 "job": state.job or "",
                 "node": queue.get("node", ""),
-                "time limit in": queue.get("left", ""),
+                "limit in": queue.get("left", ""),
             }
         )
+        if text := _progress_text(state):
+            progress.append(text)
         if state.attempts and state.over and state.state != "done":
             last = state.attempts[-1]
             why = ": ".join(part for part in (last["ended"], last["message"]) if part)
@@ -201,7 +202,8 @@ def run_table(run: RunDirectory) -> RenderableType:
     table = _table(*columns)
     for row in rows:
         table.add_row(*(row[column] for column in columns))
-    parts: list[RenderableType] = [Text(str(run.path), style="bold"), table, *(Text(note) for note in notes)]
+    lines = map(Text, [*progress, *notes])
+    parts: list[RenderableType] = [Text(str(run.path), style="bold"), table, *lines]
     figures = results_table(run) if all(state.state == "done" for state in states) else None
     return Group(*parts, figures) if figures else Group(*parts)
 
