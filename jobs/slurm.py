@@ -199,7 +199,7 @@ def stop_cause(reason: str) -> str:
         return ledger.TIME_LIMIT if job["Reason"] == "TimeLimit" else ledger.CANCELLED
     end = _end_time(job)
     warned = float(os.environ.get("SLLM_SIGNAL_SECONDS", "0")) + EARLY_SECONDS
-    limit = reason == "SIGUSR2" and end is not None and end - time.time() <= warned
+    limit = reason in ("SIGUSR1", "SIGUSR2") and end is not None and end - time.time() <= warned
     return ledger.TIME_LIMIT if limit else ledger.SIGNALLED
 
 

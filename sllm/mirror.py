@@ -31,6 +31,7 @@ from sllm.config import Experiment
 from sllm.errors import UserError
 from sllm.files import RunDirectory, read_json, write_json
 from sllm.progress import track
+from sllm.stop import SIGNALS
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ def _later(run: RunDirectory) -> str:
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     # The job's signals are for training; the mirror has time until training closes the pipe.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     experiment = Experiment.model_validate(json.loads(sys.stdin.buffer.readline()))
     run = RunDirectory(Path(sys.argv[1]))

@@ -11,7 +11,7 @@ from types import FrameType
 
 from sllm.errors import Stopped
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 
 
 class StopFlag:
@@ -42,7 +42,7 @@ class StopFlag:
 
 @contextmanager
 def stop_on_signals(deadline: float | None = None) -> Iterator[StopFlag]:
-    """A StopFlag set by SIGTERM, SIGUSR2 and Ctrl-C while the block runs; the old handlers come back after it."""
+    """A StopFlag set by one of `SIGNALS` (or Ctrl-C) while the block runs; the old handlers come back after it."""
     flag = StopFlag(deadline)
 
     def handle(number: int, _: FrameType | None) -> None:

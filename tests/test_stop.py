@@ -7,10 +7,10 @@ import time
 import pytest
 
 from sllm.errors import Stopped
-from sllm.stop import StopFlag, stop_on_signals
+from sllm.stop import SIGNALS, StopFlag, stop_on_signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_signal_sets_the_flag_and_the_old_handler_comes_back(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with stop_on_signals() as stop:

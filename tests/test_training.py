@@ -143,7 +143,7 @@ def wait_until(condition: Callable[[], bool], attempt: ranks.Ranks, timeout: flo
     raise AssertionError("waited in vain")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_signal_to_one_rank_stops_all_at_a_step_boundary(
     configure: Callable[..., Path], straight: Path, number: signal.Signals
 ) -> None:
