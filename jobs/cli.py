@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from sllm.errors import Stopped, UserError, storage_as_user_error
+from sllm.utf8 import as_typed, set_up_streams, start_in_utf8_mode
 
 if TYPE_CHECKING:
     from sllm.config import Experiment
@@ -42,6 +43,9 @@ Seed = Annotated[int | None, typer.Option(help="Equal seeds give equal text.")]
 
 def main() -> None:
     """Entry point. A UserError is printed, one line a problem, without a traceback; exit code 2."""
+    start_in_utf8_mode()
+    set_up_streams()
+    sys.argv[1:] = map(as_typed, sys.argv[1:])
     try:
         with storage_as_user_error():
             app()

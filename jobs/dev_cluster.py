@@ -201,7 +201,6 @@ class DevCluster:
             env=_outside_jobs(os.environ) | self.env,
             cwd=cwd,
             capture_output=True,
-            text=True,
             encoding="utf-8",
         )
         if result.returncode != 0:
@@ -490,7 +489,7 @@ def _user() -> str:
 def _user_signal_line() -> str:
     """The setting that sends a job's own signal at preemption; it moved and changed its name in Slurm 23.02."""
     version = subprocess.run(
-        ["slurmctld", "-V"], env={"PATH": _path()}, capture_output=True, text=True, check=True
+        ["slurmctld", "-V"], env={"PATH": _path()}, capture_output=True, encoding="utf-8", check=True
     ).stdout
     match = re.search(r"(\d+)\.(\d+)", version)
     assert match, f"slurmctld -V printed {version!r}"

@@ -292,7 +292,12 @@ def _refusal(text: str) -> str:
     """Why Slurm would not take this batch script; empty if it would."""
     try:
         done = subprocess.run(
-            ["sbatch", "--test-only"], input=text, capture_output=True, text=True, timeout=slurm.COMMAND_SECONDS
+            ["sbatch", "--test-only"],
+            input=text,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=slurm.COMMAND_SECONDS,
         )
     except subprocess.TimeoutExpired:
         return "sbatch --test-only does not answer"
@@ -350,7 +355,7 @@ def _look_there(resources: Resources, directory: Path | None) -> tuple[dict[str,
             done = subprocess.run(
                 [*_srun(resources), "bash", "-c", script],
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
                 errors="replace",
                 timeout=60 * (PROBE_MINUTES + 1),
             )

@@ -80,9 +80,11 @@ EVENTS = (
 
 def _slurm(*command: str) -> None:
     try:
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=2 * slurm.COMMAND_SECONDS)
+        subprocess.run(command, check=True, capture_output=True, timeout=2 * slurm.COMMAND_SECONDS)
     except subprocess.CalledProcessError as error:
-        raise EventFailedError(f"{command[0]}: {slurm.sbatch_message(error.stderr)}") from None
+        raise EventFailedError(
+            f"{command[0]}: {slurm.sbatch_message(error.stderr.decode('utf-8', 'replace'))}"
+        ) from None
     except (OSError, subprocess.TimeoutExpired):
         raise EventFailedError(f"{command[0]} does not answer") from None
 

@@ -97,7 +97,7 @@ def end(run: RunDirectory, stage: str, token: str, cause: str, message: str = ""
     """
     record = {"cause": cause, "message": message, "where": where, "time": time.time()}
     try:
-        with _ended_file(run, stage, token).open("x", encoding="utf-8") as file:
+        with _ended_file(run, stage, token).open("x", encoding="utf-8", errors="backslashreplace") as file:
             json.dump(record, file, ensure_ascii=False)
         return True
     except FileExistsError:

@@ -47,7 +47,7 @@ def lock(run: RunDirectory, data: Path, command: str) -> Iterator[None]:
     directory cannot be written."""
     _require_writable(run.path, "runs_directory")
     _require_writable(data, "data_directory")
-    file = _lock_file(run).open("a+", encoding="utf-8")
+    file = _lock_file(run).open("a+", encoding="utf-8", errors="backslashreplace")
     with file:
         try:
             _take(file)
@@ -202,7 +202,7 @@ def describe_environment() -> str:
 
 def _git(*arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", "-C", str(TREE), *arguments], capture_output=True, text=True, check=True)
-        return done.stdout.strip()
+        done = subprocess.run(["git", "-C", str(TREE), *arguments], capture_output=True, check=True)
+        return done.stdout.decode("utf-8", "replace").strip()
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -89,7 +89,7 @@ def _writing(directory: Path) -> dict[str, Any]:
         os.fsync(file.fileno())
     seconds = time.perf_counter() - started
     locks = ""
-    with (directory / "lock").open("w") as file:
+    with (directory / "lock").open("wb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -27,6 +27,7 @@ from sllm.errors import Stopped, UserError, storage_as_user_error
 from sllm.files import RunDirectory, fingerprint, read_json, write_json
 from sllm.progress import report_to
 from sllm.stop import SIGNALS, StopFlag, stop_on_signals
+from sllm.utf8 import set_up_streams, start_in_utf8_mode
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ def require_parents(stage: Stage, run: RunDirectory, keys: Keys, artifacts: Arti
 def only_one(output: Path, stop: StopFlag) -> Iterator[None]:
     """Let one run at a time make what several share: those that waited find it there."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    with (output.parent / f".{output.name}.lock").open("w") as file:
+    with (output.parent / f".{output.name}.lock").open("wb") as file:
         told = False
         while True:
             try:
@@ -284,7 +285,7 @@ def adopt_rank() -> int:
 
 
 def redirect_output(path: Path) -> None:
-    """Send everything this process and its libraries print to the end of `path`."""
+    """Send everything this process and its libraries print to the end of `path`, in UTF-8."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -292,6 +293,7 @@ def redirect_output(path: Path) -> None:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
+    set_up_streams()
 
 
 def set_up_logging(rank: int = 0) -> None:
@@ -345,4 +347,5 @@ def _end(message: str, code: int) -> None:
 
 
 if __name__ == "__main__":
+    start_in_utf8_mode()
     job(*sys.argv[1:3])

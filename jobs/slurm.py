@@ -33,6 +33,7 @@ from jobs.cluster import Resources, load_cluster
 from jobs.pipeline import STAGES, Stage, whole_stage
 from sllm.errors import UserError
 from sllm.files import RunDirectory, read_new_jsonl, write_json
+from sllm.utf8 import set_up_streams, start_in_utf8_mode
 
 COMMAND_SECONDS = 20.0
 """How long a Slurm command may take; a busy controller is slow, one that is down never answers."""
@@ -243,6 +244,7 @@ def setup_lines(run: str, resources: Resources) -> list[str]:
     return [
         *resources.setup,
         f"export PYTHONPATH={run}/code PYTHONSAFEPATH=1",
+        "export PYTHONUTF8=1",
         "export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}",
         f"export SLLM_SIGNAL_SECONDS={resources.signal_seconds} SLLM_JOB_STARTED=$(date +%s.%N)",
         "slurm_term=; trap 'slurm_term=1' TERM",
@@ -440,8 +442,8 @@ def require_slurm() -> None:
 def ask(*command: str) -> str | None:
     """What a Slurm command prints, or None if it is not there, fails or does not answer."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=True)
-        return done.stdout.strip()
+        done = subprocess.run(command, capture_output=True, timeout=COMMAND_SECONDS, check=True)
+        return done.stdout.decode("utf-8", "replace").strip()
     except (OSError, subprocess.SubprocessError):
         return None
 
@@ -535,4 +537,6 @@ def after(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    start_in_utf8_mode()
+    set_up_streams()
     after(sys.argv[1:])

@@ -73,7 +73,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 def write_text(path: Path, text: str) -> None:
     with atomic_file(path) as file:
-        file.write(text.encode("utf-8"))
+        file.write(_utf8(text))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -166,7 +166,7 @@ def sha256(path: Path) -> str:
 def fingerprint(value: Any) -> str:
     """16 hexadecimal digits that identify a JSON value, independent of key order."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+    return hashlib.sha256(_utf8(text)).hexdigest()[:16]
 
 
 def write_manifest(directory: Path, **details: Any) -> None:
@@ -231,7 +231,12 @@ def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
     """Append one line in a single write, so that a reader sees whole lines and a kill costs at most this one."""
     line = json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n"
     with path.open("ab") as file:
-        file.write(line.encode("utf-8"))
+        file.write(_utf8(line))
+
+
+def _utf8(text: str) -> bytes:
+    """UTF-8, in which a lone surrogate (of a file name that is not UTF-8, say) stands as its JSON escape."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def read_zstd_lines(path: Path) -> Iterator[bytes]:

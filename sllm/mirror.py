@@ -32,6 +32,7 @@ from sllm.errors import UserError
 from sllm.files import RunDirectory, read_json, write_json
 from sllm.progress import track
 from sllm.stop import SIGNALS
+from sllm.utf8 import set_up_streams
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +126,7 @@ def _later(run: RunDirectory) -> str:
 
 
 def main() -> None:
+    set_up_streams()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     # The job's signals are for training; the mirror has time until training closes the pipe.
     for number in SIGNALS:
@@ -258,7 +260,7 @@ def only_sender(run: RunDirectory) -> Iterator[str]:
         BlockingIOError: another process is sending, on this node or on another.
         OSError: the file system has no file locks.
     """
-    with (run.path / ".wandb.lock").open("a") as file:
+    with (run.path / ".wandb.lock").open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not _id_file(run).exists():
             write_json(_id_file(run), {"id": secrets.token_hex(4)})

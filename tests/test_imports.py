@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 # Lower layers first. A module imports from its own layer or below.
 LAYERS = [
-    {"sllm", "sllm.errors", "sllm.files", "sllm.config", "sllm.stop", "sllm.progress", "sllm.workers"},
+    {"sllm", "sllm.errors", "sllm.files", "sllm.config", "sllm.stop", "sllm.progress", "sllm.utf8", "sllm.workers"},
     {"sllm.distributed", "sllm.tokenizer"},
     {"sllm.data", "sllm.model", "sllm.artifacts"},
     {"sllm.optim", "sllm.checkpoint", "sllm.metrics", "sllm.mirror"},
@@ -70,6 +70,26 @@ def test_nothing_read_can_execute(module: str) -> None:
             assert called not in ("eval", "exec", "torch.load", "np.load", "yaml.unsafe_load", "yaml.full_load")
             assert not any(k.arg == "allow_pickle" for k in node.keywords)
             assert not any(k.arg == "shell" and ast.unparse(k.value) == "True" for k in node.keywords)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_text_has_an_encoding(module: str) -> None:
+    """Else it would be the locale's."""
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        given = {keyword.arg for keyword in node.keywords}
+        called = ast.unparse(node.func)
+        assert not given & {"text", "universal_newlines"} or not called.startswith("subprocess."), ast.unparse(node)
+        if isinstance(node.func, ast.Attribute) and node.func.attr in ("read_text", "write_text"):
+            assert "encoding" in given, ast.unparse(node)
+        if called.rpartition(".")[2] == "open" and called not in ("os.open", "PackedData.open", "webbrowser.open"):
+            assert "encoding" in given or any("b" in mode for mode in _strings(node)), ast.unparse(node)
+
+
+def _strings(call: ast.Call) -> list[str]:
+    values = [*call.args, *(keyword.value for keyword in call.keywords)]
+    return [value.value for value in values if isinstance(value, ast.Constant) and isinstance(value.value, str)]
 
 
 def test_the_command_line_starts_light() -> None:
