@@ -106,17 +106,21 @@ def prepare(
 
 @app.command(rich_help_panel=RUNNING)
 def status(
-    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run; all of them if not given.")] = None,
+    run: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="A run, or a folder of runs; all in runs/ if not given.")
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Refresh until Ctrl-C.")] = False,
 ) -> None:
     """Show where a run stands: stages, attempts, step, loss, speed, time left."""
     from rich.console import Console, RenderableType
     from rich.live import Live
 
-    from jobs.status import all_runs, find_run, run_table, runs_table
+    from jobs.status import RUNS, find_run, run_table, runs_in, runs_table
 
     def table() -> RenderableType:
-        return run_table(find_run(run)) if run else runs_table(all_runs())
+        if run is None or runs_in(Path(run)):
+            return runs_table(Path(run) if run else RUNS)
+        return run_table(find_run(run))
 
     if not watch:
         Console().print(table())
@@ -384,7 +388,8 @@ def drill(
     cluster: Annotated[str, typer.Option(metavar="PROFILE", help="Cluster profile: a file or a name.")],
     overrides: Overrides = None,
 ) -> None:
-    """Train something tiny on the cluster, signal, requeue and kill it, and show what survived (ten minutes or so)."""
+    """Train something tiny on the cluster, signal, requeue and kill it, and show what survived. How long that
+    takes it says at its start."""
     from rich.console import Console
 
     from jobs.cluster import load_cluster
@@ -396,15 +401,15 @@ def drill(
 
 dev_cluster = typer.Typer(help="A private Slurm on this machine, to try things on.", no_args_is_help=True)
 app.add_typer(dev_cluster, name="dev-cluster", rich_help_panel=RUNNING)
-ClusterDirectory = Annotated[Path, typer.Argument(help="Where it lives; a short path that does not exist yet.")]
+ClusterDirectory = Annotated[Path, typer.Argument(help="Where it lives: a short path.")]
 
 
 @dev_cluster.command()
 def up(directory: ClusterDirectory = Path("/tmp/sllm-slurm")) -> None:
-    """Start it: two GPU nodes (declared, not real), a CPU node, partitions cpu, gpu and urgent."""
-    from jobs.dev_cluster import up as start
+    """Start it, unless it runs: two GPU nodes (declared, not real), a CPU node, partitions cpu, gpu and urgent."""
+    from jobs.dev_cluster import up_or_running
 
-    cluster = start(directory)
+    cluster = up_or_running(directory)
     print(f"export SLURM_CONF={cluster.env['SLURM_CONF']}")
 
 

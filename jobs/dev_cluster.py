@@ -92,6 +92,25 @@ def up(directory: Path, *, accounting: bool = True, user_signal: bool = True) ->
     return cluster
 
 
+def up_or_running(directory: Path) -> "DevCluster":
+    """The cluster that runs in `directory`, or a new one there.
+
+    Raises:
+        UserError: as `up` does; or one was started there and does not answer any more, after a restart of the machine
+            for example.
+    """
+    if not (Path(directory) / STATE).exists():
+        return up(directory)
+    cluster = attach(directory)
+    try:
+        cluster.run("scontrol", "ping")
+    except (OSError, RuntimeError):
+        raise UserError(
+            f"{directory}: its Slurm does not answer any more; `sllm dev-cluster down {directory}`, then up again"
+        ) from None
+    return cluster
+
+
 def attach(directory: Path) -> "DevCluster":
     """The cluster that `up` started in `directory`, perhaps from another process.
 

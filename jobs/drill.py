@@ -7,6 +7,7 @@ the ledger.
 """
 
 import math
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,14 +22,23 @@ from rich.table import Table
 from jobs import launch, ledger, slurm
 from jobs.cluster import Cluster, Retries, StageResources
 from jobs.pipeline import read_done
+from jobs.status import progress_line
 from sllm.config import load_experiment
+from sllm.errors import Stopped
 from sllm.files import RunDirectory, read_jsonl, sha256
+from sllm.progress import format_seconds
+from sllm.stop import StopFlag, stop_on_signals
 
 CONFIG = Path(__file__).parent.parent / "configs" / "drill.yaml"
 
 POLL_SECONDS = 0.2
 QUEUE_SECONDS = 5.0
 """How often Slurm is asked whether the job is still there."""
+
+CRED_EXPIRE_SECONDS, AWAY_SECONDS, AROUND_SECONDS = 120, 30, 420
+"""Slurm's default delay before a requeued job starts; from there to STEPS_BEFORE new steps; and all the rest: two
+minutes of a lowered time limit and up to one more, the stages before and after, the undisturbed training. Measured on
+two busy cores."""
 
 STEPS_BEFORE = 50
 """New steps that an attempt takes before it is disturbed: it has advanced, and has something to lose."""
@@ -107,9 +117,16 @@ class Endured(NamedTuple):
 class Patient:
     """A training in a Slurm job that things are done to."""
 
-    def __init__(self, run: RunDirectory, patience: float | None = None) -> None:
-        """`patience` bounds each wait, in seconds."""
-        self.run, self.patience = run, patience
+    def __init__(
+        self,
+        run: RunDirectory,
+        patience: float | None = None,
+        stop: StopFlag | None = None,
+        show: Callable[[str], object] = lambda _: None,
+    ) -> None:
+        """`patience` bounds each wait, in seconds; a `stop` ends it. `show` is given what is waited for, and where the
+        training is."""
+        self.run, self.patience, self.stop, self.show = run, patience, stop or StopFlag(), show
 
     def endure(self, event: Event) -> Endured:
         """Let it train for a while, do it, and wait until the attempt has its line in the ledger (for the loss of a
@@ -117,6 +134,7 @@ class Patient:
 
         Raises:
             ChainStoppedError: it does not train any more.
+            Stopped: asked to stop.
         """
         attempt = self.until(self.training, f"a step before: {event.what}")
         at = time.time()
@@ -149,9 +167,12 @@ class Patient:
             self.until(partial(read_done, self.run, stage), f"the end of {stage}", stage)
 
     def until(self, condition: Callable[[], Any], what: str, stage: str = "pretrain") -> Any:
-        """Poll until `condition()` is true; its value. Raises ChainStoppedError."""
+        """Poll until `condition()` is true; its value. Raises ChainStoppedError, Stopped."""
         started = asked = time.monotonic()
         while not (value := condition()):
+            self.stop.check()
+            progress = ledger.read_or_none(self.run.progress(stage))
+            self.show(f"waiting for {what}" + (f" ({progress_line(progress)})" if progress else ""))
             time.sleep(POLL_SECONDS)
             now = time.monotonic()
             if now - asked > QUEUE_SECONDS:
@@ -287,7 +308,7 @@ def drill(
     cluster: Cluster, overrides: Sequence[str], console: Console, events: Sequence[Event] = EVENTS
 ) -> tuple[RunDirectory, list[str]]:
     """Submit the chain of configs/drill.yaml, do `events` to its training, submit the same training once more and
-    leave that alone; print what survived. Whatever ends the drill cancels its jobs.
+    leave that alone; print what survived, also if it is asked to stop before. Whatever ends the drill cancels its jobs.
 
     Returns the run and what did not survive, a line each.
 
@@ -301,36 +322,56 @@ def drill(
     profile, steps = _profile(cluster), experiment.train.max_steps
     endured: list[Endured] = []
     problems: list[str] = []
+    stopped = False
+    started = time.monotonic()
+    console.print(
+        f"{len(events)} events, then the same training left alone: {_expected(len(events))}. Ctrl-C ends it and shows "
+        f"what is known by then.",
+        highlight=False,
+        soft_wrap=True,
+    )
     try:
-        launch.submit(experiment, profile, "slurm", console=console)
-        patient = Patient(run)
-        try:
+        with stop_on_signals() as stop, console.status("submitting") as shown:
+            launch.submit(experiment, profile, "slurm", console=console)
+            patient = Patient(run, stop=stop, show=shown.update)
             for event in events:
-                with console.status(f"waiting for the training, then: {event.what}"):
-                    endured.append(patient.endure(event))
-                console.print(f"{event.what}: attempt {endured[-1].attempt} is over", highlight=False)
+                endured.append(patient.endure(event))
+                at = format_seconds(time.monotonic() - started)
+                step = (ledger.attempts(run, "pretrain") or [{}])[-1].get("last_step")
+                text = f"{at}  {event.what}: attempt {endured[-1].attempt} is over, at step {step} of {steps}"
+                console.print(text, highlight=False)
             launch.submit(alone, profile, "slurm", until="pretrain", console=console)
-            with console.status("waiting for the end of both trainings"):
-                patient.finish()
-                Patient(other).finish(["pretrain"])
+            patient.finish()
+            Patient(other, stop=stop, show=shown.update).finish(["pretrain"])
             problems += [*differences(run, other, steps), *late_or_repeated(run)]
-        except ChainStoppedError as error:
-            problems.append(str(error))
-            if untried := [event.what for event in events[len(endured) :]]:
-                longer = f"if the training was too short: train.max_steps={2 * steps}"
-                problems.append(f"not tried: {', '.join(untried)}; {longer}")
+    except (ChainStoppedError, Stopped) as error:
+        stopped = isinstance(error, Stopped)
+        problems.append(f"asked to stop ({error}) before the end" if stopped else str(error))
+        if untried := [event.what for event in events[len(endured) :]]:
+            longer = "" if stopped else f"; if the training was too short: train.max_steps={2 * steps}"
+            problems.append(f"not tried: {', '.join(untried)}{longer}")
     finally:
         _cancel([run, other])
     recovered = recoveries(run, endured)
-    problems += complaints(recovered, experiment.train.checkpoint.every)
+    judged = recovered[:-1] if stopped else recovered  # it had no time to go on after the last
+    problems += complaints(judged, experiment.train.checkpoint.every)
     console.print(table(recovered))
     for problem in problems:
         console.print(f"[red]bad[/] {problem}", highlight=False, soft_wrap=True)
     if not problems:
         verdict = "every step once, losses and weights bit for bit those of the undisturbed training, dependents once"
         console.print(f"[green]ok[/] {verdict}", highlight=False, soft_wrap=True)
-    console.print(f"Run: {run.path}", highlight=False, soft_wrap=True)
+    took = format_seconds(time.monotonic() - started)
+    console.print(f"Run: {run.path}, took {took}", highlight=False, soft_wrap=True)
     return run, problems
+
+
+def _expected(events: int) -> str:
+    """How long so many events take: most of it is Slurm's own delay before a requeued job may start."""
+    found = re.search(r"cred_expire=(\d+)", slurm.ask("scontrol", "show", "config") or "")
+    delay = int(found[1]) if found else CRED_EXPIRE_SECONDS
+    minutes = (events * (delay + AWAY_SECONDS) + AROUND_SECONDS) / 60
+    return f"about {minutes:.0f} minutes, {events * delay / 60:.0f} of them Slurm's delay before a requeued job starts"
 
 
 def _profile(cluster: Cluster) -> Cluster:

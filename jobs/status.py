@@ -3,6 +3,7 @@
 import math
 import os
 import platform
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -30,19 +31,20 @@ STATE_SECONDS = 2.0
 UNKNOWN = "unknown"
 
 
+RUNS = Path("runs")
+
+
 def find_run(name: str) -> RunDirectory:
     """The run directory of a name (under runs/) or a path. Raises UserError naming the runs there are."""
-    for path in (Path("runs") / name, Path(name)):
+    for path in (RUNS / name, Path(name)):
         if (path / "config.yaml").is_file():
             return RunDirectory(path.absolute())
-    known = ", ".join(run.name for run in all_runs()) or "none"
-    raise UserError(
-        f"{name}: no run of this name in {Path('runs').absolute()}, nor a run directory; there are: {known}"
-    )
+    known = ", ".join(run.name for run in runs_in(RUNS)) or "none"
+    raise UserError(f"{name}: no run of this name in {RUNS.absolute()}, nor a run directory; there are: {known}")
 
 
-def all_runs() -> list[RunDirectory]:
-    return [RunDirectory(path.parent.absolute()) for path in sorted(Path("runs").glob("*/config.yaml"))]
+def runs_in(directory: Path) -> list[RunDirectory]:
+    return [RunDirectory(path.parent.absolute()) for path in sorted(directory.glob("*/config.yaml"))]
 
 
 # --- the state of a stage -------------------------------------------------------------------------
@@ -66,8 +68,16 @@ class StageState:
 
     @property
     def over(self) -> bool:
-        """Nothing will change without a new submit."""
-        return self.state not in ("running", "pending", "waiting", UNKNOWN)
+        """Nothing will change without a new submit. A job that squeue lists may go on, in whatever state it is:
+        between two attempts it is completing, requeued or configuring."""
+        alive = self.queue is not None or self.state in ("running", "waiting", UNKNOWN)
+        return self.state == "done" or not alive
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of all attempts, the present one among them."""
+        past = sum(line["seconds"] for line in self.attempts)
+        return past + (time.time() - self.current["started"] if self.current else 0)
 
 
 def stage_states(run: RunDirectory) -> list[StageState]:
@@ -134,7 +144,16 @@ def _stage_state(
         return replace(found, state=UNKNOWN if queue is None else final.get(job, "gone").lower().replace("_", " "))
     if lines and whole != name and lines[-1]["ended"] == ledger.FINISHED:
         return replace(found, state="done")
+    if lines and job is not None and queue is not None and _goes_on(lines[-1]):
+        # It was put back into the queue and has left it without another attempt: cancelled there, most often.
+        return replace(found, state=final.get(job, "gone").lower().replace("_", " "))
     return replace(found, state=lines[-1]["ended"] if lines else "waiting")
+
+
+def _goes_on(line: dict[str, Any]) -> bool:
+    """Whether the attempt's job was put back into the queue at its end."""
+    over = (ledger.FINISHED, ledger.CANCELLED, ledger.STOPPED)
+    return line["job"] is not None and line["ended"] not in over and not line["gave_up"]
 
 
 def _alive(run: RunDirectory, current: dict[str, Any], progress: dict[str, Any] | None) -> bool:
@@ -148,14 +167,34 @@ def _alive(run: RunDirectory, current: dict[str, Any], progress: dict[str, Any] 
 # --- tables ---------------------------------------------------------------------------------------
 
 
-def runs_table(runs: list[RunDirectory]) -> Table:
-    table = _table("run", "state", "progress")
+def runs_table(directory: Path) -> RenderableType:
+    """The runs in a directory: where each stands or, once finished, its validation loss, when that was and how long
+    its stages took."""
+    runs = runs_in(directory)
+    if not runs:
+        return Text(
+            f"No runs in {directory.absolute()}. Start one with `sllm submit CONFIG`; of runs elsewhere: "
+            f"`sllm status DIRECTORY`."
+        )
+    table = _table("run", "state", "loss", "finished", "time", "where it stands")
     for run in runs:
         states = stage_states(run)
-        now = next((state for state in states if state.state != "done"), None)
-        text = "finished" if now is None else f"{now.name}: {now.state}"
-        table.add_row(run.name, text, "" if now is None else _progress_text(now))
+        to_do = [state for state in states if state.state != "done"]
+        now = next((state for state in to_do if state.state == "running"), to_do[0] if to_do else None)
+        state = "finished" if now is None else f"{now.name}: {now.state}"
+        ends = [state.done["finished"] for state in states if state.done]
+        finished = time.strftime("%Y-%m-%d %H:%M", time.localtime(max(ends))) if now is None else ""
+        seconds = sum(state.elapsed for state in states)
+        stands = "" if now is None else "; ".join(_where_it_stands(run, now))
+        table.add_row(run.name, state, _loss(run), finished, format_seconds(seconds) if seconds else "", stands)
     return table
+
+
+def _loss(run: RunDirectory) -> str:
+    """The best validation loss of a finished training."""
+    done = read_done(run, "pretrain")
+    loss = done["summary"].get("best_validation_loss") if done else None
+    return "" if loss is None else f"{loss:.3f}"
 
 
 def run_table(run: RunDirectory) -> RenderableType:
@@ -163,7 +202,6 @@ def run_table(run: RunDirectory) -> RenderableType:
     states = stage_states(run)
     rows, progress, notes = [], [], []
     for state in states:
-        seconds = f"{sum(line['seconds'] for line in state.attempts):,.0f}" if state.attempts else ""
         causes = [line["ended"] for line in state.attempts if line["ended"] != ledger.FINISHED]
         number = len(state.attempts) + (1 if state.current else 0)
         shown = state.state
@@ -175,20 +213,16 @@ def run_table(run: RunDirectory) -> RenderableType:
                 "stage": state.name,
                 "state": shown,
                 "attempts": str(number or ""),
-                "seconds": seconds,
+                "time": format_seconds(state.elapsed) if number else "",
                 "ended": ", ".join(_counted(causes)),
                 "job": state.job or "",
                 "node": queue.get("node", ""),
                 "limit in": queue.get("left", ""),
             }
         )
-        if text := _progress_text(state):
-            progress.append(text)
+        progress += _where_it_stands(run, state)
         if state.attempts and state.over and state.state != "done":
-            last = state.attempts[-1]
-            why = ": ".join(part for part in (last["ended"], last["message"]) if part)
-            gave_up = f"; not tried again: {last['gave_up']}" if last["gave_up"] not in ("", last["message"]) else ""
-            notes.append(f"{state.name}: {why}{gave_up}; log: {run.log(state.name)}")
+            notes.append(f"{state.name}: {_why_over(state)}; log: {run.log(state.name)}")
         elif state.state == "failed":  # and has left nothing in the ledger
             notes.append(
                 f"{state.name}: job {state.job} failed before it could write anything to {run.path}; "
@@ -208,6 +242,57 @@ def run_table(run: RunDirectory) -> RenderableType:
     return Group(*parts, figures) if figures else Group(*parts)
 
 
+def _why_over(state: StageState) -> str:
+    """How the last attempt of a stage ended that will not go on."""
+    last = state.attempts[-1]
+    asked = {"SIGINT": "Ctrl-C", "SIGHUP": "SIGHUP: its terminal was closed"}  # the rest goes by its own name
+    why = ": ".join(part for part in (last["ended"], asked.get(last["message"], last["message"])) if part)
+    if last["gave_up"] not in ("", last["message"]):
+        return f"{why}; not tried again: {last['gave_up']}"
+    return why if state.state == last["ended"] else f"{state.state} in the queue, where it was after: {why}"
+
+
+def _where_it_stands(run: RunDirectory, state: StageState) -> list[str]:
+    """A line on a stage that is not done, if there is something to tell."""
+    if state.state == "running" and state.current:
+        begun = state.progress is not None and state.progress["time"] > state.current["started"]
+        if begun and state.progress:
+            lines = [progress_line(state.progress)]
+        else:
+            step = newest_checkpoint(run) if state.name == "pretrain" else None
+            lines = [f"{state.name}  starting" + (f" from step {step:,}" if step else "")]
+        elapsed = format_seconds(time.time() - state.current["started"])
+        return [f"{lines[0]}  attempt {state.current['attempt']}, {elapsed} elapsed"]
+    if state.state != "done" and state.queue is not None and state.attempts:
+        return [f"{state.name}  {back_in_queue(run, state)}"]
+    if state.state != "done" and state.progress is not None:
+        return [progress_line(state.progress, left=False)]
+    return []
+
+
+def back_in_queue(run: RunDirectory, state: StageState) -> str:
+    """`saved at step 28, 0 steps lost; in the queue, starts about 06:24`, of a stage whose job is there again."""
+    parts = []
+    if state.name == "pretrain":
+        saved, last = newest_checkpoint(run) or 0, state.attempts[-1]["last_step"] or 0
+        lost = max(0, last - saved)
+        parts.append(f"saved at step {saved:,}, {lost:,} step{'' if lost == 1 else 's'} lost")
+    queued = "in the queue"
+    start = slurm.time_of(state.queue["start"]) if state.queue else None
+    if start is not None:
+        today = time.strftime("%Y-%m-%d", time.localtime(start)) == time.strftime("%Y-%m-%d")
+        queued += time.strftime(
+            ", starts about %H:%M" if today else ", starts about %Y-%m-%d %H:%M", time.localtime(start)
+        )
+    return "; ".join([*parts, queued])
+
+
+def newest_checkpoint(run: RunDirectory) -> int | None:
+    """The step of the newest checkpoint by name, which the training will verify before it goes on from it."""
+    names = (re.fullmatch(r"step-(\d{8,})", path.name) for path in run.checkpoints.glob("step-*"))
+    return max((int(name[1]) for name in names if name), default=None)
+
+
 def disk_trouble(directory: Path) -> str:
     """Whether the file system is full or read-only, as far as can be told without writing; empty if neither."""
     disk = os.statvfs(directory)
@@ -224,12 +309,6 @@ def _table(*columns: str) -> Table:
 
 def _counted(causes: list[str]) -> list[str]:
     return [f"{causes.count(cause)}x {cause}" for cause in dict.fromkeys(causes)]
-
-
-def _progress_text(state: StageState) -> str:
-    if state.state == "done" or state.progress is None:
-        return ""
-    return progress_line(state.progress, left=state.state == "running")
 
 
 def progress_line(progress: dict[str, Any], *, left: bool = True) -> str:
@@ -284,12 +363,18 @@ def results(validation: dict[str, Any], benchmark: dict[str, Any]) -> Iterator[t
 
 
 def follow(run: RunDirectory, stage: str) -> Iterator[str]:
-    """What the stage's log holds and what is added to it, until the stage is over. Requeued attempts append to it."""
+    """What the stage's log holds and what is added to it, until the stage is over. Requeued attempts append to it;
+    between two of them a line of ours tells where the stage is."""
     position, asked_at, over = 0, -math.inf, False
+    told = ""
     while True:
         # Look at the state first: what is written before a stage is over is then certainly read.
+        between = None
         if time.monotonic() - asked_at >= STATE_SECONDS:
-            over = next((state.over for state in stage_states(run) if state.name == stage), True)
+            state = next((state for state in stage_states(run) if state.name == stage), None)
+            over = state is None or state.over
+            if state is not None and not over and state.state == "pending" and state.attempts:
+                between = state
             asked_at = time.monotonic()
         path = run.log(stage)
         if path.exists():
@@ -303,6 +388,9 @@ def follow(run: RunDirectory, stage: str) -> Iterator[str]:
                 yield whole.decode("utf-8", errors="replace")
         if over:
             return
+        if between is not None and between.attempts[-1]["token"] != told:
+            told = between.attempts[-1]["token"]
+            yield f"──── {stage}: {back_in_queue(run, between)}\n"
         time.sleep(FOLLOW_SECONDS)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from jobs.status import all_runs, find_run
+from jobs.status import RUNS, find_run, runs_in
 from sllm.config import load_experiment
 from sllm.errors import UserError
 from sllm.files import CorruptError
@@ -17,7 +17,7 @@ def sync(names: list[str]) -> Iterator[str]:
     """
     problems = []
     runs = []
-    for run in [find_run(name) for name in names] or all_runs():
+    for run in [find_run(name) for name in names] or runs_in(RUNS):
         try:
             experiment = load_experiment(run.config)
         except UserError as error:

@@ -111,9 +111,3 @@ def test_dry_run_names_reasons_and_resources_and_writes_nothing(sllm: Sllm, conf
     assert "2 processes, 1 core each" in out
     assert out.count("not done yet") == 6
     assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_status_of_no_runs(sllm: Sllm) -> None:
-    code, out, _ = sllm("status")
-    assert code == 0
-    assert "run" in out

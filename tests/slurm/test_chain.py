@@ -5,6 +5,7 @@ What survives is compared with a training that nobody disturbed: every loss and 
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -219,6 +220,28 @@ def test_drill(chain: Callable[..., Chain], cluster: DevCluster, place: Path, mo
     assert "1x time limit, 3x preempted, 2x signal, 2x killed, 1x node failure" in status
 
 
+def test_a_drill_that_is_stopped_shows_what_it_knows(
+    chain: Callable[..., Chain], cluster: DevCluster, place: Path
+) -> None:
+    one = chain(cluster, prepared=False)
+    command = [sys.executable, "-m", "jobs.cli", "drill", "--cluster", str(one.profile), "train.max_steps=100000"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+    started = subprocess.Popen(command, cwd=place, env=environment, stdout=subprocess.PIPE, text=True)
+    assert started.stdout is not None
+    assert started.stdout.readline().startswith("6 events, then the same training left alone: about ")
+    for line in started.stdout:
+        if "signal USR2: attempt 1 is over, at step " in line:
+            started.send_signal(signal.SIGINT)
+            break
+    rest = started.communicate()[0]
+    assert started.returncode == 1
+    assert "signal USR2 signal" in rest
+    assert "did not go on" not in rest
+    assert "bad asked to stop (SIGINT) before the end" in rest
+    assert "bad not tried: signal TERM, requeue, rank killed, ranks killed, time limit\n" in rest
+    wait(lambda: cluster.run("squeue", "-h") == "", "the end of its jobs")
+
+
 # --- preemption -----------------------------------------------------------------------------------
 
 
@@ -323,6 +346,41 @@ def test_a_cancelled_run_stays_cancelled_and_goes_on_when_asked(
     assert stopped.wait_for_end() == "COMPLETED", stopped.log()
     assert_same_training(stopped.run, undisturbed)
     assert ledger.attempts(stopped.run, "pretrain")[-1]["first_step"] > reached - 50
+
+
+def test_between_two_attempts_logs_go_on_and_status_tells_where_the_training_is(
+    chain: Callable[..., Chain], cluster: DevCluster, place: Path
+) -> None:
+    held = chain(cluster, train={"max_steps": 20_000, "checkpoint": {"every": 5000}})
+    held.submit("--until", "pretrain")
+    held.wait_for_step(60)
+    log = place / "followed.log"
+    with log.open("wb") as file:
+        command = [sys.executable, "-m", "jobs.cli", "logs", str(held.run.path), "pretrain", "-f"]
+        environment = {**os.environ, **cluster.env, "PYTHONPATH": str(ROOT)}
+        follower = subprocess.Popen(command, stdout=file, env=environment)
+
+    def into_the_queue() -> str:
+        """Put the job back to stay there; the line on where it is then."""
+        cluster.run("scontrol", "requeuehold", held.job())
+        wait(lambda: held.state() == "PENDING", "the job in the queue")
+        return f"saved at step {held.steps()[-1]}, 0 steps lost; in the queue"
+
+    line = into_the_queue()
+    assert f"pretrain  {line}" in held.sllm("status", held.run.path).stdout
+    wait(lambda: f"──── pretrain: {line}" in log.read_text(encoding="utf-8"), "the line of the follower")
+    assert follower.poll() is None
+
+    before = held.steps()[-1]
+    cluster.run("scontrol", "release", held.job())
+    held.wait_for_step(before + 10)
+    into_the_queue()
+    cluster.run("scancel", held.job())
+    wait(lambda: follower.poll() is not None, "the end of the follower")
+    followed = log.read_text(encoding="utf-8").splitlines()
+    assert [line for line in followed if "in the queue" not in line] == held.log().splitlines()
+    status = held.sllm("status", held.run.path).stdout
+    assert "pretrain: cancelled in the queue, where it was after: preempted" in status
 
 
 def test_bad_input_is_not_tried_again(chain: Callable[..., Chain], cluster: DevCluster, place: Path) -> None:

@@ -199,7 +199,8 @@ def test_two_clusters_side_by_side_do_not_touch_each_other(directory: Path, tmp_
 
 
 def test_down_leaves_no_process_and_no_file(directory: Path, tmp_path: Path) -> None:
-    cluster = dev_cluster.up(directory)
+    cluster = dev_cluster.up_or_running(directory)
+    assert dev_cluster.up_or_running(directory).env == cluster.env  # a second time it is only found again
     # A step, and a process that left its session and its parent behind; its environment too, if cgroups still know it.
     detach = "setsid env -i" if cluster.proctrack == "cgroup" else "setsid"
     script = f"({detach} sleep 300 & echo $! > pids); srun bash -c 'echo $$ >> pids; exec sleep 300'"
@@ -255,6 +256,8 @@ def test_foreign_directories_are_neither_used_nor_removed(directory: Path) -> No
         dev_cluster.down(directory)
     with pytest.raises(UserError, match="holds no development cluster"):
         dev_cluster.attach(directory)
+    with pytest.raises(UserError, match="exists: take that cluster down"):
+        dev_cluster.up_or_running(directory)
     assert (directory / "thesis.tex").exists()
     with pytest.raises(UserError, match="at most 60 letters"):
         dev_cluster.up(directory / "with space", accounting=False)

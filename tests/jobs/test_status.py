@@ -1,0 +1,93 @@
+"""What `sllm status` and `sllm logs` make of the files of a run, and of Slurm's words."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import sllm
+
+from jobs import ledger
+from jobs.status import StageState, newest_checkpoint, run_table, runs_table, stage_states
+from sllm.files import RunDirectory, write_json
+
+
+def shown(renderable: Any) -> str:
+    from rich.console import Console
+
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(renderable)
+    return capture.get()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    """A run of which the ledger knows nothing yet."""
+    run = RunDirectory(tmp_path / "runs" / "mine")
+    run.path.mkdir(parents=True)
+    run.config.touch()
+    write_json(run.path / "keys.json", {"pretrain": {}})
+    return run
+
+
+KEY = "44136fa355b3678a"  # the fingerprint of {}
+
+
+@pytest.mark.parametrize("state", ["pending", "running", "completing", "configuring", "suspended", "requeued"])
+def test_a_job_that_squeue_lists_is_not_over(state: str) -> None:
+    queue = {"state": state.upper(), "reason": "None", "left": "", "start": "N/A", "node": "", "partition": ""}
+    assert not StageState("pretrain", state, [], queue=queue).over
+    assert StageState("pretrain", "done", [], queue=queue).over
+    assert StageState("pretrain", "cancelled", []).over
+
+
+@pytest.mark.parametrize(
+    ("cause", "message", "told"),
+    [
+        (ledger.STOPPED, "SIGINT", "pretrain: stopped: Ctrl-C; log: "),
+        (ledger.STOPPED, "SIGTERM", "pretrain: stopped: SIGTERM; log: "),
+        (ledger.PREEMPTED, "SIGUSR2", "pretrain: preempted: SIGUSR2; log: "),
+        (ledger.CANCELLED, "SIGTERM", "pretrain: cancelled: SIGTERM; log: "),
+    ],
+)
+def test_ends_are_told_apart(run: RunDirectory, cause: str, message: str, told: str) -> None:
+    ledger.begin(run, "pretrain", KEY, "token", ledger.SUBMITTED)
+    ledger.end(run, "pretrain", "token", cause, message)
+    ledger.close(run, "pretrain")
+    assert told in shown(run_table(run))
+
+
+def test_an_attempt_that_starts_says_from_where_and_for_how_long(run: RunDirectory) -> None:
+    for name in ("step-00000028", "step-00000500-copy", "step-x"):
+        (run.checkpoints / name).mkdir(parents=True)
+    assert newest_checkpoint(run) == 28
+    ledger.begin(run, "pretrain", KEY, "token", ledger.SUBMITTED)
+    assert "pretrain  starting from step 28  attempt 1, 0:0" in shown(run_table(run))
+
+    progress = {"description": "pretrain", "completed": 30, "total": 300, "unit": "steps", "fields": {}}
+    write_json(run.progress("pretrain"), {**progress, "seconds_left": 62, "time": time.time()})
+    text = shown(run_table(run))
+    assert "pretrain  30/300 steps  1:02 left  attempt 1, 0:0" in text
+    (state,) = [state for state in stage_states(run) if state.name == "pretrain"]
+    assert state.elapsed > 0
+    assert "pretrain: running" in shown(runs_table(run.path.parent))
+
+
+def test_no_runs_and_where_to_look_for_them(tmp_path: Path) -> None:
+    status = sllm("status", cwd=tmp_path)
+    assert status.returncode == 0
+    assert status.stdout.startswith(f"No runs in {tmp_path}/runs. Start one with `sllm submit CONFIG`")
+
+
+def test_a_finished_run_shows_loss_date_and_duration(finished: Any, place: Path) -> None:
+    done = json.loads((place / "runs" / "tiny" / "stages" / "benchmark" / "done.json").read_text(encoding="utf-8"))
+    trained = json.loads((place / "runs" / "tiny" / "stages" / "pretrain" / "done.json").read_text(encoding="utf-8"))
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(done["finished"]))
+    loss = f"{trained['summary']['best_validation_loss']:.3f}"
+    for arguments, folder in ((["status"], place), (["status", place / "runs"], place.parent)):
+        rows = [line.split() for line in sllm(*arguments, cwd=folder).stdout.splitlines()]
+        (row,) = [row for row in rows if row and row[0] == "tiny"]
+        assert row[:5] == ["tiny", "finished", loss, *when.split()]
+        assert ":" in row[5]
