@@ -217,6 +217,7 @@ def settle(run: RunDirectory, stage: str, silent_cause: str = ledger.KILLED, hin
             print(f"not requeued: {line['gave_up']}", flush=True)
         return False
     marker(run, stage).touch()
+    print(f"back into the queue ({line['ended']}); `sllm status {run.path}` tells when it starts", flush=True)
     return True
 
 

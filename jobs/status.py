@@ -255,15 +255,14 @@ def _why_over(state: StageState) -> str:
 def _where_it_stands(run: RunDirectory, state: StageState) -> list[str]:
     """A line on a stage that is not done, if there is something to tell."""
     if state.state == "running" and state.current:
-        begun = state.progress is not None and state.progress["time"] > state.current["started"]
-        if begun and state.progress:
-            lines = [progress_line(state.progress)]
-        else:
+        times = f"{format_seconds(time.time() - state.current['started'])} elapsed"
+        if state.progress is None or state.progress["time"] < state.current["started"]:
             step = newest_checkpoint(run) if state.name == "pretrain" else None
-            lines = [f"{state.name}  starting" + (f" from step {step:,}" if step else "")]
-        elapsed = format_seconds(time.time() - state.current["started"])
-        return [f"{lines[0]}  attempt {state.current['attempt']}, {elapsed} elapsed"]
-    if state.state != "done" and state.queue is not None and state.attempts:
+            return [f"{state.name}  starting{f' from step {step:,}' if step else ''}  {times}"]
+        if state.progress["seconds_left"] is not None:
+            times += f", {format_seconds(state.progress['seconds_left'])} left"
+        return [f"{progress_line(state.progress, left=False)}  {times}"]
+    if state.queue is not None and state.attempts and state.state not in ("done", "completing"):
         return [f"{state.name}  {back_in_queue(run, state)}"]
     if state.state != "done" and state.progress is not None:
         return [progress_line(state.progress, left=False)]
@@ -373,7 +372,7 @@ def follow(run: RunDirectory, stage: str) -> Iterator[str]:
         if time.monotonic() - asked_at >= STATE_SECONDS:
             state = next((state for state in stage_states(run) if state.name == stage), None)
             over = state is None or state.over
-            if state is not None and not over and state.state == "pending" and state.attempts:
+            if state is not None and state.state == "pending" and state.attempts:
                 between = state
             asked_at = time.monotonic()
         path = run.log(stage)

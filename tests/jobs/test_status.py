@@ -64,12 +64,13 @@ def test_an_attempt_that_starts_says_from_where_and_for_how_long(run: RunDirecto
         (run.checkpoints / name).mkdir(parents=True)
     assert newest_checkpoint(run) == 28
     ledger.begin(run, "pretrain", KEY, "token", ledger.SUBMITTED)
-    assert "pretrain  starting from step 28  attempt 1, 0:0" in shown(run_table(run))
+    assert "pretrain  starting from step 28  0:0" in shown(run_table(run))
 
     progress = {"description": "pretrain", "completed": 30, "total": 300, "unit": "steps", "fields": {}}
     write_json(run.progress("pretrain"), {**progress, "seconds_left": 62, "time": time.time()})
     text = shown(run_table(run))
-    assert "pretrain  30/300 steps  1:02 left  attempt 1, 0:0" in text
+    assert "pretrain  30/300 steps  0:0" in text
+    assert "elapsed, 1:02 left" in text
     (state,) = [state for state in stage_states(run) if state.name == "pretrain"]
     assert state.elapsed > 0
     assert "pretrain: running" in shown(runs_table(run.path.parent))
