@@ -3,14 +3,16 @@
 `defaults` hold for every stage; a key under `stages.<stage>` replaces the default of that key for that stage.
 """
 
+import difflib
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import yaml
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from sllm.config import NonNegative, Positive, Section, Strings, load_yaml, validate
+from sllm.config import NonNegative, Positive, Section, Strings, combined, validate
 from sllm.errors import UserError
+from sllm.yaml_text import dump_yaml, load_yaml
 
 PROFILES = Path(__file__).parent.parent / "configs" / "cluster"
 
@@ -22,8 +24,11 @@ class Retries(Section):
     """
 
     preempted: NonNegative | None = None
+    """Slurm gave the node to another job."""
     time_limit: NonNegative | None = None
+    """The job's time was over."""
     node_failure: NonNegative | None = 10
+    """The node, or the connection to it, was lost."""
     killed: NonNegative | None = 3
     """SIGKILL, most often for want of memory."""
     crash: NonNegative | None = 1
@@ -37,30 +42,55 @@ class Retries(Section):
         return bound
 
 
+def _minutes(value: Any) -> Any:
+    """A time limit as Slurm writes it (2:00:00, 1-12, 1-12:30) in minutes; what can be read in two ways is refused."""
+    found = (
+        re.fullmatch(r"(?:(\d{1,5})-)?(\d{1,5})((?::\d\d?){0,2})", value, re.ASCII) if isinstance(value, str) else None
+    )
+    if not found or not (found[1] or found[3]):
+        return value
+    hours, minutes, seconds = (int(part) for part in f"{found[2]}{found[3]}:0:0".split(":")[:3])
+    if not found[1] and found[3].count(":") == 1:
+        raise ValueError("minutes and seconds, or hours and minutes? write minutes, or hours:minutes:seconds")
+    if seconds:
+        raise ValueError("not whole minutes; leave out the seconds")
+    return (int(found[1] or 0) * 24 + hours) * 60 + minutes
+
+
 class Resources(Section):
     """What one stage asks for. Everything that is not set is left to the cluster's own default."""
 
     partition: str | None = None
+    """`sinfo` lists them."""
     account: str | None = None
+    """Who pays: `sacctmgr show assoc user=$USER` lists them."""
     qos: str | None = None
+    """Quality of service."""
     constraint: str | None = None
+    """Features that a node must have: `ib&h100`."""
     exclude: str | None = None
+    """Nodes to keep away from: `node[13,17]`."""
     reservation: str | None = None
+    """A reservation of nodes."""
     gpus_per_node: NonNegative | None = None
+    """GPUs of each node."""
     gres: str | None = None
     """For clusters that want the type: `gpu:h100:2`. Use this or gpus_per_node."""
-    nodes: Positive = 1
-    tasks_per_node: Positive = 1
+    nodes: Annotated[int, Field(gt=0, le=65_536)] = 1
+    """Nodes; more than one for pretrain only."""
+    tasks_per_node: Annotated[int, Field(gt=0, le=1024)] = 1
     """Processes on each node; for pretrain one a GPU."""
-    array: Positive = 1
+    array: Annotated[int, Field(gt=0, le=100_000)] = 1
     """For download and pack: share the work out among so many jobs, before the stage's own job joins what they made."""
-    cpus: Positive | None = None
+    cpus: Annotated[int, Field(gt=0, le=65_536)] | None = None
     """CPU cores for each task, and the number of its threads."""
     memory: Annotated[str, Field(pattern=r"^\d+[KMGT]?$")] | None = None
     """Of each node, as Slurm writes it: 64G."""
-    time_minutes: Positive = 60
-    signal_seconds: Positive = 120
-    """How long before the time limit Slurm warns us: enough for a step and a checkpoint."""
+    time_minutes: Annotated[int, Field(gt=0, le=5_256_000), BeforeValidator(_minutes)] = 60
+    """The job's time limit, in minutes or as Slurm writes it with hours: 2:00:00, 1-12:00:00."""
+    signal_seconds: Annotated[int, Field(gt=0, le=65_535)] = 120
+    """How long before the time limit Slurm warns us: enough for a step and a checkpoint. Half of a limit of less than
+    four minutes if not set."""
     sbatch: Strings = ()
     """Further options of sbatch, each as on its command line: `--mail-type=FAIL`."""
     setup: Strings = ()
@@ -86,8 +116,10 @@ class Cluster(Section):
     stages: StageResources = StageResources()
 
     def resources(self, stage: str) -> Resources:
+        """What a stage asks for: its own keys, and the defaults' for the rest."""
         own = self.stages.validate_ if stage == "validate" else getattr(self.stages, stage)
         merged: Resources = self.defaults.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})
+        merged._fit(signal_seconds=min(120, 30 * merged.time_minutes))
         return merged
 
     @model_validator(mode="after")
@@ -112,26 +144,29 @@ class Cluster(Section):
                     f"stages.{name}: signal_seconds is {resources.signal_seconds}, not below time_minutes "
                     f"({resources.time_minutes}, {60 * resources.time_minutes} s); lower it"
                 )
-        if problems:
-            raise ValueError("\n".join(problems))
-        return self
+        return combined(self, problems)
 
     def to_yaml(self) -> str:
         """The YAML text that loads back to this profile, every stage resolved."""
         names = [field.alias or name for name, field in StageResources.model_fields.items()]
         stages = {name: self.resources(name).model_dump(mode="json") for name in names}
-        return yaml.safe_dump({"stages": stages}, allow_unicode=True, sort_keys=False)
+        return dump_yaml({"stages": stages})
 
 
 def load_cluster(profile: str) -> Cluster:
     """Read a profile: a path, or the name of one in configs/cluster. Raises UserError with every problem."""
     path = Path(profile)
-    if not path.suffix and not path.exists():
-        path = PROFILES / f"{profile}.yaml"
-        if not path.is_file():
-            names = ", ".join(sorted(p.stem for p in PROFILES.glob("*.yaml")))
-            raise UserError(f"--cluster {profile}: no such file, nor a profile in {PROFILES}; there are: {names}")
+    if not path.suffix and not path.is_file():
+        path = PROFILES / f"{path.name}.yaml"
+        if not path.is_file() or "/" in profile:
+            names = sorted(p.stem for p in PROFILES.glob("*.yaml"))
+            close = difflib.get_close_matches(profile, names, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise UserError(
+                f"--cluster {profile}: no such file, nor a profile in {PROFILES}; {hint}there are: {', '.join(names)}"
+            )
     values = load_yaml(path)
-    if values is None:
-        values = {}
-    return validate(Cluster, values, str(path))
+    keys = values.keys() if isinstance(values, dict) else set()
+    if keys & {"data", "model", "train"} and not keys & {"defaults", "stages"}:
+        raise UserError(f"--cluster {profile}: an experiment, not a cluster profile; give it without --cluster")
+    return validate(Cluster, {} if values is None else values, str(path))

@@ -7,51 +7,85 @@ would be valid. Paths are made absolute when the file is loaded, so that a job m
 import copy
 import difflib
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from types import UnionType
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from sllm.errors import UserError
+from sllm.yaml_text import dump_yaml, load_yaml, parse_yaml
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+DATASET_PATTERN = r"^[\w.-]+/[\w.-]+$"
+LARGEST = 2**63 - 1
+"""Of all integers here, seeds too: what torch, NumPy and numba take."""
 
-Positive = Annotated[int, Field(gt=0)]
-NonNegative = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(gt=0, le=LARGEST)]
+NonNegative = Annotated[int, Field(ge=0, le=LARGEST)]
+Width = Annotated[int, Field(gt=0, le=2**20)]
+"""Of a model or a batch: above it there is a slip of the finger, and no machine."""
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 Strings = Annotated[tuple[str, ...], Field(strict=False)]
+Folder = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]+$")]
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=128)]
 Language = Literal["ko", "en"]
 
 
 class Section(BaseModel):
+    """Keys of an experiment or of a cluster profile. One that stands there empty has the defaults of its keys."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_sections(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        sections = {field.alias or name for name, field in cls.model_fields.items() if _is_section(field.annotation)}
+        return {key: {} if value is None and key in sections else value for key, value in values.items()}
 
-SourceName = Annotated[str, Field(pattern=NAME_PATTERN)]
-Weight = Annotated[float, Field(gt=0)]
+    def _fit(self, **defaults: Any) -> None:
+        """Give keys that the user has not set another default: one that goes with what is set."""
+        for name, value in defaults.items():
+            if name not in self.model_fields_set:
+                object.__setattr__(self, name, value)  # the section is frozen for everybody else
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+Weight = Annotated[float, Field(gt=0, le=1e6)]
 
 
 class EmbeddedSource(Section):
     """Text written by our own generator (`sllm.data.embedded`): needs no network and no files."""
 
     kind: Literal["embedded"]
-    name: SourceName
+    name: Name
+    """Names the source in manifests, figures and the report."""
     language: Language
-    megabytes: Annotated[float, Field(gt=0)] = 4.0
+    megabytes: Annotated[float, Field(gt=0, le=1e6)] = 4.0
+    """Text to write."""
     weight: Weight = 1.0
+    """Times this source's natural share: 2.0 shows its documents twice as often as weight 1.0 would."""
 
 
 class FilesSource(Section):
     """The user's own files: globs of .txt (one document a file), .jsonl, .jsonl.zst and .parquet."""
 
     kind: Literal["files"]
-    name: SourceName
+    name: Name
+    """Names the source in manifests, figures and the report."""
     language: Language
-    paths: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+    paths: Annotated[tuple[Folder, ...], Field(strict=False, min_length=1)]
+    """Patterns, relative to the folder that sllm is run in; `**` looks in folders below."""
     text_field: str = "text"
     """Key (jsonl) or column (parquet) that holds the text."""
     weight: Weight = 1.0
@@ -62,39 +96,48 @@ class HubSource(Section):
     """A dataset of the Hugging Face hub, in parquet; streamed into shards, never kept as it is there."""
 
     kind: Literal["hub"]
-    name: SourceName
+    name: Name
+    """Names the source in manifests, figures and the report."""
     language: Language
-    dataset: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+    dataset: Annotated[str, Field(pattern=DATASET_PATTERN)]
     """Its id: owner/name."""
     config: str | None = None
     """The configuration (subset), where the dataset has several."""
     split: str = "train"
+    """The split that is read."""
     files: str | None = None
     """A pattern of files in its repository, for one whose layout does not tell its configurations."""
     revision: str = "main"
     """A commit: a branch may move. The commit that was read is in the corpus manifest."""
     text_field: str = "text"
+    """The column that holds the text."""
     limit_megabytes: Positive | None = None
     """Text to take, at most: the beginnings of files spread over the dataset. All of it if not set."""
     text_megabytes: Positive | None = None
     """About how much text it holds, for the reader and for the check of the disk."""
     licence: str | None = None
+    """For the reader, the corpus manifest and the report."""
     optional: bool = False
     """Go on without it where it cannot be had."""
     weight: Weight = 1.0
+    """Times this source's natural share: 2.0 shows its documents twice as often as weight 1.0 would."""
 
 
 class AihubSource(Section):
     """Conversation sets of AI Hub (aihub.or.kr), which a person with an account there has downloaded and unpacked."""
 
     kind: Literal["aihub"]
-    name: SourceName
+    name: Name
+    """Names the source in manifests, figures and the report."""
     language: Literal["ko"] = "ko"
-    folder: str
+    folder: Folder
     """Every .json file in it, and in the folders below, is read."""
     licence: str | None = None
+    """For the reader, the corpus manifest and the report."""
     optional: bool = False
+    """Go on without it where the folder has no .json file."""
     weight: Weight = 1.0
+    """Times this source's natural share: 2.0 shows its documents twice as often as weight 1.0 would."""
 
 
 Source = Annotated[EmbeddedSource | FilesSource | HubSource | AihubSource, Field(discriminator="kind")]
@@ -123,19 +166,24 @@ class CleanConfig(Section):
 
 class DataConfig(Section):
     sources: Annotated[tuple[Source, ...], Field(strict=False, min_length=1)]
+    """The list of sources, or the name of a YAML file that holds it, relative to the experiment's folder."""
     min_characters: Positive = 20
+    """Shorter documents are dropped; not above max_characters if not set."""
     max_characters: Positive = 1_000_000
+    """Longer documents are dropped."""
     clean: CleanConfig = CleanConfig()
     near_duplicates: bool = False
     """Drop documents that are nearly equal to another of any source, not only those that are equal."""
     validation_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.01
-    shard_megabytes: Positive = 64
+    """Documents that are held out of training, to validate on."""
+    shard_megabytes: Annotated[int, Field(gt=0, le=4096)] = 64
     """Uncompressed text in one .jsonl.zst shard."""
     limit_megabytes: Positive | None = None
     """Text to take from each source, at most: a few megabytes for a try."""
 
     @model_validator(mode="after")
     def _check(self) -> "DataConfig":
+        self._fit(min_characters=min(20, self.max_characters))
         problems = []
         names = [source.name for source in self.sources]
         for name in sorted({name for name in names if names.count(name) > 1}):
@@ -144,7 +192,7 @@ class DataConfig(Section):
             problems.append(
                 f"min_characters: {self.min_characters} is above max_characters ({self.max_characters}); lower it"
             )
-        return _raise(self, problems)
+        return combined(self, problems)
 
 
 class TokenizerConfig(Section):
@@ -152,20 +200,25 @@ class TokenizerConfig(Section):
     """All ids: 4 special tokens, 256 bytes, the rest merges."""
     sample_bytes: Positive = 200_000_000
     """Text the merges are learnt from, at most; documents are drawn by the seed."""
-    language_weights: dict[Language, Annotated[float, Field(gt=0)]] = {}
+    language_weights: dict[Language, Annotated[float, Field(gt=0, le=1e6)]] = {}
     """Times the language's natural share of that text; 1.0 for a language that is not named."""
     max_words: Positive = 6_000_000
     """Distinct words kept for learning; if the text has more, the rarest are dropped, and the report says so."""
 
 
 class ModelConfig(Section):
-    d_model: Positive
-    n_layers: Positive
-    n_heads: Positive
-    d_ff: Positive
-    context_length: Annotated[int, Field(gt=1)]
+    d_model: Width
+    """Width of the residual stream; even, and a multiple of n_heads."""
+    n_layers: Annotated[int, Field(gt=0, le=1024)]
+    """Transformer blocks."""
+    n_heads: Width
+    """Attention heads of a block."""
+    d_ff: Width
+    """Width of the hidden layer between two of a block; mostly four times d_model."""
+    context_length: Annotated[int, Field(gt=1, le=2**20)]
     """Positions: the longest sequence, and the length of every training sequence."""
     dropout: Probability = 0.1
+    """Share of values set to zero in training; 0 where the data is seen about once."""
 
     @model_validator(mode="after")
     def _check(self) -> "ModelConfig":
@@ -177,38 +230,53 @@ class ModelConfig(Section):
             )
         if self.d_model % 2:
             problems.append(f"d_model: {self.d_model} is odd, sinusoidal positions come in pairs; use an even width")
-        return _raise(self, problems)
+        return combined(self, problems)
 
 
 class CheckpointConfig(Section):
     every: Positive = 500
     """Steps between checkpoints."""
     keep_last: Positive = 2
+    """How many of the newest are kept."""
     keep_every: Positive | None = None
     """Also keep for ever each checkpoint whose step is a multiple of this."""
 
 
 class TrainConfig(Section):
-    max_steps: Positive
-    global_batch: Positive
+    max_steps: Annotated[int, Field(gt=0, le=99_999_999)]
+    """Optimizer steps; the learning rate falls to its minimum over them."""
+    global_batch: Width
     """Sequences per optimizer step, over all ranks."""
-    micro_batch: Positive
+    micro_batch: Width
     """Sequences per forward pass on one rank; the rest is gradient accumulation."""
-    learning_rate: Annotated[float, Field(gt=0)] = 6e-4
-    min_learning_rate: Annotated[float, Field(ge=0)] = 6e-5
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 6e-4
+    """After the warm-up, at its highest."""
+    min_learning_rate: Annotated[float, Field(ge=0, le=10)] = 6e-5
+    """At the last step; a tenth of a learning_rate that is below the default."""
     warmup_steps: NonNegative = 0
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """Steps in which the learning rate rises from 0."""
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.1
+    """AdamW's, of matrices only."""
     beta1: Probability = 0.9
+    """AdamW's."""
     beta2: Probability = 0.95
-    eps: Annotated[float, Field(gt=0)] = 1e-8
-    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    """AdamW's."""
+    eps: Annotated[float, Field(gt=0, le=1)] = 1e-8
+    """AdamW's."""
+    clip_norm: Annotated[float, Field(gt=0, le=1e30)] = 1.0
+    """The gradient's largest norm."""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    """Of the matrix products; weights and sums are fp32."""
     compile: bool = False
+    """Use torch.compile."""
     activation_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, a third more time."""
     checkpoint: CheckpointConfig = CheckpointConfig()
 
     @model_validator(mode="after")
     def _check(self) -> "TrainConfig":
+        if self.learning_rate < 6e-5:
+            self._fit(min_learning_rate=self.learning_rate / 10)
         problems = []
         if self.warmup_steps >= self.max_steps:
             problems.append(
@@ -225,7 +293,7 @@ class TrainConfig(Section):
                 f"micro_batch: {self.micro_batch} does not divide global_batch ({self.global_batch}); "
                 f"valid: {_listed(valid)}"
             )
-        return _raise(self, problems)
+        return combined(self, problems)
 
 
 class ValidateConfig(Section):
@@ -235,33 +303,47 @@ class ValidateConfig(Section):
     """Tokens of each source that a validation during training reads, at most."""
     final_tokens: Positive = 4_194_304
     """The same for the validate stage."""
-    batch: Positive = 8
+    batch: Width = 8
     """Sequences per forward pass."""
     prompts: Strings = ("대한민국의 수도는", "The capital of Korea is")
-    sample_tokens: Positive = 48
+    """Texts that the model continues at each validation."""
+    sample_tokens: Width = 48
+    """Tokens of a continuation; at most three quarters of the context if not set."""
 
 
 class BenchmarkConfig(Section):
-    batches: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)] = (1, 8)
-    prompt_tokens: Positive = 64
-    new_tokens: Positive = 64
-    train_steps: Positive = 5
-    repeats: Positive = 3
+    batches: Annotated[tuple[Width, ...], Field(strict=False, min_length=1)] = (1, 8)
+    """Prompts that are continued at a time; each number is measured."""
+    prompt_tokens: Width = 64
+    """Tokens of a prompt; at most half of the context, or what new_tokens leaves of it, if not set."""
+    new_tokens: Width = 64
+    """Tokens of a continuation; at most what prompt_tokens leaves of the context if not set."""
+    train_steps: Annotated[int, Field(gt=0, le=100_000)] = 5
+    """Training steps that are timed."""
+    repeats: Annotated[int, Field(gt=0, le=100_000)] = 3
+    """Times that generation is measured; the medians count."""
 
 
 class WandbConfig(Section):
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     """When training sends to W&B. auto: if it has a key and a network; offline: never, `sllm sync` does it later."""
     project: str = "sllm"
+    """The project at W&B."""
     entity: str | None = None
+    """The user or team at W&B; the key's own if not set."""
     tags: Strings = ()
+    """Words to find the run by."""
 
 
 class Experiment(Section):
-    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    name: Name
+    """Of the run: its directory below runs_directory, its Slurm jobs, and the run at W&B are called so."""
     seed: NonNegative = 1234
-    runs_directory: str = "runs"
-    data_directory: str = "data"
+    """Of everything drawn: held-out documents, text made up, order of the data, first weights, dropout."""
+    runs_directory: Folder = "runs"
+    """Where runs are written, relative to the folder that sllm is run in."""
+    data_directory: Folder = "data"
+    """Where corpora, tokenizers and token files are kept, for all runs."""
     data: DataConfig
     tokenizer: TokenizerConfig = TokenizerConfig()
     model: ModelConfig
@@ -272,14 +354,27 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "Experiment":
+        context = self.model.context_length
+        validate, benchmark = self.validate_.model_copy(), self.benchmark.model_copy()
+        validate._fit(sample_tokens=max(1, min(48, 3 * context // 4)))
+        left = context - benchmark.new_tokens if "new_tokens" in benchmark.model_fields_set else context // 2
+        benchmark._fit(prompt_tokens=max(1, min(64, left)))
+        benchmark._fit(new_tokens=max(1, min(64, context - benchmark.prompt_tokens)))
+        object.__setattr__(self, "validate_", validate)
+        object.__setattr__(self, "benchmark", benchmark)
         problems = []
-        wanted = self.benchmark.prompt_tokens + self.benchmark.new_tokens
-        if wanted > self.model.context_length:
+        if validate.sample_tokens >= context:
             problems.append(
-                f"benchmark: prompt_tokens + new_tokens is {wanted}, above model.context_length "
-                f"({self.model.context_length}); lower one of them"
+                f"validate.sample_tokens: {validate.sample_tokens} is not below model.context_length ({context}), "
+                f"which has to hold the prompt too; use at most {context - 1}"
             )
-        return _raise(self, problems)
+        wanted = benchmark.prompt_tokens + benchmark.new_tokens
+        if wanted > context:
+            problems.append(
+                f"benchmark: prompt_tokens + new_tokens is {wanted}, above model.context_length ({context}); "
+                f"lower one of them"
+            )
+        return combined(self, problems)
 
     @property
     def run_path(self) -> Path:
@@ -312,120 +407,100 @@ def check_world_size(train: TrainConfig, world_size: int) -> None:
 
 # --- loading --------------------------------------------------------------------------------------
 
+Key = tuple[str, ...]
+Origins = dict[Key, str]
+"""Where the values below a key stand. The longest key that fits is the right one."""
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader with two of YAML 1.1's traps closed (3e-4 is a number; on, off, yes, no are words) and no
-    silent duplicate keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [
-        (tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")
-    ]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(?:(?:[0-9][0-9_]*)?\.[0-9_]+|[0-9][0-9_]*\.?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
-    ),
-    list("-+.0123456789"),
-)
-
-
-def load_yaml(path: Path) -> Any:
-    """Parse YAML into plain values; nothing in the file can be executed. Raises UserError naming file and line."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}:{line}: not valid UTF-8; save the file as UTF-8") from None
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    return parse_yaml(text, str(path))
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"{where}:{line}: not valid YAML: {error.problem or error}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{where}: not valid YAML: {error}") from None
+COMMAND_LINE = " (command line)"
+DEEPEST = 16
 
 
 def load_experiment(path: Path, overrides: tuple[str, ...] | list[str] = ()) -> Experiment:
     """Read an experiment. Raises UserError with every problem of the file and the overrides, one a line."""
-    values = load_yaml(Path(path))
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: an experiment is a mapping of sections; see configs/smoke.yaml")
-    _read_catalogue(values, Path(path).parent)
+    path = Path(path)
+    values = load_yaml(path)
+    _require_experiment(values, path)
+    origins: Origins = {(): str(path)}
+    _read_catalogue(values, path.parent, origins)
     for override in overrides:
-        apply_override(values, override)
-    _read_catalogue(values, Path())
-    experiment = validate(Experiment, values, str(path))
-    return _absolute_paths(experiment)
+        apply_override(values, override, origins)
+        _read_catalogue(values, Path(), origins)
+    return _absolute_paths(validate(Experiment, values, origins))
 
 
-def _read_catalogue(values: dict[str, Any], folder: Path) -> None:
+def _require_experiment(values: Any, path: Path) -> None:
+    """Raises UserError if the file is of another kind."""
+    if values is None:
+        raise UserError(f"{path}: is empty; an experiment has the sections data, model and train")
+    if not isinstance(values, dict):
+        hint = "; a list of sources is named in an experiment: data.sources=FILE" if isinstance(values, list) else ""
+        raise UserError(f"{path}: not an experiment, which is a mapping of sections (data, model, train …){hint}")
+    if values and not values.keys() & _fields(Experiment).keys():
+        if values.keys() <= {"defaults", "stages"}:
+            raise UserError(f"{path}: a cluster profile, not an experiment; give it as --cluster {path}")
+        valid = ", ".join(_fields(Experiment))
+        raise UserError(f"{path}: not an experiment: it has {_listed(list(values))}, and none of {valid}")
+
+
+def _read_catalogue(values: dict[str, Any], folder: Path, origins: Origins) -> None:
     """Put the list of sources in place where `data.sources` names the file that holds it, relative to `folder`."""
     data = values.get("data")
     if isinstance(data, dict) and isinstance(data.get("sources"), str):
-        data["sources"] = load_yaml(folder / data["sources"])
+        path = folder / data["sources"]
+        try:
+            data["sources"] = load_yaml(path)
+        except UserError as error:
+            raise UserError(f"{_place(('data', 'sources'), origins)}: {error}") from None
+        origins[("data", "sources")] = str(path)
 
 
-def apply_override(values: dict[str, Any], override: str) -> None:
+def apply_override(values: dict[str, Any], override: str, origins: Origins) -> None:
     """Set `a.b.0.c=value` in nested dicts and lists; the value is YAML."""
     dotted, equals, text = override.partition("=")
-    if not equals or not dotted:
-        raise UserError(f"{override!r}: an override is written key=value, for example train.max_steps=500")
-    *parents, last = dotted.strip().split(".")
+    keys, place = tuple(dotted.strip().split(".")), f"{_shortened(override)}{COMMAND_LINE}"
+    if not equals or not all(keys):
+        raise UserError(f"{_shortened(override)!r}: an override is written key=value, for example train.max_steps=500")
+    if len(keys) > DEEPEST:
+        raise UserError(f"{place}: no key is as deep as {len(keys)} levels")
+    value = parse_yaml(text, place, lines=False)
     target: Any = values
-    for depth, key in enumerate(parents):
-        if isinstance(target, list):
-            target = target[_list_index(target, key, override)]
+    for depth, key in enumerate(keys):
+        at = _list_index(target, key, place) if isinstance(target, list) else key
+        if depth == len(keys) - 1:
+            target[at] = value
+        elif isinstance(target, dict) and target.get(key) is None:
+            target[key] = {}
+            origins[keys[: depth + 1]] = place
+            target = target[key]
         else:
-            target = target.setdefault(key, {})
-        if not isinstance(target, dict | list):
-            raise UserError(f"{override!r}: {'.'.join(parents[: depth + 1])} is a value and has no keys below it")
-    value = parse_yaml(text, override)
-    if isinstance(target, list):
-        target[_list_index(target, last, override)] = value
-    else:
-        target[last] = value
+            target = target[at]
+            if not isinstance(target, dict | list):
+                raise UserError(f"{place}: {'.'.join(keys[: depth + 1])} is a value and has no keys below it")
+    for below in [key for key in origins if key[: len(keys)] == keys]:
+        del origins[below]
+    origins[keys] = place
 
 
-def _list_index(items: list[Any], key: str, override: str) -> int:
-    if not key.isdigit() or int(key) >= len(items):
-        raise UserError(f"{override!r}: {key!r} is not a position in a list of {len(items)}; use 0 to {len(items) - 1}")
+def _list_index(items: list[Any], key: str, place: str) -> int:
+    if not (key.isascii() and key.isdecimal() and len(key) < 10 and int(key) < len(items)):
+        valid = f"use 0 to {len(items) - 1}" if items else "it is empty"
+        raise UserError(f"{place}: {_shortened(key)!r} is not a position in a list of {len(items)}; {valid}")
     return int(key)
 
 
-def validate(model: type[M], values: Any, where: str) -> M:
-    """`values` as `model`. Raises UserError with every problem, one a line, each with key, value and what is valid."""
+def validate(model: type[M], values: Any, origins: str | Origins) -> M:
+    """`values` as `model`. `origins`: the file they stand in, or a file for each part.
+
+    Raises:
+        UserError: every problem, one a line, each with key, value and what is valid.
+    """
+    origins = {(): origins} if isinstance(origins, str) else origins
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        lines = _problem_lines(model, error, where)
-        lines += _hidden_problems(model, values, error, where)
-        raise UserError("\n".join(lines)) from None
+        problems = list(_problems(model, error.errors(include_url=False)))
+        problems += _hidden_problems(model, values, error.errors(include_url=False))
+        raise UserError("\n".join(dict.fromkeys(_line(problem, origins) for problem in problems))) from None
 
 
 def _absolute_paths(experiment: Experiment) -> Experiment:
@@ -446,109 +521,218 @@ def _absolute_paths(experiment: Experiment) -> Experiment:
 
 
 def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().absolute())
+    try:
+        return str(Path(path).expanduser().absolute())
+    except RuntimeError:
+        raise UserError(f"{path}: {path.split('/')[0]} is nobody's home directory") from None
 
 
 def write_experiment(experiment: Experiment) -> str:
     """The YAML text that loads back to this experiment."""
-    return yaml.safe_dump(experiment.to_dict(), allow_unicode=True, sort_keys=False)
+    return dump_yaml(experiment.to_dict())
 
 
 # --- messages -------------------------------------------------------------------------------------
 
 
-def _raise(value: T, problems: list[str]) -> T:
+class _Problem(NamedTuple):
+    key: Key
+    text: str
+
+
+def combined(value: T, problems: list[str]) -> T:
     if problems:
-        raise ValueError("\n".join(problems))
+        raise _CombinationError("\n".join(problems))
     return value
 
 
-def _listed(values: list[int]) -> str:
+class _CombinationError(ValueError):
+    """Values that cannot stand together; a line each, `key: value …`, the key below the section that raises it."""
+
+
+def _listed(values: list[Any]) -> str:
     shown = values if len(values) <= 12 else [*values[:11], "…", values[-1]]
     return ", ".join(map(str, shown))
 
 
-def _problem_lines(model: type[BaseModel], error: ValidationError, where: str) -> list[str]:
-    lines = []
-    for problem in error.errors(include_url=False):
-        # A discriminated union puts the kind into the location; the user's file has no such key.
-        location = [str(part) for part in problem["loc"] if part not in SOURCES]
-        key = ".".join(location)
-        given = problem["input"]
-        kind = problem["type"]
+def _shortened(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _place(key: Key, origins: Mapping[Key, str]) -> str:
+    """Where a key stands, and its name unless the place is an override of just this key."""
+    longest = max((prefix for prefix in origins if key[: len(prefix)] == prefix), key=len)
+    origin, dotted = origins[longest], ".".join(key)
+    return origin if not key or origin.startswith(f"{dotted}=") else f"{origin}: {dotted}"
+
+
+def _line(problem: _Problem, origins: Mapping[Key, str]) -> str:
+    """Names the overrides, too, that set what else the problem speaks of."""
+    key, text = problem
+    others = [
+        origin.removesuffix(COMMAND_LINE)
+        for other, origin in origins.items()
+        if origin.endswith(COMMAND_LINE)
+        and other != key
+        and other[-1] in re.findall(r"\w+", text)
+        and (other[:-1] == key[:-1] or ".".join(other) in text or other[:-1] == key)
+    ]
+    return f"{_place(key, origins)}: {text}" + (f" (command line: {', '.join(others)})" if others else "")
+
+
+def _problems(model: type[BaseModel], errors: list[ErrorDetails]) -> Iterator[_Problem]:
+    for error in errors:
+        inside = any(other["loc"][: len(error["loc"])] == error["loc"] for other in errors if other is not error)
+        if error["type"] == "too_short" and inside:
+            continue  # its items are wrong, and pydantic has none left
+        (key, _), given, kind = _locate(model, error["loc"]), error["input"], error["type"]
         if kind == "extra_forbidden":
-            valid = _fields_at(model, problem["loc"][:-1])
-            close = difflib.get_close_matches(location[-1], valid, n=1)
-            hint = f"did you mean {close[0]}? " if close else ""
-            lines.append(f"{where}: {key}: unknown key; {hint}valid: {', '.join(valid)}")
+            valid = _fields_at(model, error["loc"][:-1])
+            yield _Problem(key, f"unknown key; {_suggestion(model, key, valid)}valid: {', '.join(valid)}")
         elif kind == "missing":
-            lines.append(f"{where}: {key}: missing; it must be set")
+            yield _Problem(key, "missing; it must be set")
+        elif kind == "value_error" and isinstance(error["ctx"]["error"], _CombinationError):
+            for line in str(error["ctx"]["error"]).split("\n"):
+                name, _, text = line.partition(": ")
+                yield _Problem((*key, *name.split(".")), text)
         elif kind == "value_error":
-            lines.extend(_value_error_lines(problem, where))
+            yield _Problem(key, f"{_shown(given)}; {error['ctx']['error']}")
         elif kind in ("union_tag_not_found", "union_tag_invalid"):
-            got = given.get("kind", "nothing") if isinstance(given, dict) else given
-            lines.append(
-                f"{where}: {key}.kind: {got!r}; valid: {problem['ctx'].get('expected_tags', ', '.join(SOURCES))}"
-            )
+            got = _shown(given["kind"]) if isinstance(given, dict) and "kind" in given else "missing"
+            yield _Problem((*key, "kind"), f"{got}; valid: {', '.join(SOURCES)}")
         else:
-            shown = repr(given) if len(repr(given)) <= 60 else repr(given)[:57] + "…"
-            lines.append(f"{where}: {key}: {shown}; {_requirement(problem['msg'])}")
-    return lines
+            yield _Problem(key, f"{_shown(given)}; {_requirement(error)}")
 
 
-def _hidden_problems(model: type[BaseModel], values: Any, error: ValidationError, where: str) -> list[str]:
+def _hidden_problems(model: type[BaseModel], values: Any, errors: list[ErrorDetails]) -> Iterator[_Problem]:
     """Combinations that cannot work, in sections where pydantic did not look because some value there was wrong.
 
     Found by leaving the wrong values out; a combination that one of them is part of is not judged.
     """
     values = copy.deepcopy(values)
-    wrong = []
-    for problem in error.errors(include_url=False):
-        parent, location = values, [part for part in problem["loc"] if part not in SOURCES]
-        for part in location[:-1]:
-            parent = parent[part]
-        if location and isinstance(parent, dict) and problem["type"] not in ("missing", "value_error"):
-            parent.pop(location[-1], None)
-            wrong.append(str(location[-1]))
+    wrong = set()
+    for error in errors:
+        key, _ = _locate(model, error["loc"])
+        if key and error["type"] not in ("missing", "value_error"):
+            parent = values
+            for part in key[:-1]:
+                parent = parent[int(part)] if isinstance(parent, list) else (parent or {}).get(part)
+            if isinstance(parent, dict):
+                parent.pop(key[-1], None)
+                wrong.add(key[-1])
     try:
         model.model_validate(values)
     except ValidationError as second:
-        known = _problem_lines(model, error, where)
-        combinations = [p for p in second.errors(include_url=False) if p["type"] == "value_error"]
-        lines = [line for p in combinations for line in _value_error_lines(p, where)]
-        return [line for line in lines if line not in known and not any(name in line for name in wrong)]
-    return []
+        combinations = [error for error in second.errors(include_url=False) if error["type"] == "value_error"]
+        for problem in _problems(model, combinations):
+            if not wrong & {*problem.key, *re.findall(r"\w+", problem.text)}:
+                yield problem
 
 
-def _value_error_lines(problem: Any, where: str) -> list[str]:
-    key = ".".join(str(part) for part in problem["loc"])
-    prefix = f"{key}." if key else ""
-    return [f"{where}: {prefix}{line}" for line in str(problem["ctx"]["error"]).split("\n")]
+def _shown(given: Any) -> str:
+    words = {None: "null", True: "true", False: "false"}
+    return words[given] if given is None or isinstance(given, bool) else _shortened(repr(given))
 
 
-def _requirement(message: str) -> str:
-    return message[0].lower() + message[1:].replace("Input should", "input should")
+PATTERNS = {
+    NAME_PATTERN: "use letters, digits, '.', '_' and '-', with a letter or digit first",
+    DATASET_PATTERN: "a dataset of the hub is written owner/name",
+}
+REQUIREMENTS = {
+    "string_type": "input should be text",
+    "tuple_type": "input should be a list",
+    "too_short": "at least one item",
+    "dict_type": "input should be a section of keys",
+    "model_type": "input should be a section of keys",
+    "model_attributes_type": "input should be a section of keys",
+    "bool_type": "input should be true or false",
+}
 
 
-def _fields_at(model: Any, location: tuple[int | str, ...]) -> list[str]:
+def _requirement(error: ErrorDetails) -> str:
+    kind, given = error["type"], error["input"]
+    if kind == "string_pattern_mismatch" and error["ctx"]["pattern"] in PATTERNS:
+        return PATTERNS[error["ctx"]["pattern"]]
+    requirement = REQUIREMENTS.get(kind, error["msg"][0].lower() + error["msg"][1:])
+    hint = ""
+    if kind == "string_type" and isinstance(given, int | float):
+        hint = "; put it in quotes"
+    elif kind == "tuple_type" and isinstance(given, str):
+        hint = f"; write [{_shortened(given)}]"
+    elif kind == "int_type" and isinstance(given, float) and given.is_integer():
+        hint = f"; write {given:.0f}"
+    elif kind in ("int_type", "float_type") and isinstance(given, str):
+        digits = re.sub(r"^([-+]?)0+(?=[0-9])|[,_ ]", r"\1", given)
+        if re.fullmatch(r"[-+]?[0-9]+", digits):
+            hint = f"; write {digits}"
+        elif re.fullmatch(r"[0-9]+(:[0-9]+)+", given):
+            hint = "; write one number, without colons"
+    return requirement + hint
+
+
+def _suggestion(model: type[BaseModel], key: Key, valid: list[str]) -> str:
+    """`did you mean …? `, of the keys that are valid there, and of those elsewhere that have just this name."""
+    *parents, name = key
+    elsewhere = [known for known in dict.fromkeys(_all_keys(model)) if known.split(".")[:-1] != parents]
+    leaves = {known: known.split(".")[-1] for known in elsewhere}
+    near = difflib.get_close_matches(name, valid, n=1) or [known for known in valid if name in known.split("_")][:1]
+    near += [known for known in elsewhere if leaves[known] == name][:2]
+    near = near or [known for known in elsewhere if name in leaves[known].split("_")][:2]
+    near = near or [k for k in elsewhere if leaves[k] in difflib.get_close_matches(name, leaves.values(), 1, 0.85)][:2]
+    return f"did you mean {' or '.join(near)}? " if near else ""
+
+
+# --- the keys of a section ------------------------------------------------------------------------
+
+
+def _fields(section: type[BaseModel]) -> dict[str, Any]:
+    """Each key of a section, as it stands in a file, with its type."""
+    return {field.alias or name: field.annotation for name, field in section.model_fields.items()}
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    """The types that a type allows: of a union each."""
+    if get_origin(annotation) is Annotated:
+        return _alternatives(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [kind for argument in get_args(annotation) for kind in _alternatives(argument)]
+    return [annotation]
+
+
+def _locate(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[Key, list[Any]]:
+    """A location of pydantic's as the key that the user knows, and the types of what may stand there."""
+    key: list[str] = []
+    here: list[Any] = [model]
+    for part in location:
+        if len([kind for kind in here if _is_section(kind)]) > 1:  # the location names the kind; no key does
+            here = [SOURCES[str(part)]]
+        elif part != "[key]":
+            key.append(str(part))
+            here = [below for kind in here for below in _below(kind, part)]
+    return tuple(key), here
+
+
+def _below(kind: Any, part: int | str) -> list[Any]:
+    if _is_section(kind):
+        return _alternatives(_fields(kind).get(str(part)))
+    arguments = [argument for argument in get_args(kind) if argument is not Ellipsis]
+    return _alternatives(arguments[-1]) if arguments else []
+
+
+def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     """The keys that are valid at `location` inside `model`."""
-    if isinstance(model, type) and issubclass(model, BaseModel):
-        if not location:
-            return [field.alias or name for name, field in model.model_fields.items()]
-        for name, field in model.model_fields.items():
-            if location[0] in (name, field.alias):
-                return _fields_at(field.annotation, location[1:])
-        return []
-    arguments = [a for a in getattr(model, "__args__", ()) if a is not Ellipsis]
-    if location and isinstance(location[0], int):
-        return _fields_at(arguments[0], location[1:]) if arguments else []
-    if location and location[0] in SOURCES:
-        return _fields_at(SOURCES[str(location[0])], location[1:])
-    for argument in arguments:
-        found = _fields_at(argument, location)
-        if found:
-            return found
-    return []
+    return [key for kind in _locate(model, location)[1] if _is_section(kind) for key in _fields(kind)]
+
+
+def _all_keys(section: type[BaseModel], above: str = "") -> Iterator[str]:
+    """The dotted keys of a section and of those in it; 0 stands for every position in a list."""
+    for name, annotation in _fields(section).items():
+        yield above + name
+        for kind in _alternatives(annotation):
+            items = [(kind, ".")] if _is_section(kind) else [(item, ".0.") for item in _below(kind, 0)]
+            for item, dot in items:
+                if _is_section(item):
+                    yield from _all_keys(item, above + name + dot)
 
 
 # --- arithmetic on an experiment ------------------------------------------------------------------

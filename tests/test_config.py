@@ -4,16 +4,18 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sllm.config import (
+    BenchmarkConfig,
+    EmbeddedSource,
     HubSource,
     TrainConfig,
     check_world_size,
     load_experiment,
     parameter_count,
-    parse_yaml,
     write_experiment,
 )
 from sllm.errors import UserError
@@ -64,13 +66,37 @@ def test_all_problems_are_reported_at_once_with_key_value_and_way_out() -> None:
     )
     text = "\n".join(lines)
     assert len(lines) == 7
-    assert "train.warmup_steps: 300 is not below max_steps (300)" in text
-    assert "train.max_stesp: unknown key; did you mean max_steps? valid: max_steps, global_batch" in text
-    assert "train.learning_rate: 'fast'" in text
-    assert "model.n_heads: 7 does not divide d_model (192); valid: 1, 2, 3, 4, 6, 8" in text
-    assert "validate.every: 0" in text
-    assert "data.sources.0.megabytes: -1" in text
-    assert "wandb.mode: 'maybe'; input should be 'auto', 'online', 'offline' or 'disabled'" in text
+    assert "train.warmup_steps=300 (command line): 300 is not below max_steps (300)" in text
+    assert "train.max_stesp=10 (command line): unknown key; did you mean max_steps? valid: max_steps, glo" in text
+    assert "train.learning_rate=fast (command line): 'fast'" in text
+    assert "model.n_heads=7 (command line): 7 does not divide d_model (192); valid: 1, 2, 3, 4, 6, 8" in text
+    assert "validate.every=0 (command line): 0" in text
+    assert "data.sources.0.megabytes=-1 (command line): -1" in text
+    assert "wandb.mode=maybe (command line): 'maybe'; input should be 'auto', 'online', 'offline' or 'disabled'" in text
+
+
+def test_a_problem_names_the_place_of_its_value(tmp_path: Path) -> None:
+    """The file, the catalogue, or the command line."""
+    (tmp_path / "catalogue.yaml").write_text("[{name: a, kind: embedded, language: fr}]", "utf-8")
+    smoke = yaml.safe_load((CONFIGS / "smoke.yaml").read_text("utf-8"))
+    smoke["data"]["sources"], smoke["train"]["warmup_steps"] = "catalogue.yaml", 5.0
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(smoke), "utf-8")
+    assert sorted(problems(file, "seed=x", "wandb={mode: on}", "tokenizer.vocab_size=1e3")) == [
+        f"{tmp_path}/catalogue.yaml: data.sources.0.language: 'fr'; input should be 'ko' or 'en'",
+        f"{file}: train.warmup_steps: 5.0; input should be a valid integer; write 5",
+        "seed=x (command line): 'x'; input should be a valid integer",
+        "tokenizer.vocab_size=1e3 (command line): 1000.0; input should be a valid integer; write 1000",
+        "wandb={mode: on} (command line): wandb.mode: 'on'; input should be 'auto', 'online', 'offline' or 'disabled'",
+    ]
+    assert (
+        "trian.max_steps=3 (command line): trian: unknown key; did you mean train?"
+        in problems(file, "trian.max_steps=3")[-1]
+    )
+    # What stands in the file, and an override that does not go with it.
+    (line,) = problems(CONFIGS / "smoke.yaml", "train.max_steps=20")
+    assert line.startswith(f"{CONFIGS}/smoke.yaml: train.warmup_steps: 30 is not below max_steps (20)")
+    assert line.endswith(" (command line: train.max_steps=20)")
 
 
 @pytest.mark.parametrize(
@@ -78,19 +104,55 @@ def test_all_problems_are_reported_at_once_with_key_value_and_way_out() -> None:
     [
         (
             "train.max_steps=300 train.warmup_steps=300",
-            "warmup_steps: 300 is not below max_steps (300); use at most 299",
+            "warmup_steps=300 (command line): 300 is not below max_steps (300); use at most 299",
         ),
         (
             "train.global_batch=32 train.micro_batch=5",
-            "micro_batch: 5 does not divide global_batch (32); valid: 1, 2, 4, 8, 16, 32",
+            "micro_batch=5 (command line): 5 does not divide global_batch (32); valid: 1, 2, 4, 8, 16, 32",
         ),
-        ("train.max_steps=many", "train.max_steps: 'many'"),
-        ("train.max_steps=1.5", "train.max_steps: 1.5"),
-        ("data.sources.0.kind=web", "data.sources.0.kind: 'web'; valid: 'embedded', 'files', 'hub', 'aihub'"),
-        ("data.sources.0.file=x", "data.sources.0.file: unknown key; valid: kind, name, language, megabytes, weight"),
+        ("train.max_steps=many", "train.max_steps=many (command line): 'many'"),
+        ("train.max_steps=1.5", "train.max_steps=1.5 (command line): 1.5"),
+        (
+            "data.sources.0.kind=web",
+            "data.sources.0.kind=web (command line): 'web'; valid: embedded, files, hub, aihub",
+        ),
+        (
+            "data.sources.0.file=x",
+            "data.sources.0.file=x (command line): unknown key; valid: kind, name, language, meg",
+        ),
+        ("data.sources.0.files=x", "data.sources.0.files=x (command line): unknown key; valid: kind, name, language"),
+        ("data.sources.0.hub.x=1", "data.sources.0.hub: unknown key"),
+        ("data.sources=[1]", "data.sources.0: 1; input should be a section of keys"),
+        ('data.sources=[{"name":"x"}]', "data.sources.0.kind: missing; valid: embedded, files, hub, aihub"),
+        ("data.sources.².name=x", "'²' is not a position in a list of 2; use 0 to 1"),
+        ("data.sources.٣.name=x", "'٣' is not a position in a list of 2"),
+        (f"data.sources.{'9' * 5000}.name=x", "is not a position in a list of 2"),
+        ("max_steps=100", "max_steps=100 (command line): unknown key; did you mean train.max_steps? valid: name, seed"),
+        ("steps=100", "did you mean train.max_steps or train.warmup_steps?"),
+        ("train.every=5", "did you mean train.checkpoint.every or validate.every?"),
+        ("train.seed=5", "did you mean seed?"),
+        (f"seed={2**63}", "input should be less than or equal to 9223372036854775807"),
+        ("seed=" + "9" * 5000, "99999999999999999999… (5,000 characters) is not an integer that can be read"),
+        ("model.d_model=1000000000000", "input should be less than or equal to 1048576"),
+        ("train.global_batch=1000000000000", "input should be less than or equal to 1048576"),
+        ("train.learning_rate=1e300", "input should be less than or equal to 10"),
+        ("train.learning_rate=1e999", "inf; input should be a finite number"),
+        ("train.learning_rate=.nan", "nan; input should be a finite number"),
+        ("train.max_steps=010", "'010'; input should be a valid integer; write 10"),
+        ("train.max_steps=1:30", "'1:30'; input should be a valid integer; write one number, without colons"),
+        ("validate.prompts=하나", "'하나'; input should be a list; write [하나]"),
+        ("name=123", "123; input should be text; put it in quotes"),
+        (f"name={'a' * 300}", "should have at most 128 characters"),
+        ('runs_directory="a\\0b"', "should match pattern"),
+        ("data_directory=~nobody-of-this-name/x", "~nobody-of-this-name is nobody's home directory"),
+        ("train=[]", "train=[] (command line): []; input should be a section of keys"),
+        ("train..x=1", "an override is written key=value"),
+        ("a." * 50 + "b=1", "no key is as deep as 51 levels"),
+        ("validate={{X}}", "validate={{X}} (command line): not valid YAML: a key is a word"),
+        ("validate.sample_tokens=128", "128 is not below model.context_length (128)"),
         ("data.sources=[]", "data.sources"),
         ("data.sources.7.weight=2", "'7' is not a position in a list of 2; use 0 to 1"),
-        ("name=../elsewhere", "name: '../elsewhere'"),
+        ("name=../elsewhere", "name=../elsewhere (command line): '../elsewhere'"),
         ("train", "an override is written key=value"),
         ("train.max_steps.x=1", "train.max_steps is a value and has no keys below it"),
         ("benchmark.new_tokens=5000", "above model.context_length (128)"),
@@ -101,32 +163,89 @@ def test_bad_values(overrides: str, expected: str) -> None:
     assert expected in line
 
 
-def test_bad_files(tmp_path: Path) -> None:
-    assert problems(tmp_path / "absent.yaml") == [f"{tmp_path}/absent.yaml: no such file"]
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"name: a\ntrain: {max_steps: [", ":2: not valid YAML"),
+        (b"name: a\n# \xff\n", ":2: not valid UTF-8; save the file as UTF-8"),
+        ("name: a\n".encode("utf-16"), ":1: not valid UTF-8; save the file as UTF-8"),
+        (b"", ": is empty; an experiment has the sections data, model and train"),
+        (b"- name", ": not an experiment, which is a mapping of sections (data, model, train …); a list of sources"),
+        (b"defaults: {partition: gpu}\nstages:", ": a cluster profile, not an experiment; give it as --cluster "),
+        (b"answer: 42", ": not an experiment: it has answer, and none of name, seed"),
+    ],
+)
+def test_bad_files(tmp_path: Path, content: bytes, expected: str) -> None:
     bad = tmp_path / "bad.yaml"
-    bad.write_text("name: a\ntrain: {max_steps: [", encoding="utf-8")
-    assert problems(bad)[0].startswith(f"{bad}:2: not valid YAML")
-    bad.write_text("name: a\nseed: 1\nname: b\n", encoding="utf-8")
-    assert problems(bad) == [f"{bad}:3: not valid YAML: the key 'name' stands twice"]
-    bad.write_bytes(b"name: a\n# \xff\n")
-    assert problems(bad) == [f"{bad}:2: not valid UTF-8; save the file as UTF-8"]
-    bad.write_text("- name", encoding="utf-8")
-    assert "mapping of sections" in problems(bad)[0]
-    bad.write_text("name: !!python/object/apply:os.system ['touch hacked']", encoding="utf-8")
-    assert "not valid YAML" in problems(bad)[0]
+    bad.write_bytes(content)
+    (line,) = problems(bad)
+    assert line.startswith(f"{bad}{expected}")
 
 
-def test_yaml_traps_are_closed() -> None:
-    assert parse_yaml("{a: 3e-4, b: 1e3, on: off, c: 1_000, d: .5, e: true, f: 12:30:45, g: -1.5E+2}", "x") == {
-        "a": 3e-4,
-        "b": 1e3,
-        "on": "off",
-        "c": 1000,
-        "d": 0.5,
-        "e": True,
-        "f": parse_yaml("12:30:45", "x"),
-        "g": -150.0,
-    }
+def test_a_file_that_is_not_there_is_looked_for_nearby(tmp_path: Path) -> None:
+    assert problems(tmp_path / "absent.yaml") == [f"{tmp_path}/absent.yaml: no such file"]
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "mine.yaml").write_text("name: x", "utf-8")
+    for typed in ("config/mine.yaml", "configs/mein.yaml"):
+        line = f"{tmp_path}/{typed}: no such file; did you mean {tmp_path}/configs/mine.yaml?"
+        assert problems(tmp_path / typed) == [line]
+    assert problems(tmp_path / "configs") == [f"{tmp_path}/configs: a folder; name a file in it: mine.yaml"]
+
+
+def test_defaults_fit_the_model(tmp_path: Path) -> None:
+    """What the user has not set goes with what is set; what is set is kept."""
+    smoke = yaml.safe_load((CONFIGS / "smoke.yaml").read_text("utf-8"))
+    smoke.update(validate={}, benchmark=None, train={"max_steps": 9, "global_batch": 8, "micro_batch": 8})
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(smoke), "utf-8")
+
+    def sizes(context: int, *overrides: str) -> tuple[int, int, int]:
+        experiment = load_experiment(file, [f"model.context_length={context}", *overrides])
+        benchmark = experiment.benchmark
+        return experiment.validate_.sample_tokens, benchmark.prompt_tokens, benchmark.new_tokens
+
+    assert sizes(2048) == sizes(128) == (48, 64, 64)
+    assert sizes(64) == (48, 32, 32)
+    assert sizes(2) == (1, 1, 1)
+    assert sizes(128, "benchmark.prompt_tokens=100") == (48, 100, 28)
+    assert sizes(128, "benchmark.new_tokens=100") == (48, 28, 100)
+    assert load_experiment(file, ["train.learning_rate=1e-5"]).train.min_learning_rate == pytest.approx(1e-6)
+    assert load_experiment(file, ["train.learning_rate=1e-4"]).train.min_learning_rate == 6e-5
+    assert load_experiment(file, ["data.max_characters=10"]).data.min_characters == 10
+    assert BenchmarkConfig() == load_experiment(file).benchmark, "what one experiment gets is no other's default"
+
+
+def test_sections_that_stand_empty_have_their_defaults(tmp_path: Path) -> None:
+    smoke = (CONFIGS / "smoke.yaml").read_text("utf-8")
+    file = tmp_path / "mine.yaml"
+    file.write_text(smoke[: smoke.index("validate:")] + "validate:\nbenchmark:\nwandb:\n", "utf-8")
+    assert load_experiment(file).wandb == load_experiment(CONFIGS / "smoke.yaml").wandb
+    assert load_experiment(file, ["wandb.project=x"]).wandb.project == "x"
+    assert problems(file, "model=") == [
+        f"model= (command line): model.{name}: missing; it must be set" for name in MODEL
+    ]
+
+
+MODEL = ("d_model", "n_layers", "n_heads", "d_ff", "context_length")
+
+
+def test_an_alias_is_a_copy(tmp_path: Path) -> None:
+    """An override of one section that was written with `*name` leaves the others as they are."""
+    smoke = (CONFIGS / "smoke.yaml").read_text("utf-8")
+    source = "{name: ko, kind: embedded, language: ko, megabytes: 1}"
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        smoke[: smoke.index("data:")]
+        + f"data: {{sources: [&first {source}, {{<<: *first, name: second}}, *first]}}\n"
+        + smoke[smoke.index("tokenizer:") :],
+        "utf-8",
+    )
+    sources = load_experiment(file, ["data.sources.2.name=third", "data.sources.2.megabytes=3"]).data.sources
+    assert [(s.name, s.megabytes) for s in sources if isinstance(s, EmbeddedSource)] == [
+        ("ko", 1.0),
+        ("second", 1.0),
+        ("third", 3.0),
+    ]
 
 
 def test_overrides_reach_lists_and_replace_sections() -> None:
@@ -151,11 +270,12 @@ def test_a_catalogue_of_sources_is_a_file_of_its_own(tmp_path: Path) -> None:
             assert source.licence
             assert source.text_megabytes or source.limit_megabytes
     (line,) = problems(CONFIGS / "default.yaml", f"data.sources={tmp_path}/none.yaml")
-    assert line == f"{tmp_path}/none.yaml: no such file"
+    assert line.startswith("data.sources=/")
+    assert line.endswith(f" (command line): {tmp_path}/none.yaml: no such file")
     (line,) = problems(CONFIGS / "default.yaml", "data.sources.0.dataset=wikipedia")
-    assert "data.sources.0.dataset: 'wikipedia'" in line
+    assert "data.sources.0.dataset=wikipedia (command line): 'wikipedia'; a dataset of the hub is written own" in line
     (line,) = problems(CONFIGS / "default.yaml", "data.sources.0.subset=x")
-    assert "data.sources.0.subset: unknown key; valid: kind, name, language, dataset, config, split" in line
+    assert "data.sources.0.subset=x (command line): unknown key; valid: kind, name, language, dataset, config" in line
 
 
 def test_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

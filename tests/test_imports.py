@@ -11,7 +11,8 @@ ROOT = Path(__file__).parents[1]
 
 # Lower layers first. A module imports from its own layer or below.
 LAYERS = [
-    {"sllm", "sllm.errors", "sllm.files", "sllm.config", "sllm.stop", "sllm.progress", "sllm.utf8", "sllm.workers"},
+    {"sllm", "sllm.errors", "sllm.files", "sllm.stop", "sllm.progress", "sllm.utf8", "sllm.workers", "sllm.yaml_text"},
+    {"sllm.config"},
     {"sllm.distributed", "sllm.tokenizer"},
     {"sllm.data", "sllm.model", "sllm.artifacts"},
     {"sllm.optim", "sllm.checkpoint", "sllm.metrics", "sllm.mirror"},

@@ -37,9 +37,9 @@ def config(tmp_path: Path, texts: dict[str, Path]) -> Path:
     ("arguments", "message"),
     [
         (["submit", "nowhere.yaml"], "nowhere.yaml: no such file"),
-        (["submit", "tiny.yaml", "train.max_stesp=3"], "train.max_stesp: unknown key; did you mean max_steps?"),
-        (["submit", "tiny.yaml", "train.max_steps=many"], "train.max_steps: 'many'"),
-        (["submit", "tiny.yaml", "train.warmup_steps=99"], "train.warmup_steps: 99 is not below max_steps (30)"),
+        (["submit", "tiny.yaml", "train.max_stesp=3"], "train.max_stesp=3 (command line): unknown key; did you mean"),
+        (["submit", "tiny.yaml", "train.max_steps=many"], "train.max_steps=many (command line): 'many'"),
+        (["submit", "tiny.yaml", "train.warmup_steps=99"], "(command line): 99 is not below max_steps (30)"),
         (["submit", "tiny.yaml", "seed"], "an override is written key=value"),
         (["submit", "tiny.yaml", "train.micro_batch=4"], "cannot be split into micro-batches of 4 on 2 ranks; valid:"),
         (["submit", "tiny.yaml", 'data.sources.0.paths=["no*.txt"]'], "no*.txt"),
@@ -73,8 +73,8 @@ def test_every_problem_has_its_line(sllm: Sllm, config: Path) -> None:
     assert code == 2
     lines = err.strip().split("\n")
     assert len(lines) == 3
-    for key in ("train.max_stesp", "model.n_heads", "seed"):
-        assert any(line.startswith(f"sllm: {config}: {key}: ") for line in lines), key
+    for override in ("train.max_stesp=3", "model.n_heads=3", "seed=-1"):
+        assert any(line.startswith(f"sllm: {override} (command line): ") for line in lines), override
 
 
 def test_without_slurm(sllm: Sllm, config: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

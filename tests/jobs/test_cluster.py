@@ -53,8 +53,13 @@ def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
     [
         ("defaults: {gres: 'gpu:1', gpus_per_node: 1}", "gres and gpus_per_node are both set"),
         ("stages: {pack: {tasks_per_node: 2}}", "only pretrain runs on more than one process"),
-        ("defaults: {time_minutes: 1}", "signal_seconds is 120, not below time_minutes"),
-        ("- a\n- b", "valid dictionary"),
+        ("defaults: {time_minutes: 1, signal_seconds: 60}", "signal_seconds is 60, not below time_minutes"),
+        ("defaults: {time_minutes: 1:30}", "minutes and seconds, or hours and minutes?"),
+        ("defaults: {time_minutes: 0:00:30}", "not whole minutes"),
+        ("time_minutes: 60", "did you mean defaults.time_minutes or stages.download.time_minutes?"),
+        ("defaults: {time: 60}", "did you mean time_minutes?"),
+        ("data: {}\nmodel: {}", "an experiment, not a cluster profile"),
+        ("- a\n- b", "should be a section of keys"),
     ],
 )
 def test_impossible_combinations(tmp_path: Path, text: str, message: str) -> None:
@@ -65,3 +70,21 @@ def test_impossible_combinations(tmp_path: Path, text: str, message: str) -> Non
 def test_an_unknown_name_lists_those_there_are() -> None:
     with pytest.raises(UserError, match=r"there are: .*h100.*laptop"):
         load_cluster("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("written", "minutes"), [("90", 90), ("2:00:00", 120), ("1-12", 2160), ("1-0:30", 1470), ("7-00:00:00", 10080)]
+)
+def test_time_as_slurm_writes_it(tmp_path: Path, written: str, minutes: int) -> None:
+    cluster = load_cluster(profile(tmp_path, f"defaults: {{time_minutes: {written}}}"))
+    assert cluster.resources("pack").time_minutes == minutes
+
+
+def test_the_warning_fits_a_short_limit(tmp_path: Path) -> None:
+    cluster = load_cluster(profile(tmp_path, "defaults: {time_minutes: 2}\nstages: {pretrain: {time_minutes: 60}}"))
+    assert (cluster.resources("pack").signal_seconds, cluster.resources("pretrain").signal_seconds) == (60, 120)
+
+
+def test_a_name_that_is_mistyped() -> None:
+    with pytest.raises(UserError, match=r"--cluster labtop: no such file.*did you mean laptop\? there are: dev, h100"):
+        load_cluster("labtop")
