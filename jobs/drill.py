@@ -384,5 +384,5 @@ def _profile(cluster: Cluster) -> Cluster:
 
 def _cancel(runs: Iterable[RunDirectory]) -> None:
     jobs = [job for run in runs for job in slurm.submitted_jobs(run).values()]
-    if live := slurm.queued(jobs):
-        slurm.cancel_jobs(list(live))
+    live = slurm.queued(jobs)
+    slurm.cancel_jobs([job for job in jobs if live is None or job in live])  # None: a busy controller did not say
