@@ -3,6 +3,7 @@
 Nothing heavy is imported before a command runs, so that `sllm --help` answers at once.
 """
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -284,15 +285,18 @@ def benchmark(config: Config, overrides: Overrides = None) -> None:
 
 def _run_stage(name: str, config: Path, overrides: list[str] | None) -> None:
     from jobs.launch import run_single
+    from jobs.slurm import without_foreign_variables
     from sllm.config import load_experiment
 
     experiment: Experiment = load_experiment(config, overrides or ())
-    try:
-        outcome = run_single(name, experiment)
-    except Stopped as stopped:
-        outcome = f"{name}: outcome stopped ({stopped}); the same command goes on from here"
-    if int(os.environ.get("RANK", "0")) == 0:
-        print(outcome)
+    # Only a training has ranks.
+    with contextlib.nullcontext() if name == "pretrain" else without_foreign_variables():
+        try:
+            outcome = run_single(name, experiment)
+        except Stopped as stopped:
+            outcome = f"{name}: outcome stopped ({stopped}); the same command goes on from here"
+        if int(os.environ.get("RANK", "0")) == 0:
+            print(outcome)
 
 
 # --- models ---------------------------------------------------------------------------------------

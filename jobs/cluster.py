@@ -4,6 +4,7 @@
 """
 
 import difflib
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +16,15 @@ from sllm.errors import UserError
 from sllm.yaml_text import dump_yaml, load_yaml
 
 PROFILES = Path(__file__).parent.parent / "configs" / "cluster"
+
+SITE_DEFAULTS = {
+    "SBATCH_ACCOUNT": "account",
+    "SBATCH_PARTITION": "partition",
+    "SBATCH_QOS": "qos",
+    "SBATCH_CONSTRAINT": "constraint",
+    "SBATCH_RESERVATION": "reservation",
+}
+"""Variables in which a site or a person says who pays, and where jobs go, and the key that takes their place."""
 
 
 class Retries(Section):
@@ -101,6 +111,13 @@ class Resources(Section):
     def ranks(self) -> int:
         return self.nodes * self.tasks_per_node
 
+    @property
+    def gpus(self) -> int:
+        """Of each node."""
+        items = [item.partition("(")[0].split(":") for item in (self.gres or "").split(",")]
+        counts = [int(item[-1]) if item[-1].isdigit() else 1 for item in items if item[0] == "gpu"]
+        return self.gpus_per_node or sum(counts)
+
 
 class StageResources(Section):
     download: Resources = Resources()
@@ -154,7 +171,8 @@ class Cluster(Section):
 
 
 def load_cluster(profile: str) -> Cluster:
-    """Read a profile: a path, or the name of one in configs/cluster. Raises UserError with every problem."""
+    """Read a profile: a path, or the name of one in configs/cluster. Its silence on an account and the like is filled
+    from the environment, see SITE_DEFAULTS. Raises UserError with every problem."""
     path = Path(profile)
     if not path.suffix and not path.is_file():
         path = PROFILES / f"{path.name}.yaml"
@@ -169,4 +187,7 @@ def load_cluster(profile: str) -> Cluster:
     keys = values.keys() if isinstance(values, dict) else set()
     if keys & {"data", "model", "train"} and not keys & {"defaults", "stages"}:
         raise UserError(f"--cluster {profile}: an experiment, not a cluster profile; give it without --cluster")
-    return validate(Cluster, {} if values is None else values, str(path))
+    cluster = validate(Cluster, {} if values is None else values, str(path))
+    site = {key: os.environ[name] for name, key in SITE_DEFAULTS.items() if os.environ.get(name)}
+    unset = {key: value for key, value in site.items() if getattr(cluster.defaults, key) is None}
+    return cluster.model_copy(update={"defaults": cluster.defaults.model_copy(update=unset)})

@@ -28,6 +28,8 @@ MOST_EPOCHS = 4
 BYTES_PER_TOKEN = 4.5
 EXPANSION = {".jsonl.zst": 4.0, ".parquet": 2.0}
 
+AS_PACKED, FROM_CORPUS = "as packed", f"estimated from the corpus, at {BYTES_PER_TOKEN} bytes a token"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -89,6 +91,21 @@ def plan_data(experiment: Experiment) -> Plan:
     return Plan(basis, tokens, epochs)
 
 
+def data_bytes(experiment: Experiment) -> tuple[int, list[str]]:
+    """About how much the stages before the training still write below data_directory, and the sources of which nothing
+    tells the size."""
+    from sllm.data.download import SHRINKS
+
+    basis, tokens = _training_tokens(experiment)
+    if basis == AS_PACKED:
+        return 0, []
+    width = 2 if experiment.tokenizer.vocab_size <= 1 << 16 else 4
+    a_token = width if basis == FROM_CORPUS else width + BYTES_PER_TOKEN * SHRINKS
+    known = sum(count for count in tokens.values() if count is not None)
+    unknown = [name for name, count in tokens.items() if count is None]
+    return int(known * a_token / (1 - experiment.data.validation_fraction)), unknown
+
+
 def _training_tokens(experiment: Experiment) -> tuple[str, dict[str, int | None]]:
     try:
         artifacts = Artifacts(experiment)
@@ -96,13 +113,13 @@ def _training_tokens(experiment: Experiment) -> tuple[str, dict[str, int | None]
         return f"unknown ({error})", {source.name: None for source in experiment.data.sources}
     try:
         sources = read_manifest(artifacts.packed)["sources"]
-        return "as packed", {name: source["train"]["tokens"] for name, source in sources.items()}
+        return AS_PACKED, {name: source["train"]["tokens"] for name, source in sources.items()}
     except CorruptError:
         pass
     try:
         sources = read_manifest(artifacts.corpus)["sources"]
         sizes: dict[str, float | None] = {name: source["train"]["bytes"] for name, source in sources.items()}
-        basis = f"estimated from the corpus, at {BYTES_PER_TOKEN} bytes a token"
+        basis = FROM_CORPUS
     except CorruptError:
         share = 1 - experiment.data.validation_fraction
         limit = (experiment.data.limit_megabytes or math.inf) * 1e6

@@ -21,7 +21,8 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs import probe, slurm
-from jobs.cluster import Cluster, Resources, load_cluster
+from jobs.cluster import SITE_DEFAULTS, Cluster, Resources, load_cluster
+from jobs.describe import data_bytes
 from jobs.partitions import Partition, misfits, partitions, wanted
 from jobs.pipeline import STAGES
 from sllm.config import Experiment, checkpoint_bytes
@@ -74,7 +75,7 @@ def _findings(cluster: Cluster | None, experiment: Experiment | None) -> Iterato
     with _place(experiment) as (directory, error):
         if directory is None:
             yield Finding("bad", "run directory", error)
-        here = _look_here(directory)
+        here = probe.look(*_arguments(directory, experiment))
         yield from _machine("here", here, experiment, None)
         if missing := [name for name in ("sbatch", "srun", "squeue", "scontrol") if shutil.which(name) is None]:
             verdict: Verdict = "note" if cluster is None else "bad"
@@ -104,8 +105,10 @@ def _place(experiment: Experiment | None) -> Iterator[tuple[Path | None, str]]:
         yield place
 
 
-def _look_here(directory: Path | None) -> dict[str, Any]:
-    return probe.look(str(directory), directory.name if directory else "", _hub())
+def _arguments(directory: Path | None, experiment: Experiment | None) -> list[str]:
+    """Of `probe.look`."""
+    token, data = directory.name if directory else "", experiment.data_directory if experiment else ""
+    return [str(directory), token, _hub(), data]
 
 
 def _hub() -> str:
@@ -158,14 +161,11 @@ def _gpus(where: str, seen: dict[str, Any], resources: Resources | None) -> Find
 
 
 def _disk(where: str, seen: dict[str, Any], experiment: Experiment | None) -> Iterator[Finding]:
-    free = f"{readable_bytes(seen['free'])} free"
     if experiment is None:
+        free = f"{readable_bytes(seen['free'])} free"
         yield Finding("ok" if seen["free"] > LITTLE_SPACE else "note", f"{where}: space", free)
     else:
-        keep = experiment.train.checkpoint.keep_last + 1  # the new one is there before an old one goes
-        needed = keep * checkpoint_bytes(experiment.model, experiment.tokenizer.vocab_size)
-        says = f"{free}, {keep} checkpoints take {readable_bytes(needed)}"
-        yield Finding("ok" if seen["free"] > needed else "bad", f"{where}: space", says)
+        yield from _space(where, seen, experiment)
     if seen["write_error"]:
         yield Finding("bad", f"{where}: run directory", f"cannot be written ({seen['write_error']})")
         return
@@ -182,6 +182,37 @@ def _disk(where: str, seen: dict[str, Any], experiment: Experiment | None) -> It
         yield Finding("ok", f"{where}: files", "rename replaces in one step, locks work")
 
 
+def _space(where: str, seen: dict[str, Any], experiment: Experiment) -> Iterator[Finding]:
+    """Whether there is room for all that is still to be written, on one disk or on two."""
+    count, run_bytes = _run_bytes(experiment)
+    data, unknown = data_bytes(experiment)
+    run_says = f"{count} checkpoints, the best model and its export take {readable_bytes(run_bytes)}"
+    data_says = f"corpus and tokens about {readable_bytes(data)}" if data else "corpus and tokens are there"
+    if unknown:
+        data_says = f"corpus and tokens {readable_bytes(data)} and what {', '.join(unknown)} bring, of unknown size"
+    disks = [("space", seen["free"], run_bytes, run_says), ("data: space", seen["data_free"], data, data_says)]
+    if seen["data_free"] is None:
+        disks = [("space", seen["free"], run_bytes + data, f"{run_says}, {data_says}")]
+    for what, free, needed, says in disks:
+        verdict: Verdict = "ok" if free > needed else "bad"
+        yield Finding(verdict, f"{where}: {what}", f"{readable_bytes(free)} free; {says}")
+
+
+def _run_bytes(experiment: Experiment) -> tuple[int, int]:
+    """Checkpoints that a run has at once, at most, and how much its directory still grows."""
+    train = experiment.train
+    config, kept = train.checkpoint, 0
+    if config.keep_every:
+        kept = train.max_steps // math.lcm(config.every, config.keep_every)
+        kept += train.max_steps % config.keep_every == 0 and train.max_steps % config.every != 0
+    count = kept + config.keep_last + 1  # the new one is there before an old one goes
+    size = checkpoint_bytes(experiment.model, experiment.tokenizer.vocab_size)
+    models = 3 * (size // 3)  # the best one, the one that replaces it, an export: weights alone
+    run = RunDirectory(experiment.run_path)
+    there = sum(file.stat().st_size for folder in (run.checkpoints, run.best) for file in folder.rglob("*.safetensors"))
+    return count, max(0, count * size + models - there)
+
+
 # --- the cluster ----------------------------------------------------------------------------------
 
 
@@ -194,6 +225,7 @@ def _cluster(cluster: Cluster, experiment: Experiment | None, directory: Path | 
         name.strip(): value.strip() for name, _, value in (line.partition("=") for line in text.split("\n")) if value
     }
     yield Finding("ok", "Slurm", config.get("SLURM_VERSION", "?"))
+    yield from _environment(cluster)
     yield from _preemption(config)
     yield from _accounting(cluster, config)
     there = partitions()
@@ -214,7 +246,7 @@ def _cluster(cluster: Cluster, experiment: Experiment | None, directory: Path | 
             yield Finding(verdict, f"{name}: job", refusal or "Slurm would take it")
     looks = dict[str, dict[str, Any]]()
     for partition, (stage_name, resources) in _distinct(sound, there).items():
-        seen, finding = _look_there(resources, directory)
+        seen, finding = _look_there(resources, _arguments(directory, experiment))
         if finding:
             yield finding._replace(what=f"{partition}: probe")
         if seen:
@@ -227,6 +259,27 @@ def _cluster(cluster: Cluster, experiment: Experiment | None, directory: Path | 
 def _yaml(stage: str, line: str) -> str:
     value, _, comment = line.partition("  #")
     return f"stages: {{{stage}: {{{value}}}}}" + (f"  #{comment}" if comment else "")
+
+
+def _environment(cluster: Cluster) -> Iterator[Finding]:
+    """What a site, or a person, sets for every job, and what becomes of it in ours."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is not None:
+        yield Finding("note", "environment", f"this is inside job {job}, whose variables are hidden from our jobs")
+    for name, value in sorted(slurm.foreign_variables().items()):
+        if not name.startswith("SBATCH_" if job is not None else ("SBATCH_", "SLURM_")):
+            continue
+        if name == "SBATCH_WCKEY":
+            yield Finding("ok", name, f"{value}: taken")
+        elif name in SITE_DEFAULTS:
+            own = [stage for stage in STAGES if getattr(cluster.resources(stage), SITE_DEFAULTS[name]) != value]
+            says = f"the profile has another {SITE_DEFAULTS[name]} for {', '.join(own)}" if own else "taken"
+            yield Finding("ok", name, f"{value}: {says}")
+        else:
+            place = "sbatch" if name.startswith("SBATCH_") else "setup"
+            yield Finding(
+                "note", name, f"{value}: not for our jobs, which get what the profile says (see its key {place})"
+            )
 
 
 def _preemption(config: dict[str, str]) -> Iterator[Finding]:
@@ -294,6 +347,7 @@ def _refusal(text: str) -> str:
         done = subprocess.run(
             ["sbatch", "--test-only"],
             input=text,
+            env=slurm.own_variables(),
             capture_output=True,
             encoding="utf-8",
             errors="replace",
@@ -345,20 +399,19 @@ def _distinct(stages: dict[str, Resources], there: dict[str, Partition]) -> dict
     return found
 
 
-def _look_there(resources: Resources, directory: Path | None) -> tuple[dict[str, Any] | None, Finding | None]:
+def _look_there(resources: Resources, arguments: list[str]) -> tuple[dict[str, Any] | None, Finding | None]:
     """What `probe.look` sees on a node, in the environment that the profile sets up; and what else is to be said."""
     source = Path(probe.__file__).read_text(encoding="utf-8")
-    arguments = [str(directory), directory.name if directory else "", _hub()]
     script = "\n".join([*resources.setup, f"exec {shlex.join([sys.executable, '-c', source, *arguments])}"])
     try:
-        with slurm.outside_any_job():
-            done = subprocess.run(
-                [*_srun(resources), "bash", "-c", script],
-                capture_output=True,
-                encoding="utf-8",
-                errors="replace",
-                timeout=60 * (PROBE_MINUTES + 1),
-            )
+        done = subprocess.run(
+            [*_srun(resources), "bash", "-c", script],
+            env=slurm.own_variables(),
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=60 * (PROBE_MINUTES + 1),
+        )
     except subprocess.TimeoutExpired:
         return None, Finding("note", "", f"srun did not come back within {PROBE_MINUTES + 1} minutes")
     complaints = [line.strip() for line in done.stderr.split("\n") if line.strip()]

@@ -90,7 +90,8 @@ EVENTS = (
 
 def _slurm(*command: str) -> None:
     try:
-        subprocess.run(command, check=True, capture_output=True, timeout=2 * slurm.COMMAND_SECONDS)
+        patience = 2 * slurm.COMMAND_SECONDS
+        subprocess.run(command, env=slurm.own_variables(), check=True, capture_output=True, timeout=patience)
     except subprocess.CalledProcessError as error:
         raise EventFailedError(
             f"{command[0]}: {slurm.sbatch_message(error.stderr.decode('utf-8', 'replace'))}"

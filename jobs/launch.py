@@ -68,6 +68,7 @@ def submit(
     """
     run, stages, keys = RunDirectory(experiment.run_path), up_to(until), stage_keys(experiment)
     artifacts = Artifacts(experiment, keys)
+    slurm.require_usable_path(run, where)
     check_world_size(experiment.train, 1 if where == "here" else cluster.resources("pretrain").ranks)
     if resume:
         _require_same_settings(run, keys)
@@ -100,7 +101,8 @@ def submit(
             return 0
         try:
             if where == "here":
-                _run_here(experiment, run, keys, steps, console)
+                with slurm.without_foreign_variables():  # this process alone, whatever torchrun it was started in
+                    _run_here(experiment, run, keys, steps, console)
             else:
                 _run_local(run, keys, steps, cluster, console)
         except Stopped as stopped:
@@ -273,6 +275,7 @@ def prepare(experiment: Experiment, cluster: Cluster) -> RunDirectory:
         UserError: anything wrong with the experiment or the directory, or the run is in the queue.
     """
     run, keys = RunDirectory(experiment.run_path), stage_keys(experiment)
+    slurm.require_usable_path(run, "slurm")
     check_world_size(experiment.train, cluster.resources("pretrain").ranks)
     with lock(run, Path(experiment.data_directory), command=_command_line()):
         require_idle(run, keys)
@@ -367,17 +370,18 @@ def _start(run: RunDirectory, stage: Stage, token: str, resources: Resources) ->
         timeout_min=YEAR_MINUTES,
     )
     environment = {
-        "PYTHONPATH": str(run.code),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(run.code), os.environ.get("PYTHONPATH")])),
         "PYTHONSAFEPATH": "1",  # else the current folder, perhaps the very tree that is being edited, comes first
         "OMP_NUM_THREADS": threads,
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": _free_port(),
+        "SLLM_GPUS": resources.gpus,
     }
     # Ctrl-C in a terminal reaches every process in the foreground. The controller would kill its ranks within a
     # second of it; ignoring it is inherited, and the ranks take their own handlers.
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with environment_variables(**environment):
+        with slurm.without_foreign_variables(), environment_variables(**environment):
             return executor.submit(job, str(run.path), stage.name, token)
     finally:
         signal.signal(signal.SIGINT, handler)

@@ -21,11 +21,12 @@ REPLACEMENTS = 200
 CONNECT_SECONDS = 3.0
 
 
-def look(directory: str, token: str, host: str) -> dict[str, Any]:
+def look(directory: str, token: str, host: str, data: str = "") -> dict[str, Any]:
     """Everything there is to know, as JSON values.
 
     `directory` holds a file named `token` with that text, and nothing more when this is done; without a token files
-    are not looked at. `host` is the name, perhaps with a port, of who would be asked on the internet.
+    are not looked at. `host` is the name, perhaps with a port, of who would be asked on the internet. `data` is where
+    the data will be, if that is to be known.
     """
     return {
         "node": os.environ.get("SLURMD_NODENAME", platform.node()),
@@ -35,7 +36,7 @@ def look(directory: str, token: str, host: str) -> dict[str, Any]:
         "missing": [name for name in MODULES if importlib.util.find_spec(name) is None],
         **_torch(),
         "reaches": _reaches(host),
-        **_files(Path(directory), token),
+        **_files(Path(directory), token, Path(data or directory)),
     }
 
 
@@ -59,15 +60,17 @@ def _reaches(host: str) -> bool:
         return False
 
 
-def _files(directory: Path, token: str) -> dict[str, Any]:
+def _files(directory: Path, token: str, data: Path) -> dict[str, Any]:
     if not token:
         return {}
     try:
         shared = (directory / token).read_text(encoding="utf-8") == token
     except OSError:
         return {"shared": False}
-    disk = os.statvfs(directory)
-    found: dict[str, Any] = {"shared": shared, "free": disk.f_bavail * disk.f_frsize}
+    while not data.is_dir():
+        data = data.parent
+    same = data.stat().st_dev == directory.stat().st_dev
+    found: dict[str, Any] = {"shared": shared, "free": _free(directory), "data_free": None if same else _free(data)}
     own = directory / f"{platform.node()}-{os.getpid()}"
     try:
         own.mkdir()
@@ -77,6 +80,11 @@ def _files(directory: Path, token: str) -> dict[str, Any]:
             shutil.rmtree(own)
     except OSError as error:
         return {**found, "write_error": error.strerror or str(error)}
+
+
+def _free(directory: Path) -> int:
+    disk = os.statvfs(directory)
+    return disk.f_bavail * disk.f_frsize
 
 
 def _writing(directory: Path) -> dict[str, Any]:

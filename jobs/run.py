@@ -16,6 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -165,11 +166,13 @@ def lost_peer(error: BaseException) -> bool:
 # --- as a process of a launcher -------------------------------------------------------------------
 
 
-def job(path: str, name: str, token: str | None = None) -> None:
+def job(path: str, name: str, token: str | None = None, share: tuple[int, int] | None = None) -> None:
     """One rank of a stage, in a process of its own. Leaves with an exit code, never by returning: a launcher that
     pickles results would otherwise record a stage that was stopped as a success.
 
-    `token` names the attempt that the launcher has opened; in a Slurm job, rank 0 opens it.
+    What the process is, its launcher says. `token` names the attempt that it has opened for local processes; without
+    one this is a Slurm job, whose rank 0 opens it. `share` is the number of this task in a job array, from 0, and of
+    all its tasks. Variables say no more than which rank of that it is: those of other jobs may be set here, too.
     """
     for number in SIGNALS:
         # Until our handlers are there, and again once they are gone: submitit's own would requeue the job.
@@ -177,9 +180,9 @@ def job(path: str, name: str, token: str | None = None) -> None:
     signal.signal(signal.SIGCONT, signal.SIG_DFL)  # comes with each of Slurm's signals; submitit would log it
     with stop_on_signals() as stop:
         run, stage = RunDirectory(Path(path)), STAGES[name]
-        if share := slurm.array_share():
+        if share is not None:
             stage = stage.share(*share)
-        rank = adopt_rank()
+        rank = slurm.adopt_rank() if token is None else adopt_local_rank()
         redirect_output(run.log(stage.name))
         set_up_logging(rank)
         if token is not None:
@@ -198,7 +201,8 @@ def rank_of_job(run: RunDirectory, stage: Stage, stop: StopFlag, rank: int) -> i
             return EX_FENCED
         deadline = slurm.Deadline(run, stage.name)
         stop.deadline = deadline.measure()  # of rank 0 alone: the ranks agree on a stop
-    code = rank_of_attempt(run, stage, token, stop, rank, cause_of=slurm.stop_cause, deadline=deadline)
+    cause_of = partial(slurm.stop_cause, stage.name)
+    code = rank_of_attempt(run, stage, token, stop, rank, cause_of=cause_of, deadline=deadline)
     if rank > 0:
         # Rank 0 speaks for a stop that all have agreed to. srun would kill it for the exit code of another.
         return 0 if code == EX_STOPPED else code
@@ -272,16 +276,12 @@ def load_run(run: RunDirectory) -> tuple[Experiment, Keys]:
     return load_experiment(run.config), keys
 
 
-def adopt_rank() -> int:
-    """Translate the launcher's variables to torchrun's, which is all that the library knows. Returns the rank."""
+def adopt_local_rank() -> int:
+    """Set torchrun's variables, which are all that the library knows, from submitit's. Returns the rank."""
     env = os.environ
-    if "SUBMITIT_LOCAL_GLOBALID" in env:
-        env["RANK"] = env["SUBMITIT_LOCAL_GLOBALID"]
-        env["LOCAL_RANK"] = env["SUBMITIT_LOCAL_LOCALID"]
-        env["WORLD_SIZE"] = env["SUBMITIT_LOCAL_NTASKS"]
-    elif slurm.job_id() is not None:
-        slurm.adopt_rank()
-    return int(env.get("RANK", "0"))
+    env["RANK"], env["LOCAL_RANK"] = env["SUBMITIT_LOCAL_GLOBALID"], env["SUBMITIT_LOCAL_LOCALID"]
+    env["WORLD_SIZE"] = env["SUBMITIT_LOCAL_NTASKS"]
+    return int(env["RANK"])
 
 
 def redirect_output(path: Path) -> None:
@@ -348,4 +348,7 @@ def _end(message: str, code: int) -> None:
 
 if __name__ == "__main__":
     start_in_utf8_mode()
-    job(*sys.argv[1:3])
+    run_path, stage_name, *numbers = sys.argv[1:]
+    if numbers and not int(numbers[0]) < int(numbers[1]):
+        sys.exit(f"sllm: {stage_name}: there is no share {numbers[0]} of {numbers[1]}, counted from 0")
+    job(run_path, stage_name, share=(int(numbers[0]), int(numbers[1])) if numbers else None)

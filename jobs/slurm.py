@@ -49,29 +49,65 @@ MEASURED_STEPS = 1000
 OUTPUT_TAIL = 2000
 """Bytes of a job's output that may hold slurmstepd's last words."""
 
-KILL_ON_BAD_EXIT = "--kill-on-bad-exit=1"
+SRUN_OPTIONS = ["--kill-on-bad-exit=1", "--export=ALL"]
+"""`--export`, because a job that was submitted without its submitter's variables would not pass on its own."""
+
+JOB, ARRAY_TASK = "$SLURM_JOB_ID", "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
+"""What `this_job` says, in the batch shell."""
+
+FOREIGN_PREFIXES = (
+    *("SLURM_", "SLURMD_", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_"),
+    *("SUBMITIT_", "TORCHELASTIC_"),
+)
+FOREIGN_NAMES = (
+    *("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"),
+    *("ROLE_WORLD_SIZE", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT"),
+)
+ADDRESSES = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT")
+"""Where Slurm is, and who asks."""
+
+# --- whose variables ------------------------------------------------------------------------------
+
+
+def foreign_variables() -> dict[str, str]:
+    """The variables of this process that speak of somebody else's job, or to Slurm's commands: those of a job, array
+    or torchrun that a submit was typed in, and what a site or a person sets for every sbatch, srun, squeue.
+
+    None of them may decide what a stage is or gets: that follows from what was submitted.
+    """
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if (name.startswith(FOREIGN_PREFIXES) or name in FOREIGN_NAMES) and name not in ADDRESSES
+    }
+
+
+@contextlib.contextmanager
+def without_foreign_variables() -> Iterator[None]:
+    """Hide them from this process, and what it starts, inside the block."""
+    hidden = foreign_variables()
+    for name in hidden:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def own_variables() -> dict[str, str]:
+    """All others, for a command of Slurm's: SQUEUE_STATES hides jobs from squeue, SLURM_TIME_FORMAT changes times."""
+    foreign = foreign_variables()
+    return {name: value for name, value in os.environ.items() if name not in foreign}
+
 
 # --- what a job knows about itself ----------------------------------------------------------------
 
 
-def job_id() -> str | None:
-    """The Slurm job that this process belongs to."""
-    return os.environ.get("SLURM_JOB_ID") if "SLURM_PROCID" in os.environ else None
-
-
-def this_job() -> str:
+def this_job(stage: str) -> str:
     """How Slurm's commands name the job that this process belongs to: `12`, or `12_3`. One task of an array has the
     array's own number in SLURM_JOB_ID, which would mean all its tasks."""
-    if "SLURM_ARRAY_JOB_ID" in os.environ:
-        return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    return os.environ["SLURM_JOB_ID"]
-
-
-def array_share() -> tuple[int, int] | None:
-    """Number of this task in its job array, from 0, and of all tasks; None outside an array."""
-    if job_id() is None or "SLURM_ARRAY_TASK_ID" not in os.environ:
-        return None
-    return int(os.environ["SLURM_ARRAY_TASK_ID"]), int(os.environ["SLURM_ARRAY_TASK_COUNT"])
+    _, is_share, number = stage.partition(".")
+    return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{number}" if is_share else os.environ["SLURM_JOB_ID"]
 
 
 def restarts() -> int:
@@ -83,14 +119,16 @@ def attempt_token() -> str:
     return f"{os.environ['SLURM_JOB_ID']}-{restarts()}"
 
 
-def adopt_rank() -> None:
-    """Set torchrun's variables from Slurm's. The rendezvous is on the first node, on a port of this attempt alone."""
+def adopt_rank() -> int:
+    """Set torchrun's variables from Slurm's. The rendezvous is on the first node, on a port of this attempt alone.
+    Returns the rank."""
     env = os.environ
     env["RANK"], env["LOCAL_RANK"], env["WORLD_SIZE"] = env["SLURM_PROCID"], env["SLURM_LOCALID"], env["SLURM_NTASKS"]
     if "MASTER_ADDR" not in env:
         env["MASTER_ADDR"] = _first_node() if int(env.get("SLURM_NNODES", "1")) > 1 else "127.0.0.1"
     # Below the ports that systems hand out, and another one after each requeue: the old one may still be in use.
     env["MASTER_PORT"] = str(10_000 + (int(env["SLURM_JOB_ID"]) * 31 + restarts() * 7919) % 20_000)
+    return int(env["RANK"])
 
 
 def _first_node() -> str:
@@ -105,24 +143,31 @@ def _first_node() -> str:
 
 
 class Deadline:
-    """When to stop by ourselves so that a step and a checkpoint still fit before the time limit, whatever signals
-    come: the limit, less the measured 99th percentiles of a step and of a save (before there are any, the profile's
-    signal_seconds)."""
+    """When to stop by ourselves so that what the training is at, and a checkpoint, still fit before the time limit,
+    whatever signals come."""
 
     def __init__(self, run: RunDirectory, stage: str) -> None:
+        self._stage = stage
         self._metrics = run.metrics if stage == "pretrain" else None
         self._inode, self._offset = 0, 0  # only what is new is read: a long training's metrics are hundreds of MB
-        kinds = ("train", "checkpoint")
+        kinds = ("train", "validation", "checkpoint")
         self._seconds: dict[str, deque[float]] = {kind: deque(maxlen=MEASURED_STEPS) for kind in kinds}
-        self._unmeasured = resources(run, stage).signal_seconds
+        self._profile = float(resources(run, stage).signal_seconds)
+        self._began, self._has_stepped = time.time(), False
 
     def measure(self) -> float | None:
         """Unix time. None without a limit, or if Slurm does not say. Asks anew: a limit can be changed meanwhile."""
-        job = show_job(this_job())
+        job = show_job(this_job(self._stage))
         # The end of a job that was cancelled is now, and not its limit.
         end = _end_time(job) if job and job["JobState"] == "RUNNING" else None
-        if end is None:
-            return None
+        return None if end is None else end - self.reserve() - TEARDOWN_SECONDS
+
+    def reserve(self) -> float:
+        """Seconds: the measured 99th percentiles of a step, or a validation, and of a save. A validation looks at the
+        flag until it comes to its samples and the best model, so more than the profile's seconds is not left for it.
+
+        The profile's seconds hold at least until all three are measured, and until this attempt has taken a step:
+        the first one of each compiles."""
         if self._metrics is not None and self._metrics.exists():
             inode = self._metrics.stat().st_ino
             if inode != self._inode:  # the resume has cut the file back, by writing it anew
@@ -131,8 +176,10 @@ class Deadline:
             for record in records:
                 if record["kind"] in self._seconds:
                     self._seconds[record["kind"]].append(record["seconds"])
-        needed = sum(_p99(seconds) for seconds in self._seconds.values())
-        return end - (needed or self._unmeasured) - TEARDOWN_SECONDS
+                    self._has_stepped |= record["kind"] == "train" and record["time"] >= self._began
+        step, validation, save = (_p99(self._seconds[kind]) for kind in ("train", "validation", "checkpoint"))
+        measured = max(step, min(validation, self._profile)) + save
+        return measured if self._has_stepped and all(self._seconds.values()) else max(measured, self._profile)
 
 
 def _end_time(job: dict[str, str]) -> float | None:
@@ -163,12 +210,13 @@ def resources(run: RunDirectory, stage: str) -> Resources:
 
 def begin(run: RunDirectory, stage: str, fingerprint: str) -> str | None:
     """Open the ledger for this attempt. Returns why it must not run, or None if it may."""
-    token, job = attempt_token(), this_job()
+    token, job = attempt_token(), this_job(stage)
     previous = ledger.current(run, stage)
     if previous and previous["job"] == job and int(previous["token"].rsplit("-", 1)[1]) > restarts():
         return f"attempt {previous['attempt']} of the same job is newer"
     if previous and previous["job"]:
-        ledger.close(run, stage, silent_cause=_lost_cause(previous), retries=resources(run, stage).retries)
+        cause = _lost_cause(previous, is_same_job=previous["job"] == job)
+        ledger.close(run, stage, silent_cause=cause, retries=resources(run, stage).retries)
     same_job = [line for line in ledger.attempts(run, stage, fingerprint) if line["job"] == job]
     why = f"requeued: {same_job[-1]['ended']}" if same_job else ledger.SUBMITTED
     if restarts() and not same_job:
@@ -187,11 +235,11 @@ def begin(run: RunDirectory, stage: str, fingerprint: str) -> str | None:
     return None
 
 
-def stop_cause(reason: str) -> str:
+def stop_cause(stage: str, reason: str) -> str:
     """Why Slurm, or a person, told this job to stop; `reason` is the flag's."""
     if reason == "deadline":
         return ledger.TIME_LIMIT
-    job = show_job(this_job())
+    job = show_job(this_job(stage))
     if job is None:
         return ledger.PREEMPTED
     if int(job["Restarts"]) > restarts() or job.get("PreemptTime", "None") != "None":
@@ -225,7 +273,7 @@ def marker(run: RunDirectory, stage: str) -> Path:
     return run.stage(stage) / f"requeue-{attempt_token()}"
 
 
-def _lost_cause(before: dict[str, Any]) -> str:
+def _lost_cause(before: dict[str, Any], *, is_same_job: bool) -> str:
     """What ended an attempt of which nobody has written anything."""
     job, restart = before["job"], int(before["token"].rsplit("-", 1)[1])
     states = (ask("sacct", "-n", "-X", "-P", "--duplicates", "-j", job, "-o", "State") or "").split("\n")
@@ -234,20 +282,46 @@ def _lost_cause(before: dict[str, Any]) -> str:
     if state in causes:
         return causes[state]
     # Its batch script would have spoken for it, had its node still been there.
-    return ledger.NODE_FAILURE if job == this_job() else ledger.KILLED
+    return ledger.NODE_FAILURE if is_same_job else ledger.KILLED
 
 
 # --- the shell around a stage ---------------------------------------------------------------------
+
+
+HIDE_LINES = [
+    "# What is set for every srun, or comes from a job that this one was submitted in, is not meant for this one.",
+    "unset MASTER_ADDR",
+    "for name in ${!SLURM_@}; do",
+    "  case $name in",
+    "    SLURM_CONF* | SLURM_CLUSTERS | SLURM_JWT | SLURM_JOB* | SLURM_ARRAY_* | SLURM_RESTART_COUNT) ;;",
+    "    SLURM_NNODES | SLURM_NTASKS | SLURM_NTASKS_PER_NODE | SLURM_CPUS_PER_TASK) ;;",
+    '    *) unset "$name" ;;',
+    "  esac",
+    "done",
+]
+
+
+UNUSABLE = {"here": "", "local": ":%", "slurm": ":%\\\n\r"}
+"""Characters that the path of a run cannot have: PYTHONPATH has no quoting for a colon, nor submitit and Slurm for
+their own `%j`; Slurm drops a backslash, and a directive ends with its line."""
+
+
+def require_usable_path(run: RunDirectory, where: str) -> None:
+    """Raises UserError if processes that are started on `where` could not find the run's files."""
+    if unusable := sorted({character for character in str(run.path) if character in UNUSABLE[where]}):
+        shown, path = (text.replace("\n", "\\n").replace("\r", "\\r") for text in (" ".join(unusable), str(run.path)))
+        raise UserError(f"{path}: --on {where} cannot use a path with {shown} in it; choose another, runs_directory=…")
 
 
 def setup_lines(run: str, resources: Resources) -> list[str]:
     """Shell lines before srun. `run` is the run directory as the shell should read it."""
     return [
         *resources.setup,
-        f"export PYTHONPATH={run}/code PYTHONSAFEPATH=1",
+        f"export PYTHONPATH={run}/code${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
         "export PYTHONUTF8=1",
         "export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}",
-        f"export SLLM_SIGNAL_SECONDS={resources.signal_seconds} SLLM_JOB_STARTED=$(date +%s.%N)",
+        f"export SLLM_GPUS={resources.gpus} SLLM_SIGNAL_SECONDS={resources.signal_seconds}",
+        "export SLLM_JOB_STARTED=$(date +%s.%N)",
         "slurm_term=; trap 'slurm_term=1' TERM",
     ]
 
@@ -257,16 +331,13 @@ def python_command(python: str) -> str:
     return f"env --ignore-signal=USR2 --ignore-signal=TERM {python}"
 
 
-def teardown_lines(run: str, stage: Stage, python: str) -> list[str]:
-    """Shell lines after srun: requeue if the marker is there and Slurm has not ended the job itself."""
-    name, job = stage.name, "$SLURM_JOB_ID"
-    if stage.work_share:  # in a job array, the task's share and the task (see `this_job`)
-        name += "${SLURM_ARRAY_TASK_ID:+.$SLURM_ARRAY_TASK_ID}"
-        job = "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
+def teardown_lines(run: str, stage: str, job: str, python: str) -> list[str]:
+    """Shell lines after srun: requeue if the marker is there and Slurm has not ended the job itself. `stage` and `job`
+    are as the shell should read them."""
     return [
         "rc=$?",
-        f"marker={run}/stages/{name}/requeue-$SLURM_JOB_ID-${{SLURM_RESTART_COUNT:-0}}",
-        f'if [ $rc -ne 0 ] && [ ! -e "$marker" ]; then {python} -m jobs.slurm {run} {name} "$rc" "$slurm_term"; fi',
+        f"marker={run}/stages/{stage}/requeue-$SLURM_JOB_ID-${{SLURM_RESTART_COUNT:-0}}",
+        f'if [ $rc -ne 0 ] && [ ! -e "$marker" ]; then {python} -m jobs.slurm {run} {stage} "$rc" "$slurm_term"; fi',
         "for try in 1 2 3; do",
         '  if [ -n "$slurm_term" ] || [ ! -e "$marker" ]; then break; fi',
         f'  if scontrol requeue "{job}"; then break; fi',
@@ -277,12 +348,14 @@ def teardown_lines(run: str, stage: Stage, python: str) -> list[str]:
 
 
 def batch_parameters(
-    run: RunDirectory, stage: Stage, resources: Resources, dependency: str | None = None
+    run: RunDirectory, stage: Stage, resources: Resources, dependency: str | None = None, *, array: bool = False
 ) -> dict[str, Any]:
-    """submitit's parameters for a stage."""
+    """submitit's parameters for a stage, or for the job array before it."""
     python = shlex.quote(sys.executable)
     path = shlex.quote(str(run.path))
-    additional: dict[str, Any] = {"requeue": True}
+    name, job = (f"{stage}.$SLURM_ARRAY_TASK_ID", ARRAY_TASK) if array else (stage.name, JOB)
+    # submitit would take the name of the signal from a variable.
+    additional: dict[str, Any] = {"requeue": True, "signal": f"USR2@{resources.signal_seconds}"}
     if resources.memory:
         additional["mem"] = resources.memory
     if resources.reservation:
@@ -306,17 +379,18 @@ def batch_parameters(
         "ntasks_per_node": resources.tasks_per_node,
         "cpus_per_task": resources.cpus,
         "time": resources.time_minutes,
-        "signal_delay_s": resources.signal_seconds,
         "dependency": dependency,
         "setup": setup_lines(path, resources),
-        "teardown": teardown_lines(path, stage, python),
+        "teardown": teardown_lines(path, name, job, python),
         # srun 22.05 to 23.02 does not take the cores of a task from the job.
-        "srun_args": [KILL_ON_BAD_EXIT, *([f"--cpus-per-task={resources.cpus}"] if resources.cpus else [])],
+        "srun_args": [*SRUN_OPTIONS, *([f"--cpus-per-task={resources.cpus}"] if resources.cpus else [])],
         "stderr_to_stdout": True,
         "additional_parameters": additional,
     }
     # submitit's own default, "submitit", is refused by clusters that check workload keys.
-    return {name: value for name, value in parameters.items() if value is not None} | {"wckey": None}
+    return {name: value for name, value in parameters.items() if value is not None} | {
+        "wckey": os.environ.get("SBATCH_WCKEY")
+    }
 
 
 def batch_text(
@@ -327,7 +401,7 @@ def batch_text(
 
     folder = run.stage(stage.name) / "submitit"
     command = f"{python_command(shlex.quote(sys.executable))} -u -m submitit.core._submit {shlex.quote(str(folder))}"
-    parameters = batch_parameters(run, stage, resources, dependency)
+    parameters = batch_parameters(run, stage, resources, dependency, array=array)
     tasks = resources.array if array else None
     text: str = _make_sbatch_string(command=command, folder=folder, map_count=tasks, **parameters)
     return text
@@ -351,22 +425,36 @@ def plain_script(stage: Stage, resources: Resources) -> str:
         "signal": f"USR2@{resources.signal_seconds}",
         "open-mode": "append",
     }
-    ignore = python_command("python")
+    options = " ".join(SRUN_OPTIONS) + ' --cpus-per-task="$SLURM_CPUS_PER_TASK"'
+    arguments, name, job, share = f'"$run" {stage}', stage.name, JOB, list[str]()
+    usage = [f"# The stage {stage} of a run that `sllm prepare CONFIG` has written:  sbatch sbatch/{stage}.sbatch RUN"]
+    if stage.work_share:
+        usage.append(f"# One task for each of 8 shares of its work:  sbatch --array=0-7 sbatch/{stage}.sbatch RUN 8")
+        share = [
+            f"stage={stage} job={JOB}",
+            f'if [ -n "${{2:-}}" ]; then stage={stage}.$SLURM_ARRAY_TASK_ID job={ARRAY_TASK}; fi',
+        ]
+        arguments, name, job = arguments + ' ${2:+"$SLURM_ARRAY_TASK_ID" "$2"}', "$stage", "$job"
     return "\n".join(
         [
             "#!/bin/bash",
-            f"# The stage {stage} of a run that `sllm prepare CONFIG` has written:  sbatch sbatch/{stage}.sbatch RUN",
-            "# (pipeline.sh does both, for all stages). Options on sbatch's command line outdo the directives here.",
+            *usage,
+            "# pipeline.sh does both, for all stages. Options of sbatch and SBATCH_* in the environment outdo these",
+            "# directives; it hides such variables, and those of a job that it is called in.",
             *(f"#SBATCH --{name}={value}" for name, value in directives.items() if value is not None),
             "#SBATCH --requeue",
             "",
             "run=$1",
+            *share,
+            *HIDE_LINES,
+            'for name in ${!SBATCH_@}; do echo "sbatch took $name=${!name} from the environment"; done',
+            f'if [ -n "${{SBATCH_NO_REQUEUE+set}}" ]; then scontrol update jobid="{job}" requeue=1; fi',
             *setup_lines('"$run"', resources),
             "",
-            f'srun {KILL_ON_BAD_EXIT} --cpus-per-task="$SLURM_CPUS_PER_TASK" {ignore} -m jobs.run "$run" {stage}',
+            f"srun {options} {python_command('python')} -m jobs.run {arguments}",
             "",
             "# What follows puts the job back into the queue if it stopped in order to go on.",
-            *teardown_lines('"$run"', stage, "python"),
+            *teardown_lines('"$run"', name, job, "python"),
             "",
         ]
     )
@@ -389,12 +477,14 @@ def submit_job(
     executor = submitit.SlurmExecutor(
         folder=run.stage(stage.name) / "submitit", python=python_command(shlex.quote(sys.executable))
     )
-    executor.update_parameters(**batch_parameters(run, stage, resources, dependency))
+    executor.update_parameters(**batch_parameters(run, stage, resources, dependency, array=array))
     try:
-        with outside_any_job(), contextlib.redirect_stderr(io.StringIO()):
+        with without_foreign_variables(), contextlib.redirect_stderr(io.StringIO()):
             if array:
                 count = resources.array
-                submitted = executor.map_array(job, [str(run.path)] * count, [stage.name] * count)[0]
+                shares = [(number, count) for number in range(count)]
+                repeated = [[argument] * count for argument in (str(run.path), stage.name, None)]
+                submitted = executor.map_array(job, *repeated, shares)[0]
             else:
                 submitted = executor.submit(job, str(run.path), stage.name)
     except (FailedJobError, FailedSubmissionError) as error:
@@ -415,19 +505,6 @@ def sbatch_message(stderr: str) -> str:
     return telling[-1].removeprefix("sbatch: ").removeprefix(f"{failed}: ")
 
 
-@contextlib.contextmanager
-def outside_any_job() -> Iterator[None]:
-    """Hide the variables of the job that we may be in from the jobs that we submit; the address of Slurm stays."""
-    if "SLURM_JOB_ID" not in os.environ:
-        yield
-        return
-    from submitit.helpers import clean_env, environment_variables
-
-    keep = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}
-    with clean_env(), environment_variables(**keep):
-        yield
-
-
 # --- asking Slurm ---------------------------------------------------------------------------------
 
 
@@ -443,7 +520,7 @@ def require_slurm() -> None:
 def ask(*command: str) -> str | None:
     """What a Slurm command prints, or None if it is not there, fails or does not answer."""
     try:
-        done = subprocess.run(command, capture_output=True, timeout=COMMAND_SECONDS, check=True)
+        done = subprocess.run(command, env=own_variables(), capture_output=True, timeout=COMMAND_SECONDS, check=True)
         return done.stdout.decode("utf-8", "replace").strip()
     except (OSError, subprocess.SubprocessError):
         return None
@@ -452,7 +529,7 @@ def ask(*command: str) -> str | None:
 def show_job(job: str) -> dict[str, str] | None:
     """The fields of `scontrol show job`, or None."""
     text = ask("scontrol", "show", "job", "-o", job)
-    return dict(re.findall(r"(?:^|\s)([A-Za-z][\w/:]*)=(\S*)", text)) if text else None
+    return dict(re.findall(r"(?:^|\s)([A-Za-z][\w/:]*)=(.*?)(?=\s+[A-Za-z][\w/:]*=|$)", text)) if text else None
 
 
 def submitted_jobs(run: RunDirectory) -> dict[str, str]:
@@ -510,14 +587,15 @@ def cancel_jobs(jobs: list[str]) -> None:
     for job in sorted(jobs, key=int, reverse=True):
         with contextlib.suppress(subprocess.CalledProcessError):  # it has just ended
             try:
-                subprocess.run(["scancel", job], capture_output=True, check=True, timeout=COMMAND_SECONDS)
+                scancel = ["scancel", job]
+                subprocess.run(scancel, env=own_variables(), capture_output=True, check=True, timeout=COMMAND_SECONDS)
             except (OSError, subprocess.TimeoutExpired):
                 raise UserError(f"scancel {job}: Slurm does not answer; try again later") from None
 
 
 def _memory_hint(run: RunDirectory, stage: str) -> str:
     """What to do if this attempt has just been killed for want of memory, which only the job's own output tells."""
-    job = show_job(this_job())
+    job = show_job(this_job(stage))
     try:
         output = Path(job["StdOut"] if job else "").read_bytes()[-OUTPUT_TAIL:]
     except OSError:
@@ -532,7 +610,7 @@ def after(arguments: list[str]) -> None:
     """The batch shell asks: srun has ended with this code and left no marker. Say why in the ledger; go on or not."""
     path, stage, code, told_to_end = arguments
     run = RunDirectory(Path(path))
-    cause = stop_cause("SIGTERM") if told_to_end else ledger.KILLED
+    cause = stop_cause(stage, "SIGTERM") if told_to_end else ledger.KILLED
     if settle(run, stage, silent_cause=cause, hint=_memory_hint(run, stage)):
         print(f"exit code {code}: trying again", flush=True)
 

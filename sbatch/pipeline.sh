@@ -2,40 +2,72 @@
 # The whole chain with sbatch alone:  sbatch/pipeline.sh configs/default.yaml [key=value ...]
 #
 # Every job depends on those before it; `sllm status` and `sllm cancel` work as with `sllm submit`. Directives stand in
-# the scripts beside this one. The environment may set
+# the scripts beside this one. If one job is refused, those before it are cancelled. The environment may set
 #   CLUSTER       the profile that says how often a stage is tried again (default h100: configs/cluster/h100.yaml)
 #   SBATCH_ARGS   options for every job, such as "--account=my-project"
 #   DOWNLOAD_ARRAY, PACK_ARRAY   how many tasks of a job array share the work out, before the stage's own job joins it
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
-run=$(sllm prepare --cluster "${CLUSTER:-h100}" "$@")
+read -ra options <<<"${SBATCH_ARGS:-}"
 
-submit() { # STAGE [JOB ...]: prints the id of the stage's job, which starts when the given jobs have succeeded
-  local stage=$1 options=() job log=%j record=job
-  shift
-  if [ -n "${array:-}" ]; then options=("--array=0-$((array - 1))") log=%A_%a record=array; fi
-  if [ $# -gt 0 ]; then options+=("--dependency=afterok:$(IFS=: && echo "$*")" --kill-on-invalid-dep=yes); fi
-  mkdir -p "$run/stages/$stage"
-  # shellcheck disable=SC2086 # SBATCH_ARGS are several words
-  job=$(sbatch --parsable --job-name="$(basename "$run").$stage" --output="$run/stages/$stage/$log.log" \
-    ${SBATCH_ARGS:-} ${options[@]+"${options[@]}"} "$here/$stage.sbatch" "$run")
-  job=${job%%;*}
-  echo "{\"job\": \"$job\"}" >"$run/stages/$stage/$record.json"
-  echo "$stage: $record $job" >&2
-  echo "$job"
+# Variables of the job that this is called in are not meant for ours, nor may those of a site outdo the scripts. What
+# the scripts leave open they may say.
+for name in MASTER_ADDR ${!SLURM_@} ${!SBATCH_@} ${!SCANCEL_@}; do
+  case $name in
+    SLURM_CONF* | SLURM_CLUSTERS | SLURM_JWT) ;;
+    SBATCH_ACCOUNT | SBATCH_QOS | SBATCH_CONSTRAINT | SBATCH_RESERVATION | SBATCH_WCKEY) ;;
+    *) unset "$name" ;;
+  esac
+done
+
+run=$(sllm prepare --cluster "${CLUSTER:-h100}" "$@")
+jobs=()
+cancel() {
+  if [ ${#jobs[@]} -gt 0 ]; then
+    echo "pipeline.sh: not all jobs could be submitted; cancelled: ${jobs[*]}" >&2
+    scancel "${jobs[@]}"
+  fi
+}
+trap cancel EXIT
+
+submit() { # STAGE [JOB ...]: sets `job` to the id of the stage's job, which starts when the given jobs have succeeded
+  send "$1" job "%j" "" "${@:2}"
 }
 
 share() { # STAGE TASKS [JOB ...]: the same, after a job array if there is more than one task
-  local stage=$1 tasks=$2
+  local stage=$1 tasks=${2:-1}
   shift 2
-  if [ "${tasks:-1}" -gt 1 ]; then set -- "$(array=$tasks submit "$stage" "$@")"; fi
+  if [ "$tasks" -gt 1 ]; then
+    send "$stage" array "%A_%a" "$tasks" "$@"
+    set -- "$job"
+  fi
   submit "$stage" "$@"
 }
 
-download=$(share download "${DOWNLOAD_ARRAY:-}")
-tokenizer=$(submit tokenizer "$download")
-pack=$(share pack "${PACK_ARRAY:-}" "$download" "$tokenizer")
-pretrain=$(submit pretrain "$pack")
-submit validate "$pretrain" >/dev/null
-submit benchmark "$pretrain" >/dev/null
+send() { # STAGE RECORD LOG TASKS [JOB ...]
+  # Errors end the script here, because none of these functions is called in a $( ), an `if` or a `||`.
+  local stage=$1 record=$2 log=$3 tasks=$4 more=()
+  shift 4
+  if [ -n "$tasks" ]; then more+=("--array=0-$((tasks - 1))"); fi
+  if [ $# -gt 0 ]; then more+=("--dependency=afterok:$(IFS=: && echo "$*")" --kill-on-invalid-dep=yes); fi
+  mkdir -p "$run/stages/$stage"
+  job=$(sbatch --parsable --job-name="$(basename "$run").$stage" --output="$run/stages/$stage/$log.log" \
+    ${options[@]+"${options[@]}"} ${more[@]+"${more[@]}"} "$here/$stage.sbatch" "$run" ${tasks:+"$tasks"})
+  job=${job%%;*}
+  jobs=("$job" ${jobs[@]+"${jobs[@]}"}) # dependents first, the order to cancel them in
+  echo "{\"job\": \"$job\"}" >"$run/stages/$stage/$record.json"
+  echo "$stage: $record $job" >&2
+}
+
+share download "${DOWNLOAD_ARRAY:-}"
+download=$job
+submit tokenizer "$download"
+tokenizer=$job
+share pack "${PACK_ARRAY:-}" "$download" "$tokenizer"
+pack=$job
+submit pretrain "$pack"
+pretrain=$job
+submit validate "$pretrain"
+submit benchmark "$pretrain"
+trap - EXIT
 echo "Submitted. See: sllm status $run"

@@ -55,3 +55,11 @@ def write_experiment(directory: Path, texts: dict[str, Path], name: str = "tiny"
     path = directory / f"{name}.yaml"
     path.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
     return path
+
+
+def write_site(directory: Path) -> Path:
+    """A folder for PYTHONPATH, as `module load` puts one there; processes that see it are named in its file `seen`."""
+    directory.mkdir(exist_ok=True)
+    note = f"with open({str(directory / 'seen')!r}, 'a', encoding='utf-8') as file: print(sys.orig_argv, file=file)"
+    (directory / "sitecustomize.py").write_text(f"import sys\n\n{note}\n", encoding="utf-8")
+    return directory

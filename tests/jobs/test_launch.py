@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import tiny
 from conftest import ROOT, sllm, start, variables
+from foreign import OUTER_JOB, SITE
 
 from jobs import ledger
 from jobs.pipeline import STAGES, read_done
@@ -50,6 +51,29 @@ def files(run: RunDirectory) -> dict[Path, int]:
 
 
 # --- a run that finishes --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["local", "here"])
+def test_a_submit_inside_somebody_elses_job(config: Path, run: RunDirectory, place: Path, where: str) -> None:
+    """A sweep as a job array, an allocation, a torchrun, a site with settings of its own: none of it is for us."""
+    site = tiny.write_site(place / f"site-{where}")
+    around = {**OUTER_JOB, **SITE, "PYTHONPATH": f"{ROOT}:{site}"}
+    submit = ("submit", config, "train.max_steps=2", "--on", where, "--until", "pretrain")
+    result = sllm(*submit, cwd=place, **around)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert [line["ended"] for line in ledger.attempts(run)] == ["finished"] * 4
+    assert steps(run) == [1, 2]
+    assert ("submitit.core._submit" in (site / "seen").read_text(encoding="utf-8")) == (where == "local")
+
+
+def test_a_path_that_cannot_work_is_refused_before_anything_is_written(config: Path, place: Path) -> None:
+    for where, path in (("local", "a:b"), ("slurm", "x/100%"), ("slurm", "a\\b")):
+        refused = sllm("submit", config, f"runs_directory={path}", "--on", where, "--cluster", "dev", cwd=place)
+        assert refused.returncode == 2
+        assert f"--on {where} cannot use a path with" in refused.stderr
+        assert refused.stderr.count("\n") == 1
+        assert not (place / path).exists()
+    assert sllm("prepare", config, "runs_directory=a:b", "--cluster", "dev", cwd=place).returncode == 2
 
 
 def test_a_submit_runs_every_stage_from_the_copied_code(

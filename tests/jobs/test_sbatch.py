@@ -44,7 +44,9 @@ def test_scripts_are_valid_shell(path: Path) -> None:
 def test_pipeline_knows_every_stage_and_what_it_needs() -> None:
     text = (SCRIPTS / "pipeline.sh").read_text(encoding="utf-8")
     for stage in STAGES.values():
-        words = ["submit", stage.name]
-        if stage.work_share:
-            words = ["share", stage.name, f'"${{{stage.name.upper()}_ARRAY:-}}"']
-        assert " ".join([*words, *(f'"${parent}"' for parent in stage.needs)]) in text
+        words = (
+            ["share", stage.name, f'"${{{stage.name.upper()}_ARRAY:-}}"']
+            if stage.work_share
+            else ["submit", stage.name]
+        )
+        assert " ".join([*words, *(f'"${parent}"' for parent in stage.needs)]) + "\n" in text

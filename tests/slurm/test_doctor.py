@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import tiny
 import yaml
+from foreign import SITE
 
 from jobs.cluster import Cluster
 from jobs.dev_cluster import DevCluster
@@ -41,10 +42,15 @@ def findings(output: str) -> dict[str, str]:
     return {" ".join(row[:2]): row[2] for row in rows if len(row) > 2}
 
 
-def test_a_good_profile_and_a_model_that_is_too_large(sllm: Sllm, config: Path, tmp_path: Path) -> None:
+def test_a_good_profile_and_a_model_that_is_too_large(
+    sllm: Sllm, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = sorted(tmp_path.rglob("*"))
     profile = write(tmp_path / "good.yaml", PROFILE)
-    code, out, err = sllm("doctor", config, "--cluster", profile)
+    with monkeypatch.context() as site:
+        for name, value in {**SITE, "SBATCH_ACCOUNT": "dev"}.items():
+            site.setenv(name, value)
+        code, out, err = sllm("doctor", config, "--cluster", profile)
     assert (code, err) == (0, ""), out
     assert out.count("Slurm would take it") == 6
     assert "bad" not in out
@@ -53,11 +59,15 @@ def test_a_good_profile_and_a_model_that_is_too_large(sllm: Sllm, config: Path, 
     assert found["ok sacct"] == "answers"
     assert found["ok gpu: partition"].startswith("2 of 2 nodes up, each at most 4 cores, 16000 MB, gpu:h100:2; time")
     for partition in ("cpu", "gpu"):
-        assert "3 checkpoints take " in found[f"ok {partition}: space"]
+        assert "; 3 checkpoints, the best model and its export take " in found[f"ok {partition}: space"]
         assert found[f"ok {partition}: shared files"] == "a file written here is seen there"
         assert found[f"ok {partition}: files"] == "rename replaces in one step, locks work"
         assert {f"ok {partition}: internet", f"note {partition}: internet"} & found.keys()
     assert "are they real?" in found["note gpu: PyTorch"]
+    assert found["ok SBATCH_ACCOUNT"] == "dev: taken"
+    assert found["ok SBATCH_PARTITION"].startswith("urgent: the profile has another partition for download, ")
+    for name in ("SBATCH_NO_REQUEUE", "SBATCH_TIMELIMIT", "SLURM_EXPORT_ENV"):
+        assert found[f"note {name}"].startswith(f"{SITE[name]}: not for our jobs")
 
     code, out, _ = sllm("doctor", config, "model.n_layers=10000", "model.d_model=4096", "--cluster", profile)
     assert code == 1

@@ -1,0 +1,37 @@
+"""What `sllm doctor` says of the disk, without a cluster."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import tiny
+import yaml
+from conftest import sllm
+
+
+def space(directory: Path, *arguments: str | Path) -> list[str]:
+    """The findings about room, each on one line."""
+    out = sllm("doctor", *arguments, cwd=directory).stdout
+    return [" ".join(line.split()) for line in out.split("\n") if " space " in line]
+
+
+def test_checkpoints_that_are_kept_for_ever_count(tmp_path: Path) -> None:
+    config = tiny.write_experiment(tmp_path, tiny.write_texts(tmp_path / "texts", documents=3))  # 30 steps, one each 10
+    for keep_every, count in ((None, 3), (10, 6), (15, 4), (30, 4), (7, 3)):
+        keep = [f"train.checkpoint.keep_every={keep_every}"] if keep_every else []
+        (line,) = space(tmp_path, config, *keep)
+        assert line.startswith("ok here: space")
+        assert f"; {count} checkpoints, the best model and its export take " in line
+        assert "corpus and tokens about " in line
+
+
+def test_data_on_a_disk_of_its_own(tmp_path: Path, mount_disk: Callable[[str], Path]) -> None:
+    disk = mount_disk("8m")
+    config = tiny.write_experiment(tmp_path, tiny.write_texts(tmp_path / "texts", documents=3))
+    values = yaml.safe_load(config.read_text(encoding="utf-8"))
+    values["data"]["sources"].append({"kind": "embedded", "name": "much", "language": "ko", "megabytes": 100})
+    values["data"]["sources"].append({"kind": "hub", "name": "web", "language": "en", "dataset": "some/web"})
+    config.write_text(yaml.safe_dump(values), encoding="utf-8")
+    run, data = space(tmp_path, config, f"data_directory={disk}/data")
+    assert run.startswith("ok here: space")
+    assert data.startswith("bad here: data: space 8.4 MB free; corpus and tokens ")
+    assert data.endswith(" and what web bring, of unknown size")
