@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.filesize import decimal as readable_bytes
 
-from sllm.artifacts import Artifacts, is_left_out
+from sllm.artifacts import Artifacts
 from sllm.config import (
     EmbeddedSource,
     Experiment,
@@ -17,7 +17,7 @@ from sllm.config import (
     training_memory_bytes,
     write_experiment,
 )
-from sllm.data.sources import local_files
+from sllm.data.find import is_left_out, local_files
 from sllm.errors import UserError
 from sllm.files import CorruptError, read_manifest
 
@@ -110,7 +110,7 @@ def _training_tokens(experiment: Experiment) -> tuple[str, dict[str, int | None]
     try:
         artifacts = Artifacts(experiment)
     except UserError as error:
-        return f"unknown ({error})", {source.name: None for source in experiment.data.sources}
+        return f"unknown ({str(error).splitlines()[0]})", {source.name: None for source in experiment.data.sources}
     try:
         sources = read_manifest(artifacts.packed)["sources"]
         return AS_PACKED, {name: source["train"]["tokens"] for name, source in sources.items()}
@@ -144,4 +144,4 @@ def _text_bytes(source: Source) -> float | None:
 
 
 def _expansion(path: Path) -> float:
-    return next((factor for suffix, factor in EXPANSION.items() if path.name.endswith(suffix)), 1.0)
+    return next((factor for suffix, factor in EXPANSION.items() if path.name.lower().endswith(suffix)), 1.0)

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 from jobs import ledger, slurm
 from jobs.pipeline import STAGES, Keys, Stage, plan
-from sllm.artifacts import Artifacts, stage_keys
+from sllm.artifacts import Artifacts, changed_files, stage_keys
 from sllm.config import Experiment, load_experiment
 from sllm.errors import Stopped, UserError, storage_as_user_error
 from sllm.files import RunDirectory, fingerprint, read_json, write_json
@@ -38,6 +38,9 @@ EX_CRASH, EX_BAD_INPUT, EX_STOPPED, EX_FENCED = 1, 2, 85, 86
 WATCH_SECONDS = 1.0
 MEASURE_SECONDS = 60.0
 """How often the deadline is worked out anew."""
+
+MOST_FILES = 5
+"""So many that have changed are named."""
 
 PEER_SECONDS = 10.0
 """How long a rank may go on after another rank has recorded the end of their attempt."""
@@ -63,8 +66,11 @@ def perform(
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # there is nothing to get there, and perhaps no network
     started = time.time()
     with only_one(stage.shared(artifacts), stop) if stage.shared else contextlib.nullcontext():
-        if stage.whole == "download" and stage_keys(experiment)["download"] != keys["download"]:
-            raise UserError("download: the input files have changed since the submit; submit again")
+        if stage.whole == "download" and (now := stage_keys(experiment)["download"]) != keys["download"]:
+            found = changed_files(keys["download"], now)
+            more = f" and {len(found) - MOST_FILES:,} more" if len(found) > MOST_FILES else ""
+            what = f" ({', '.join(found[:MOST_FILES])}{more})" if found else ""
+            raise UserError(f"download: the input files have changed since the submit{what}; submit again")
         summary = stage.work(experiment, run, artifacts, stop)
     if main and stage.name == stage.whole:  # a share is done when its stage is
         key = keys[stage.name]

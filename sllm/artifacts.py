@@ -7,12 +7,13 @@ equal result: this is what makes a second submit do nothing, and a changed setti
 from pathlib import Path
 from typing import Any
 
-from sllm.config import AihubSource, Experiment, FilesSource, Source
-from sllm.data.sources import local_files
+from sllm.config import AihubSource, Experiment, FilesSource
+from sllm.data.find import file_stamps, is_left_out
+from sllm.errors import UserError
 from sllm.files import fingerprint
 
 # Raise a stage's number when its output for equal input changes.
-VERSIONS = {"download": 2, "tokenizer": 2, "pack": 1, "pretrain": 1, "validate": 1, "benchmark": 1}
+VERSIONS = {"download": 3, "tokenizer": 2, "pack": 1, "pretrain": 1, "validate": 1, "benchmark": 1}
 
 # Settings of a source that change how it is weighed or described, but not its documents.
 DESCRIPTIVE = ("weight", "optional", "licence", "text_megabytes")
@@ -25,20 +26,22 @@ def stage_keys(experiment: Experiment) -> dict[str, dict[str, Any]]:
     """For each stage a JSON value that names all it depends on. Fingerprint it with `sllm.files.fingerprint`.
 
     Raises:
-        UserError: the files of a source that is not optional are not there.
+        UserError: files that sources name are not there, or cannot be read; one problem a line.
     """
     e = experiment.to_dict()
     weights = {source["name"]: source["weight"] for source in e["data"]["sources"]}
     for source in e["data"]["sources"]:
         for name in DESCRIPTIVE:
             source.pop(name, None)
-    # A file counts as the same while its name, size and modification time are: reading 50 GB on a login node to
-    # learn that nothing changed would be no kindness.
-    inputs = {
-        source.name: [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in local_files(source)]
-        for source in experiment.data.sources
-        if isinstance(source, FilesSource | AihubSource) and not is_left_out(source)
-    }
+    inputs, problems = {}, []
+    for source in experiment.data.sources:
+        if isinstance(source, FilesSource | AihubSource) and not is_left_out(source):
+            try:
+                inputs[source.name] = file_stamps(source)
+            except UserError as error:
+                problems.append(str(error))
+    if problems:
+        raise UserError("\n".join(problems))
     keys: dict[str, dict[str, Any]] = {}
 
     def add(stage: str, needs: list[str], **content: Any) -> None:
@@ -63,9 +66,12 @@ def stage_keys(experiment: Experiment) -> dict[str, dict[str, Any]]:
     return keys
 
 
-def is_left_out(source: Source) -> bool:
-    """Whether a source is optional and its files are not there."""
-    return isinstance(source, AihubSource) and source.optional and not any(Path(source.folder).rglob("*.json"))
+def changed_files(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What differs between the files of two keys of the download: `PATH is gone`, `is new`, `has changed`."""
+    before, now = ({name: stamp for stamps in key["files"].values() for name, *stamp in stamps} for key in (old, new))
+    gone = [f"{name} is gone" for name in before if name not in now]
+    fresh = [f"{name} is new" for name in now if name not in before]
+    return [*gone, *(f"{name} has changed" for name in before if before[name] != now.get(name, before[name])), *fresh]
 
 
 class Artifacts:

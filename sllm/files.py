@@ -252,7 +252,8 @@ def read_zstd_lines(path: Path) -> Iterator[bytes]:
             file.seek(0)
             reader = _WholeFrames(file)
             for line in io.BufferedReader(reader, buffer_size=1 << 20):
-                yield line.rstrip(b"\r\n")
+                if line.endswith(b"\n") or reader.whole:  # else it was cut in the middle
+                    yield line.rstrip(b"\r\n")
             if not reader.whole:
                 raise UserError(f"{path} is truncated: its zstd stream ends in the middle; fetch it again")
     except zstandard.ZstdError as error:

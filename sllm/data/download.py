@@ -25,12 +25,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sllm.artifacts import VERSIONS
 from sllm.config import DataConfig, EmbeddedSource, Experiment, HubSource, Source
 from sllm.data.clean import SPLITS, Cleaner, Dropped
 from sllm.data.dedup import EXAMPLES, Removed, drop_duplicates, example
+from sllm.data.find import file_stamps
 from sllm.data.hub import Check, hub_files, hub_texts, no_check
 from sllm.data.shards import ShardWriter, shard_name
-from sllm.data.sources import local_files, read_documents
+from sllm.data.sources import read_documents
 from sllm.errors import UserError
 from sllm.files import (
     DIGESTS_SUFFIX,
@@ -124,30 +126,32 @@ def store_of(source: Source, experiment: Experiment, output: Path) -> Path:
     files: list[Any] = []
     if not isinstance(source, HubSource | EmbeddedSource):
         with suppress(UserError):
-            files = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in local_files(source)]
+            files = file_stamps(source)
     seed = experiment.seed if isinstance(source, EmbeddedSource) else None
-    return output.parent / "sources" / f"{source.name}-{fingerprint([described, cleaning, files, seed])}"
+    found = fingerprint([VERSIONS["download"], described, cleaning, files, seed])
+    return output.parent / "sources" / f"{source.name}-{found}"
 
 
 # --- the plan -------------------------------------------------------------------------------------
 
 
 def make_plan(source: Source, data: DataConfig, check: Check) -> dict[str, Any]:
-    """The parts of a source, each with its files and, if only some is wanted, how many bytes of text to read; the bytes
-    that its shards will take, about; and for the hub the commit its files belong to."""
-    revision = None
+    """The parts of a source, each with its files (local ones with size and modification time) and, if only some is
+    wanted, how many bytes of text to read; the bytes that its shards will take, about; and for the hub the commit its
+    files belong to."""
+    revision, stamps = None, {}
     if isinstance(source, EmbeddedSource):
         return {
             "revision": None,
             "bytes": int(SHRINKS * source.megabytes * 1e6),
-            "parts": [{"files": [], "limit": None}],
+            "parts": [{"files": [], "stamps": [], "limit": None}],
         }
     if isinstance(source, HubSource):
         found = hub_files(source, check)
         revision, files, sizes = found.revision, list(found.files), list(found.sizes)
     else:
-        paths = local_files(source)
-        files, sizes = [str(path) for path in paths], [path.stat().st_size for path in paths]
+        stamps = {name: stamp for name, *stamp in file_stamps(source)}
+        files, sizes = list(stamps), [size for size, _ in stamps.values()]
     limits = [data.limit_megabytes, source.limit_megabytes if isinstance(source, HubSource) else None]
     limit = min((megabytes * 1_000_000 for megabytes in limits if megabytes), default=None)
     groups = _groups(files, sizes)
@@ -157,11 +161,13 @@ def make_plan(source: Source, data: DataConfig, check: Check) -> dict[str, Any]:
         groups = [groups[i * len(groups) // count] for i in range(count)]
         limit = -(-limit // count)
     room = sum(
-        size if file.endswith((".parquet", ".zst")) else SHRINKS * size for file, size in zip(files, sizes, strict=True)
+        size if file.lower().endswith((".parquet", ".zst")) else SHRINKS * size
+        for file, size in zip(files, sizes, strict=True)
     )
     if limit is not None:
         room = min(room, SHRINKS * limit * len(groups))
-    return {"revision": revision, "bytes": int(room), "parts": [{"files": group, "limit": limit} for group in groups]}
+    parts = [{"files": group, "stamps": [stamps[file] for file in group if stamps], "limit": limit} for group in groups]
+    return {"revision": revision, "bytes": int(room), "parts": parts}
 
 
 def _groups(files: list[str], sizes: list[int]) -> list[list[str]]:
@@ -186,6 +192,8 @@ class Part:
     source: Source
     number: int
     files: tuple[str, ...]
+    stamps: tuple[list[int], ...]
+    """Size and modification time (ns) of each file when it was planned; none for those of the hub."""
     limit: int | None
     store: Path
     data: DataConfig
@@ -228,6 +236,7 @@ def download_part(part: Part, check: Check) -> None:
             )
     while not (lines and lines[-1]["end"]):
         lines.append(_download_shards(part, texts, lines, check))
+        _check_unchanged(part)
         write_text(part.journal, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
@@ -298,6 +307,18 @@ def _download_shards(
             for path in _files_of(part, split, number)
         ],
     }
+
+
+def _check_unchanged(part: Part) -> None:
+    """Nothing is kept of a file that was written to meanwhile. One that is gone by now was read as it was."""
+    for file, stamp in zip(part.files, part.stamps, strict=bool(part.stamps)):
+        with suppress(FileNotFoundError):
+            status = Path(file).stat()
+            if [status.st_size, status.st_mtime_ns] != stamp:
+                raise UserError(
+                    f"data.sources: {part.source.name}: {file} has changed while it was read; "
+                    f"run the same command again when it is whole"
+                )
 
 
 def _texts(part: Part, start: Position, check: Check) -> Iterator[tuple[Position, str | None]]:
@@ -385,7 +406,7 @@ def _is_small(sources: list[Source]) -> bool:
             size += source.megabytes * 1e6
         else:
             with suppress(UserError):
-                size += sum(path.stat().st_size for path in local_files(source))
+                size += sum(stamp[1] for stamp in file_stamps(source))
     return size < SMALL_BYTES
 
 
@@ -457,7 +478,16 @@ def _parts(source: Source, experiment: Experiment, store: Path) -> list[Part]:
     """What the plan in `store` says; none if there is no plan."""
     with suppress(FileNotFoundError):
         return [
-            Part(source, number, tuple(part["files"]), part["limit"], store, experiment.data, experiment.seed)
+            Part(
+                source,
+                number,
+                tuple(part["files"]),
+                tuple(part["stamps"]),
+                part["limit"],
+                store,
+                experiment.data,
+                experiment.seed,
+            )
             for number, part in enumerate(read_json(store / "plan.json")["parts"])
         ]
     return []

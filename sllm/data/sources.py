@@ -5,7 +5,6 @@ names the file and the line.
 """
 
 import codecs
-import glob
 import json
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
@@ -13,57 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from sllm.config import AihubSource, EmbeddedSource, FilesSource
+from sllm.data.find import local_files
+from sllm.data.formats import HEAD, is_parquet, is_zstd, looks_like_cp949, not_binary, not_text, other_format, read_head
 from sllm.errors import UserError
 from sllm.files import fingerprint, read_zstd_lines
-
-SUFFIXES = (".txt", ".jsonl", ".jsonl.zst", ".parquet")
 
 PARQUET_ROWS = 256
 """Rows decoded at a time: few, because one row may be a whole book."""
 PARQUET_BUFFER = 1 << 20
 
-
-def matching_files(source: FilesSource) -> list[Path]:
-    """The files that the source's patterns name, sorted, each once.
-
-    Raises:
-        UserError: a pattern matches no file, or a file whose format is not supported.
-    """
-    files: set[Path] = set()
-    for pattern in source.paths:
-        # A name that exists is that file, even if it has brackets in it. Path.glob takes no absolute patterns.
-        names = [pattern] if Path(pattern).exists() else glob.glob(pattern, recursive=True)  # noqa: PTH207
-        found = [path for path in map(Path, names) if path.is_file()]
-        if not found:
-            hint = (
-                f"it is a folder: write {pattern}/*.jsonl.zst, say" if Path(pattern).is_dir() else "correct its paths"
-            )
-            raise UserError(f"data.sources: {source.name}: no file matches {pattern}; {hint}")
-        for path in found:
-            if not path.name.endswith(SUFFIXES):
-                raise UserError(f"data.sources: {source.name}: {path} cannot be read; valid are {', '.join(SUFFIXES)}")
-        files.update(found)
-    return sorted(files)
-
-
-def aihub_files(source: AihubSource) -> list[Path]:
-    """The .json files of the unpacked sets, sorted.
-
-    Raises:
-        UserError: there are none; the message says where to get them.
-    """
-    files = sorted(Path(source.folder).rglob("*.json"))
-    if not files:
-        raise UserError(
-            f"data.sources: {source.name}: no .json file in {source.folder}; with an account of https://aihub.or.kr "
-            f"get 주제별 텍스트 일상 대화 데이터 (dataSetSn=543) or another set of conversations and unpack it there, "
-            f"or set optional: true to go on without it"
-        )
-    return files
-
-
-def local_files(source: FilesSource | AihubSource) -> list[Path]:
-    return matching_files(source) if isinstance(source, FilesSource) else aihub_files(source)
+_LINES = "`jq -c '.[]'` writes the items of a list so, `jq -c .` an object"
 
 
 def read_documents(
@@ -92,51 +50,87 @@ def read_conversations(path: Path) -> Iterator[str]:
     """The conversations of one .json file of AI Hub, each a text with one utterance a line, `A: …`.
 
     Three layouts: everyday conversations by topic (info → annotations → lines → norm_text), conversations in
-    messengers (data → body → utterance), conversations over several sessions (sessionInfo → dialog → utterance).
+    messengers (data → body → utterance), conversations over several sessions (sessionInfo → dialog → utterance). An
+    utterance that is null or blank (a picture, say) is none; a conversation without any is an empty document.
     """
     try:
-        content = json.loads(_decode(path.read_bytes(), path, 1).removeprefix("\ufeff"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: not valid JSON: {error.msg}; unpack the set again") from None
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
+    if found := other_format(content[:HEAD]):
+        raise UserError(f"{path} {found}")
     try:
-        if "info" in content:
-            for item in content["info"]:
-                lines = item["annotations"]["lines"]
-                yield _conversation([(line.get("speaker", {}).get("id"), line["norm_text"]) for line in lines])
-        elif "data" in content:
-            for item in content["data"]:
-                yield _conversation([(turn.get("participantID"), turn["utterance"]) for turn in item["body"]])
-        else:
-            for session in content["sessionInfo"]:
-                yield _conversation([(turn.get("speaker"), turn["utterance"]) for turn in session["dialog"]])
-    except (KeyError, TypeError, AttributeError):
-        raise UserError(
-            f"{path}: not a conversation set of AI Hub as known here (info → annotations → lines, data → body, or "
-            f"sessionInfo → dialog); take it out of the folder, or make it a .jsonl file for a source of kind files"
-        ) from None
+        value = _parse(_decode(content, path, 1).removeprefix("\ufeff"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: not valid JSON: {error.msg}; unpack the set again") from None
+    except RecursionError:
+        raise UserError(f"{path}: not a conversation set: JSON nested too deeply; take it out of the folder") from None
+    layouts = {"info": _by_topic, "data": _in_messenger, "sessionInfo": _in_sessions}
+    layout = next((name for name in layouts if isinstance(value, dict) and isinstance(value.get(name), list)), None)
+    if layout is None:
+        raise UserError(_not_known(path, "list info, data or sessionInfo"))
+    for number, item in enumerate(value[layout], 1):
+        try:
+            turns = layouts[layout](item)
+        except (KeyError, TypeError, AttributeError):
+            raise UserError(_not_known(f"{path}: {layout} {number}", "list of turns with a text each")) from None
+        yield _conversation(turns, f"{path}: {layout} {number}")
 
 
-def _conversation(turns: list[tuple[Any, str]]) -> str:
-    names: dict[Any, str] = {}
-    for speaker, _ in turns:
-        names.setdefault(speaker, chr(ord("A") + len(names) % 26))
-    return "\n".join(f"{names[speaker]}: {utterance}" for speaker, utterance in turns)
+def _by_topic(item: Any) -> list[tuple[Any, Any]]:
+    lines = item["annotations"]["lines"] or []
+    return [((line.get("speaker") or {}).get("id"), line["norm_text"]) for line in lines]
+
+
+def _in_messenger(item: Any) -> list[tuple[Any, Any]]:
+    return [(turn.get("participantID"), turn["utterance"]) for turn in item["body"] or []]
+
+
+def _in_sessions(item: Any) -> list[tuple[Any, Any]]:
+    return [(turn.get("speaker"), turn["utterance"]) for turn in item["dialog"] or []]
+
+
+def _not_known(where: Path | str, missing: str) -> str:
+    return (
+        f"{where}: not a conversation set of AI Hub as known here (info → annotations → lines, data → body, or "
+        f"sessionInfo → dialog): no {missing}; take it out of the folder, or make it a .jsonl file for a source of "
+        f"kind files"
+    )
+
+
+def _conversation(turns: list[tuple[Any, Any]], where: str) -> str:
+    names: dict[str, str] = {}
+    lines = []
+    for number, (speaker, utterance) in enumerate(turns, 1):
+        if utterance is None or (isinstance(utterance, str) and not utterance.strip()):
+            continue
+        if not isinstance(utterance, str):
+            raise UserError(
+                f"{where}: turn {number} holds a value of type {type(utterance).__name__}, not text; correct it"
+            )
+        name = names.setdefault(str(speaker), chr(ord("A") + len(names) % 26))
+        lines.append(f"{name}: {utterance}")
+    return "\n".join(lines)
 
 
 def read_file(path: Path, text_field: str) -> Iterator[str]:
     """The raw texts of one file; the format is taken from its name. A text that is null is an empty document."""
+    name = path.name.lower()
     try:
-        if path.name.endswith(".parquet"):
+        if name.endswith(".parquet"):
             yield from _parquet_texts(path, text_field)
-        elif path.name.endswith(".jsonl.zst"):
+        elif name.endswith(".jsonl.zst"):
+            if not is_zstd(read_head(path)):
+                raise UserError(f"{path} {not_binary(path, 'zstd')}")
             yield from _json_texts(path, read_zstd_lines(path), text_field)
-        elif path.name.endswith(".jsonl"):
+        elif name.endswith(".jsonl"):
             with path.open("rb") as file:
                 yield from _json_texts(path, file, text_field)
         else:
-            yield _decode(path.read_bytes(), path, 1)
+            content = path.read_bytes()
+            if found := not_text(content[:HEAD]):
+                raise UserError(f"{path} {found}")
+            yield _decode(content, path, 1)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
 
@@ -144,13 +138,17 @@ def read_file(path: Path, text_field: str) -> Iterator[str]:
 def _json_texts(path: Path, lines: Iterable[bytes], text_field: str) -> Iterator[str]:
     for number, line in enumerate(lines, 1):
         if number == 1:
+            if found := other_format(line[:HEAD]):
+                raise UserError(f"{path} {found}")
             line = line.removeprefix(codecs.BOM_UTF8)
         if not line.strip():
             continue
         where = f"{path}:{number}"
         try:
-            record = json.loads(_decode(line, path, number))
+            record = _parse(_decode(line, path, number))
         except json.JSONDecodeError as error:
+            if number == 1 and line.strip() in (b"[", b"{"):
+                raise UserError(f"{path} is one JSON value over many lines, not a document a line; {_LINES}") from None
             raise UserError(f"{where}: not valid JSON: {error.msg} at column {error.colno}; correct the line") from None
         except RecursionError:
             raise UserError(f"{where}: not a document: JSON nested too deeply; correct the line") from None
@@ -159,6 +157,16 @@ def _json_texts(path: Path, lines: Iterable[bytes], text_field: str) -> Iterator
         if text_field not in record:
             raise UserError(_no_field(where, text_field, record))
         yield _text(record[text_field], where, text_field)
+
+
+def _parse(text: str) -> Any:
+    """The JSON value, whatever the length of its numbers: Python refuses integers of more than 4,300 digits."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        return json.loads(text, parse_int=float)
 
 
 def parquet_texts(file: Any, where: str, text_field: str, start: int) -> Iterator[str | None]:
@@ -195,19 +203,22 @@ def _parquet_texts(path: Path, text_field: str) -> Iterator[str]:
             if text is None:
                 raise UserError(f"{path}: row {row}: not valid UTF-8; write the file again")
             yield text
-    except (pyarrow.ArrowInvalid, OSError) as error:
+    except (pyarrow.ArrowException, OSError) as error:
+        if not is_parquet(read_head(path)):
+            raise UserError(f"{path} {not_binary(path, 'parquet')}") from None
         reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: damaged, or not parquet ({reason}); fetch it again") from None
+        raise UserError(f"{path}: damaged, or cut off ({reason}); fetch it again") from None
 
 
 def _decode(content: bytes, path: Path, first_line: int) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = first_line + content[: error.start].count(b"\n")
+        number = first_line + content[: error.start].count(b"\n")
+        line = content[content.rfind(b"\n", 0, error.start) + 1 :].partition(b"\n")[0]
+        way = "it reads as CP949: iconv -f CP949 -t UTF-8" if looks_like_cp949(line) else "iconv does it"
         raise UserError(
-            f"{path}:{line}: not valid UTF-8 (byte 0x{content[error.start]:02x}); convert the file, "
-            f"for example from CP949: iconv -f CP949 -t UTF-8"
+            f"{path}:{number}: not valid UTF-8 (byte 0x{content[error.start]:02x}); convert the file; {way}"
         ) from None
 
 

@@ -1,18 +1,21 @@
 """The corpus: clean, counted, each document once and on one side; whole or not there."""
 
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from unicodedata import normalize
 
 import pytest
 from small_corpora import downloaded, experiment, over_files, sentences, write_jsonl
 
+from sllm.artifacts import VERSIONS
 from sllm.data.clean import normalise
-from sllm.data.download import download_stage
+from sllm.data.download import download_stage, store_of
 from sllm.data.shards import read_shard
 from sllm.errors import Stopped, UserError
 from sllm.files import read_manifest
@@ -147,6 +150,48 @@ def test_every_path_is_checked_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "en.jsonl").unlink()
     with pytest.raises(UserError, match="en: no file matches"):
         download_stage(made, tmp_path / "corpus", StopFlag())
+
+
+class Meanwhile(StopFlag):
+    """Does something before a certain document is read."""
+
+    def __init__(self, documents: int, action: Callable[[], object]) -> None:
+        super().__init__()
+        self.left, self.action = documents, action
+
+    def check(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.action()
+
+
+def test_a_file_that_changes_while_it_is_read_is_named(tmp_path: Path) -> None:
+    made = over_files(tmp_path / "input", {"en": sentences(300)})
+    path = tmp_path / "input" / "en.jsonl"
+    whole = path.read_bytes()
+    more = Meanwhile(100, lambda: path.write_bytes(whole + whole))
+    with pytest.raises(UserError, match=r"en: .*/en\.jsonl has changed while it was read; run the same command again"):
+        download_stage(made, tmp_path / "out" / "corpus", more)
+    assert not (tmp_path / "out" / "corpus").exists()
+    path.write_bytes(whole)
+    assert download_stage(made, tmp_path / "out" / "corpus", StopFlag())["documents"] == 300
+
+
+def test_a_file_that_vanishes_before_it_is_read_is_named(tmp_path: Path) -> None:
+    for name in "ab":
+        write_jsonl(tmp_path / "input" / f"{name}.jsonl", sentences(100))
+    files = {"name": "en", "kind": "files", "language": "en", "paths": [str(tmp_path / "input" / "*.jsonl")]}
+    purge = Meanwhile(50, lambda: shutil.rmtree(tmp_path / "input"))
+    with pytest.raises(UserError, match=r"/input/b\.jsonl: No such file or directory"):
+        download_stage(experiment([files]), tmp_path / "out" / "corpus", purge)
+    assert not (tmp_path / "out" / "corpus").exists()
+
+
+def test_another_version_of_the_readers_reads_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = over_files(tmp_path, {"en": sentences(1)})
+    store = store_of(made.data.sources[0], made, tmp_path / "corpus")
+    monkeypatch.setitem(VERSIONS, "download", VERSIONS["download"] + 1)
+    assert store_of(made.data.sources[0], made, tmp_path / "corpus") != store
 
 
 def test_a_stop_leaves_nothing(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """Every format gives the same documents, and what is wrong with a file is named with file and line."""
 
+import bz2
+import gzip
 import json
+import lzma
 import random
 import tracemalloc
 from collections.abc import Callable
@@ -14,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sllm.config import AihubSource, EmbeddedSource, FilesSource
-from sllm.data.sources import matching_files, read_documents, read_file
+from sllm.data.sources import read_documents, read_file
 from sllm.errors import UserError
 
 
@@ -53,15 +56,6 @@ def test_a_txt_file_is_one_document(tmp_path: Path) -> None:
     assert list(read_documents(source(tmp_path / "*.txt"), seed=0)) == ["하나", "둘\n\n두 줄\r\n"]
 
 
-def test_files_are_sorted_and_each_comes_once(tmp_path: Path) -> None:
-    (tmp_path / "sub").mkdir()
-    for name in ("c.jsonl", "a.txt", "sub/b.parquet", ".hidden.jsonl", "odd[1].txt"):
-        (tmp_path / name).touch()
-    patterns = source(tmp_path / "**", tmp_path / "*.jsonl", tmp_path / "odd[1].txt")
-    found = [path.relative_to(tmp_path).as_posix() for path in matching_files(patterns)]
-    assert found == ["a.txt", "c.jsonl", "odd[1].txt", "sub/b.parquet"]
-
-
 def test_null_is_an_empty_document_and_blank_lines_are_none(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"text": null, "id": 1}\n\n  \n{"text": "x"}')
@@ -84,24 +78,8 @@ def test_embedded_sources_of_one_language_differ() -> None:
     assert texts("a", 1) != texts("a", 2)
 
 
-@pytest.mark.parametrize(
-    ("pattern", "message"),
-    [
-        ("*.parquet", r"mine: no file matches .*/\*\.parquet; correct its paths"),
-        ("missing.jsonl", "mine: no file matches .*missing.jsonl"),
-        ("folder", r"mine: no file matches .*it is a folder: write .*folder/\*\.jsonl\.zst"),
-        ("*", r"mine: .*notes\.md cannot be read; valid are \.txt, \.jsonl, \.jsonl\.zst, \.parquet"),
-    ],
-)
-def test_patterns_that_name_no_data(tmp_path: Path, pattern: str, message: str) -> None:
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "notes.md").touch()
-    (tmp_path / "a.txt").touch()
-    with pytest.raises(UserError, match=message):
-        matching_files(source(tmp_path / "a.txt", tmp_path / pattern))
-
-
 GOOD = b'{"text": "good"}\n'
+ZSTD = zstandard.compress(GOOD)
 
 
 def raw(content: bytes) -> Callable[[Path], object]:
@@ -115,6 +93,11 @@ def compressed(content: bytes) -> Callable[[Path], object]:
 def cut(path: Path) -> None:
     whole = zstandard.compress(GOOD * 1000 + lines([f"{i:x}" * 50 for i in range(1000)]))
     path.write_bytes(whole[: len(whole) // 2])
+
+
+def cut_in_a_line(path: Path) -> None:
+    whole = zstandard.compress(lines([random.Random(number).randbytes(50).hex() for number in range(3000)]))
+    path.write_bytes(whole[:-20_000])
 
 
 def table(column: pa.Array, name: str = "text") -> Callable[[Path], object]:
@@ -148,13 +131,110 @@ BAD = {
     "no object": ("a.jsonl", raw(b'["text"]\n'), r'a\.jsonl:1: a list, not an object such as \{"text": …\}'),
     "no field": ("a.jsonl", raw(GOOD + b'{"body": "a", "id": 1}\n'), r"a\.jsonl:2: no field 'text'.*: body, id$"),
     "no text": ("a.jsonl", raw(b'{"text": 3}\n'), r"a\.jsonl:1: 'text' holds a value of type int, not text"),
+    "a list over many lines": (
+        "a.jsonl",
+        raw(b'[\n{"text": "a"},\n'),
+        r"a\.jsonl is one JSON value over many lines.*`jq -c",
+    ),
     "truncated zst": ("a.jsonl.zst", cut, r"a\.jsonl\.zst is truncated"),
-    "no zst": ("a.jsonl.zst", raw(GOOD), r"a\.jsonl\.zst cannot be decompressed"),
+    "truncated zst, torn line": ("a.jsonl.zst", cut_in_a_line, r"a\.jsonl\.zst is truncated"),
+    "no zst": ("a.jsonl.zst", raw(GOOD), r"a\.jsonl\.zst is plain text, not zstd; call it ….jsonl$"),
+    "damaged zst": ("a.jsonl.zst", raw(ZSTD[:20] + b"\xff" * 50), r"a\.jsonl\.zst cannot be decompressed"),
     "no column": ("a.parquet", table(pa.array(["x"]), name="body"), r"a\.parquet: no field 'text'.*: id, body$"),
     "no text column": ("a.parquet", table(pa.array([1])), r"a\.parquet: row 1: 'text' holds a value of type int"),
-    "truncated parquet": ("a.parquet", cut_table, r"a\.parquet: damaged, or not parquet"),
-    "no parquet": ("a.parquet", raw(b""), r"a\.parquet: damaged, or not parquet"),
+    "truncated parquet": ("a.parquet", cut_table, r"a\.parquet: damaged, or cut off \("),
+    "no parquet": ("a.parquet", raw(GOOD), r"a\.parquet is plain text, not parquet; call it ….jsonl$"),
+    "nothing, parquet": ("a.parquet", raw(b""), r"a\.parquet is empty, and parquet is not"),
+    "random bytes, parquet": ("a.parquet", raw(bytes(range(128, 256))), r"a\.parquet is not parquet, or damaged"),
+    "a page, parquet": ("a.parquet", raw(b"<!DOCTYPE html><title>Log in</title>"), r"a\.parquet is a page of the web"),
+    "CP949": (
+        "a.txt",
+        raw("가나다\n라마바\n".encode("cp949")),
+        r"a\.txt:1: not valid UTF-8.*: iconv -f CP949 -t UTF-8$",
+    ),
+    "Latin-1": (
+        "a.txt",
+        raw("eins\nM\xfcll und K\xe4se\n".encode("latin-1")),
+        r"a\.txt:2: not valid .*; iconv does it$",
+    ),
+    "no number": ("a.jsonl", raw(b'{"text": NaN}\n'), r"a\.jsonl:1: 'text' holds a value of type float, not text"),
+    "a long number": ("a.jsonl", raw(b'{"text": ' + b"9" * 5000 + b"}\n"), r"a\.jsonl:1: 'text' holds a value of type"),
 }
+
+ZIP = b"PK\3\4\x14\0\0\0\x08\0"
+TAR = b"a.txt".ljust(257, b"\0") + b"ustar\x0000"
+FOREIGN = {
+    "gzip": (gzip.compress(GOOD), "is gzip; unpack it: gzip -dc"),
+    "bzip2": (bz2.compress(GOOD), "is bzip2; unpack it: bzip2 -dc"),
+    "xz": (lzma.compress(GOOD), "is xz; unpack it: xz -dc"),
+    "zstd": (ZSTD, r"is zstd; call it …\.jsonl\.zst"),
+    "zip": (ZIP, r"is zip.*; unpack it: unzip"),
+    "tar": (TAR, r"is a tar archive; unpack it: tar -xf"),
+    "UTF-16": (GOOD.decode().encode("utf-16"), "is UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8"),
+    "UTF-16, big end": (
+        b"\xfe\xff" + GOOD.decode().encode("utf-16-be"),
+        "is UTF-16 text; convert it: iconv -f UTF-16 -t",
+    ),
+    "UTF-16LE": (GOOD.decode().encode("utf-16-le"), "is UTF-16 text; convert it: iconv -f UTF-16LE -t UTF-8"),
+    "UTF-16BE": (GOOD.decode().encode("utf-16-be"), "is UTF-16 text; convert it: iconv -f UTF-16BE -t UTF-8"),
+    "UTF-32": (GOOD.decode().encode("utf-32"), "is UTF-32 text; convert it: iconv -f UTF-32 -t UTF-8"),
+    "zeros": (bytes(1000), "holds zeros, as after a crash of its disk; fetch it again"),
+    "PDF": (b"%PDF-1.7\n%\xb5\xed\xae\xfb\n", "is PDF; take the text out of it: pdftotext"),
+    "LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a pointer of Git LFS.*: git lfs pull"),
+}
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".jsonl.zst", ".parquet", " compressed.jsonl.zst"])
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_what_a_file_really_is_is_told(tmp_path: Path, kind: str, suffix: str) -> None:
+    content, message = FOREIGN[kind]
+    if (kind, suffix) == ("zstd", ".jsonl.zst"):
+        return
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(zstandard.compress(content) if suffix.startswith(" ") else content)
+    with pytest.raises(UserError, match=rf"/a{suffix} {message}") as caught:
+        list(read_file(path, "text"))
+    assert "\n" not in str(caught.value)
+    assert "CP949" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".jsonl.zst"])
+def test_parquet_under_another_name_is_told(tmp_path: Path, suffix: str) -> None:
+    table(pa.array(["a" * 1000]))(tmp_path / f"a{suffix}")
+    with pytest.raises(UserError, match=r"is parquet; call it …\.parquet"):
+        list(read_file(tmp_path / f"a{suffix}", "text"))
+
+
+@pytest.mark.parametrize(
+    "text", ["PAR1 은 첫 네 글자다", "BZh9 ORC %PDF-1.7", "ARROW1\ttab\x1b[0m", "PK", "", "가" * 500, "\ufeff하나"]
+)
+def test_text_that_begins_like_another_format_is_text(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    assert list(read_file(tmp_path / "a.txt", "text")) == [text]
+
+
+def test_what_json_may_hold_beside_the_text(tmp_path: Path) -> None:
+    odd = b'{"text": "x", "id": ' + b"9" * 5000 + b', "score": NaN, "deep": ' + b"[" * 500 + b"]" * 500 + b"}\n"
+    (tmp_path / "a.jsonl").write_bytes(odd + rb'{"text": "\ud800 \u0000 y"}')
+    assert list(read_file(tmp_path / "a.jsonl", "text")) == ["x", "\ud800 \0 y"]
+
+
+def test_frames_to_be_skipped(tmp_path: Path) -> None:
+    """pzstd begins with one."""
+    skipped = b"\x50\x2a\x4d\x18\x04\0\0\0abcd"
+    (tmp_path / "a.jsonl.zst").write_bytes(skipped + zstandard.compress(GOOD) + skipped + zstandard.compress(GOOD))
+    assert list(read_file(tmp_path / "a.jsonl.zst", "text")) == ["good", "good"]
+
+
+@pytest.mark.parametrize("tail", range(1, 60, 4))
+def test_a_cut_is_told_wherever_it_is(tmp_path: Path, tail: int) -> None:
+    texts = [random.Random(number).randbytes(60).hex() for number in range(30)]
+    whole = zstandard.compress(lines(texts))
+    (tmp_path / "a.jsonl.zst").write_bytes(whole[:-tail])
+    documents = read_file(tmp_path / "a.jsonl.zst", "text")
+    with pytest.raises(UserError, match=r"a\.jsonl\.zst is truncated"):
+        for text, expected in zip(documents, texts, strict=True):
+            assert text == expected
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -206,17 +286,69 @@ def test_conversations_of_ai_hub(tmp_path: Path, layout: str) -> None:
     assert list(read_documents(talk, seed=0)) == [CONVERSATION]
 
 
+def test_what_was_not_said_is_no_turn(tmp_path: Path) -> None:
+    def said(*texts: str | None) -> list[dict[str, object]]:
+        return [{"participantID": f"p{number % 2}", "utterance": text} for number, text in enumerate(texts)]
+
+    bodies = [
+        said("안녕", None, "잘 지냈어?"),
+        said(None, " ", ""),
+        [],
+        None,
+        said("\ud800", "3"),
+        said(None, "응", "그래"),
+    ]
+    content = {"info": None, "data": [{"body": body} for body in bodies]}
+    (tmp_path / "a.json").write_text(json.dumps(content), encoding="utf-8")
+    (tmp_path / "b.json").write_text('{"sessionInfo": [{"dialog": []}, {"dialog": null}]}', encoding="utf-8")
+    nobody = {
+        "info": [{"annotations": {"lines": [{"speaker": None, "norm_text": "가"}, {"norm_text": "나", "id": 10}]}}]
+    }
+    (tmp_path / "c.json").write_text(json.dumps(nobody), encoding="utf-8")
+    talk = AihubSource(kind="aihub", name="talk", folder=str(tmp_path))
+    assert list(read_documents(talk, seed=0)) == [
+        "A: 안녕\nA: 잘 지냈어?", "", "", "", "A: \ud800\nB: 3", "A: 응\nB: 그래", "", "", "A: 가\nA: 나",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"info": [{"lines": []}]}', r"a\.json: not a conversation set of AI Hub"),
+        ('{"info": [{"lines": []}]}', r"a\.json: info 1: not a conversation set of AI Hub.*: no list of turns"),
+        ('{"info": null}', r"a\.json: not a conversation set of AI Hub.*: no list info, data or sessionInfo"),
+        ('{"data": {"body": []}}', r"a\.json: not a conversation set of AI Hub"),
+        (
+            '{"data": [{"body": [{"utterance": "a"}]}, {"body": [{"utterance": 3}]}]}',
+            r"data 2: turn 1 holds .* type int",
+        ),
+        (
+            '{"data": [{"body": [{"utterance": ["a"]}]}]}',
+            r"a\.json: data 1: turn 1 holds a value of type list, not text",
+        ),
+        ('{"data": [{"body": {"utterance": "a"}}]}', r"a\.json: data 1: not a conversation set"),
+        ('{"data": [{"body": ["a"]}]}', r"a\.json: data 1: not a conversation set"),
+        ('{"data": [null]}', r"a\.json: data 1: not a conversation set"),
         ("[1]", r"a\.json: not a conversation set of AI Hub"),
+        ("3", r"a\.json: not a conversation set of AI Hub"),
         ('{"data": [\n', r"a\.json:2: not valid JSON"),
+        ("[" * 100_000, r"a\.json: not a conversation set: JSON nested too deeply; take it out of the folder"),
+        ("", r"a\.json:1: not valid JSON"),
         (None, "talk: no .json file in .*; with an account of https://aihub.or.kr .* unpack it there, or set optional"),
     ],
 )
 def test_what_is_not_from_ai_hub(tmp_path: Path, content: str | None, message: str) -> None:
     if content is not None:
         (tmp_path / "a.json").write_text(content, encoding="utf-8")
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as caught:
         list(read_documents(AihubSource(kind="aihub", name="talk", folder=str(tmp_path)), seed=0))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_ai_hub_that_is_something_else(tmp_path: Path) -> None:
+    talk = AihubSource(kind="aihub", name="talk", folder=str(tmp_path))
+    for content, message in ((gzip.compress(b"{}"), "is gzip"), ('{"data": []}'.encode("utf-16"), "is UTF-16 text")):
+        (tmp_path / "a.json").write_bytes(content)
+        with pytest.raises(UserError, match=rf"a\.json {message}"):
+            list(read_documents(talk, seed=0))
+    (tmp_path / "a.json").write_bytes(b'{"id": ' + b"9" * 5000 + b', "data": []}')
+    assert list(read_documents(talk, seed=0)) == []

@@ -1,6 +1,7 @@
 """Which stages a change of the experiment reruns, and what becomes of the former training."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,12 @@ import tiny
 
 from jobs.pipeline import STAGES, former_training, plan, up_to
 from jobs.prepare import swap_training
+from jobs.run import perform
 from sllm.artifacts import Artifacts, stage_keys
 from sllm.config import Experiment, load_experiment
 from sllm.errors import UserError
 from sllm.files import RunDirectory, atomic_directory, fingerprint, write_json
+from sllm.stop import StopFlag
 
 ALL = list(STAGES)
 TRAINING = ["pretrain", "validate", "benchmark"]
@@ -135,3 +138,34 @@ def test_until_takes_a_stage_and_what_it_needs() -> None:
     assert [stage.name for stage in up_to("benchmark")] == ["download", "tokenizer", "pack", "pretrain", "benchmark"]
     with pytest.raises(UserError, match="--until nowhere: no such stage; valid: download"):
         up_to("nowhere")
+
+
+def test_files_that_have_changed_since_the_submit_are_named(
+    config: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "input"
+    folder.mkdir()
+    for name in ("a", "b", "c"):
+        shutil.copy(texts["en"], folder / f"{name}.jsonl")
+    paths = [str(folder / "*.jsonl"), str(folder / "[b]*")]
+    experiment = load_experiment(config, [f"data.sources.1.paths={json.dumps(paths)}"])
+    run, keys = RunDirectory(experiment.run_path), stage_keys(experiment)
+
+    def download() -> str:
+        with pytest.raises(UserError) as caught:
+            perform(STAGES["download"], experiment, run, keys, StopFlag())
+        return str(caught.value)
+
+    a, b, c, d = (str(folder / f"{name}.jsonl") for name in "abcd")
+    shutil.move(a, d)
+    Path(c).write_text("", encoding="utf-8")
+    changes = f"{a} is gone, {c} has changed, {d} is new"
+    assert download() == f"download: the input files have changed since the submit ({changes}); submit again"
+    for number in range(9):
+        (folder / f"e{number}.jsonl").touch()
+    assert f"{d} is new, {folder}/e0.jsonl is new, {folder}/e1.jsonl is new and 7 more); submit again" in download()
+    Path(b).unlink()
+    assert "en: no file matches" in download()
+    shutil.rmtree(folder)
+    assert download().count("en: no file matches") == 2
+    assert not Artifacts(experiment, keys).corpus.exists()
