@@ -4,6 +4,8 @@ Nothing heavy is imported before a command runs, so that `sllm --help` answers a
 """
 
 import contextlib
+import errno
+import glob
 import os
 import sys
 from pathlib import Path
@@ -17,22 +19,87 @@ from sllm.utf8 import as_typed, set_up_streams, start_in_utf8_mode
 if TYPE_CHECKING:
     from sllm.config import Experiment
 
+
+def examples(*commands: str) -> str:
+    """The last lines of a help page."""
+    return "\n\n".join(["Examples:", *(f"  {command}" for command in commands)])
+
+
+# What the shell offers when Tab is pressed.
+
+
+def _experiments(incomplete: str) -> list[str]:
+    from jobs.presets import preset_names
+
+    paths = sorted(glob.glob(f"{glob.escape(incomplete)}*"))  # noqa: PTH207 - as typed, ./ and all
+    files = [f"{path}/" if Path(path).is_dir() else path for path in paths]
+    presets = [name for name in preset_names() if name.startswith(incomplete)]
+    return presets + [file for file in files if file.endswith((".yaml", "/"))]
+
+
+def _profiles(incomplete: str) -> list[str]:
+    from jobs.presets import profile_names
+
+    return [name for name in profile_names() if name.startswith(incomplete)]
+
+
+def _runs(incomplete: str) -> list[str]:
+    from jobs.status import RUNS, runs_in
+
+    return [run.name for run in runs_in(RUNS) if run.name.startswith(incomplete)]
+
+
+def _stages(incomplete: str) -> list[str]:
+    from jobs.pipeline import STAGES
+
+    return [name for name in STAGES if name.startswith(incomplete)]
+
+
+def _experiment(name: str) -> Path:
+    from jobs.presets import find_experiment
+
+    return find_experiment(name)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from jobs.prepare import commit
+        from sllm import __version__
+
+        print(f"sllm {__version__}" + (f" (commit {known})" if (known := commit()) else ""))
+        raise typer.Exit
+
+
 app = typer.Typer(
     name="sllm",
     help="Train a Korean-English small language model from scratch, on one machine or on a Slurm cluster.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=examples("sllm submit smoke", "sllm status", "sllm generate 'In the morning' --model runs/smoke/best"),
 )
+
+SCRIPTS = (Path(__file__).parent / "sbatch").resolve()
 
 RUNNING, STAGES, MODEL = "Runs", "One stage, in this process", "Models"
 
-Config = Annotated[Path, typer.Argument(help="Experiment file, for example configs/smoke.yaml.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(help="Settings to change: train.max_steps=500", metavar="[KEY=VALUE]...")
+Config = Annotated[
+    Path,
+    typer.Argument(
+        metavar="CONFIG",
+        parser=_experiment,
+        autocompletion=_experiments,
+        help="Experiment: a file, or one that comes with sllm (smoke, small, default, my-files).",
+    ),
 ]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run under runs/, or a path.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Settings to change: train.max_steps=500", metavar="KEY=VALUE")
+]
+PROFILE_HELP = "Cluster profile: a file, or one that comes with sllm (laptop, h100, dev)."
+Profile = Annotated[str | None, typer.Option(metavar="PROFILE", autocompletion=_profiles, help=PROFILE_HELP)]
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", autocompletion=_runs, help="Name of a run under runs/, or a path.")
+]
 Model = Annotated[Path, typer.Option(help="Directory of a model: runs/NAME/best.")]
 TokenizerFile = Annotated[Path | None, typer.Option(help="tokenizer.json, if not the one beside the model.")]
 Temperature = Annotated[float, typer.Option(help="0 always takes the likeliest token.")]
@@ -54,12 +121,33 @@ def main() -> None:
         for line in str(error).split("\n"):
             print(f"sllm: {line}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:  # a path that was typed; what a stage runs into is told in its log
+        if error.errno not in (errno.ENAMETOOLONG, errno.EACCES):
+            raise
+        print(f"sllm: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(2)
+
+
+@app.callback()
+def every_command(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 # --- runs -----------------------------------------------------------------------------------------
 
 
-@app.command(rich_help_panel=RUNNING)
+@app.command(
+    rich_help_panel=RUNNING,
+    epilog=examples(
+        "sllm submit smoke",
+        "sllm submit my.yaml train.max_steps=500 name=short --until pretrain",
+        "sllm submit default --on slurm --cluster my-cluster.yaml --dry-run",
+    ),
+)
 def submit(
     config: Config,
     overrides: Overrides = None,
@@ -67,10 +155,10 @@ def submit(
         Literal["here", "local", "slurm"],
         typer.Option(help="here: in this process; local: as processes of this machine; slurm: as jobs."),
     ] = "local",
-    cluster: Annotated[
-        str | None, typer.Option(metavar="PROFILE", help="Cluster profile: a file, or a name in configs/cluster.")
+    cluster: Profile = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="STAGE", autocompletion=_stages, help="Stop after this stage.")
     ] = None,
-    until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run and why; run nothing.")] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Only go on: submit what is missing, and refuse if a setting has changed.")
@@ -91,11 +179,17 @@ def submit(
     raise typer.Exit(exit_code)
 
 
-@app.command(rich_help_panel=RUNNING)
+@app.command(
+    rich_help_panel=RUNNING,
+    epilog=examples(
+        "sllm prepare smoke --cluster my-cluster.yaml",
+        f"{SCRIPTS}/pipeline.sh smoke",
+    ),
+)
 def prepare(
     config: Config,
     overrides: Overrides = None,
-    cluster: Annotated[str, typer.Option(metavar="PROFILE", help="Cluster profile: a file or a name.")] = "h100",
+    cluster: Annotated[str, typer.Option(metavar="PROFILE", autocompletion=_profiles, help=PROFILE_HELP)] = "h100",
 ) -> None:
     """Write the run directory for the scripts in sbatch/, and print its path."""
     from jobs.cluster import load_cluster
@@ -105,10 +199,13 @@ def prepare(
     print(prepare_run(load_experiment(config, overrides or ()), load_cluster(cluster)).path)
 
 
-@app.command(rich_help_panel=RUNNING)
+@app.command(rich_help_panel=RUNNING, epilog=examples("sllm status", "sllm status smoke --watch"))
 def status(
     run: Annotated[
-        str | None, typer.Argument(metavar="[RUN]", help="A run, or a folder of runs; all in runs/ if not given.")
+        str | None,
+        typer.Argument(
+            metavar="RUN", autocompletion=_runs, help="A run, or a folder of runs; all in runs/ if not given."
+        ),
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Refresh until Ctrl-C.")] = False,
 ) -> None:
@@ -137,10 +234,12 @@ def status(
             return
 
 
-@app.command(rich_help_panel=RUNNING)
+@app.command(rich_help_panel=RUNNING, epilog=examples("sllm logs smoke pretrain --follow"))
 def logs(
     run: RunName,
-    stage: Annotated[str | None, typer.Argument(help="The stage; the one that wrote last if not given.")] = None,
+    stage: Annotated[
+        str | None, typer.Argument(autocompletion=_stages, help="The stage; the one that wrote last if not given.")
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the stage is over.")] = False,
 ) -> None:
     """Print the log of a stage, all its attempts."""
@@ -161,7 +260,7 @@ def logs(
         raise UserError(f"{directory.log(name)}: {name} has not written a log yet")
 
 
-@app.command(rich_help_panel=RUNNING)
+@app.command(rich_help_panel=RUNNING, epilog=examples("sllm cancel smoke"))
 def cancel(run: RunName) -> None:
     """Stop a run: its stage saves a checkpoint and ends. The same submit goes on from there."""
     from jobs.launch import cancel as cancel_run
@@ -170,9 +269,11 @@ def cancel(run: RunName) -> None:
     print(cancel_run(find_run(run)))
 
 
-@app.command(rich_help_panel=RUNNING)
+@app.command(rich_help_panel=RUNNING, epilog=examples("sllm sync smoke"))
 def sync(
-    runs: Annotated[list[str] | None, typer.Argument(metavar="RUN", help="Runs; all if none is given.")] = None,
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="RUN", autocompletion=_runs, help="Runs; all if none is given.")
+    ] = None,
 ) -> None:
     """Send to W&B the steps it does not have yet: of runs whose compute nodes have no network."""
     from jobs.sync import sync as sync_runs
@@ -181,7 +282,9 @@ def sync(
         print(line, flush=True)
 
 
-@app.command(rich_help_panel=RUNNING)
+@app.command(
+    rich_help_panel=RUNNING, epilog=examples("sllm config smoke model.d_model=256", "sllm config small > my.yaml")
+)
 def config(config: Config, overrides: Overrides = None) -> None:
     """Print the resolved experiment, its parameters, tokens, checkpoint size and memory."""
     from jobs.describe import describe_experiment
@@ -196,7 +299,7 @@ def config(config: Config, overrides: Overrides = None) -> None:
 SMALL_MEGABYTES = 4
 
 
-@app.command(rich_help_panel=STAGES)
+@app.command(rich_help_panel=STAGES, epilog=examples("sllm download default --small", "sllm download default --korean"))
 def download(
     config: Config,
     overrides: Overrides = None,
@@ -233,7 +336,7 @@ def download(
         print(f"for the stages after it: {limit[0]}, as in `sllm tokenizer {config} {limit[0]}`")
 
 
-@app.command("check-data", rich_help_panel=STAGES)
+@app.command("check-data", rich_help_panel=STAGES, epilog=examples("sllm check-data default --show-samples"))
 def check_data(
     config: Config,
     overrides: Overrides = None,
@@ -250,19 +353,22 @@ def check_data(
     raise typer.Exit(show_corpus(load_experiment(config, overrides or ()), Console(), samples=show_samples))
 
 
-@app.command(rich_help_panel=STAGES)
+@app.command(rich_help_panel=STAGES, epilog=examples("sllm tokenizer my.yaml tokenizer.vocab_size=16000"))
 def tokenizer(config: Config, overrides: Overrides = None) -> None:
     """Learn the tokenizer."""
     _run_stage("tokenizer", config, overrides)
 
 
-@app.command(rich_help_panel=STAGES)
+@app.command(rich_help_panel=STAGES, epilog=examples("sllm pack my.yaml"))
 def pack(config: Config, overrides: Overrides = None) -> None:
     """Turn the documents into token files."""
     _run_stage("pack", config, overrides)
 
 
-@app.command(rich_help_panel=STAGES)
+@app.command(
+    rich_help_panel=STAGES,
+    epilog=examples("sllm train my.yaml", "torchrun --nproc-per-node 2 -m jobs.cli train my.yaml"),
+)
 def train(config: Config, overrides: Overrides = None) -> None:
     """Train the model; goes on from the newest checkpoint. Under torchrun: data-parallel."""
     from jobs.run import leave
@@ -271,13 +377,13 @@ def train(config: Config, overrides: Overrides = None) -> None:
     leave(0)
 
 
-@app.command(rich_help_panel=STAGES)
+@app.command(rich_help_panel=STAGES, epilog=examples("sllm validate my.yaml"))
 def validate(config: Config, overrides: Overrides = None) -> None:
     """Measure the best model on the validation documents."""
     _run_stage("validate", config, overrides)
 
 
-@app.command(rich_help_panel=STAGES)
+@app.command(rich_help_panel=STAGES, epilog=examples("sllm benchmark my.yaml benchmark.batches=[1,32]"))
 def benchmark(config: Config, overrides: Overrides = None) -> None:
     """Measure the speed and memory of generation and training."""
     _run_stage("benchmark", config, overrides)
@@ -302,9 +408,11 @@ def _run_stage(name: str, config: Path, overrides: list[str] | None) -> None:
 # --- models ---------------------------------------------------------------------------------------
 
 
-@app.command(rich_help_panel=MODEL)
+@app.command(
+    rich_help_panel=MODEL, epilog=examples("sllm generate 'In the morning' --model runs/smoke/best --temperature 0.7")
+)
 def generate(
-    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="Texts to continue.")],
+    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT", help="Texts to continue.")],
     model: Model,
     tokenizer: TokenizerFile = None,
     max_length: Annotated[int, typer.Option(min=2, help="Tokens of prompt and continuation together, at most.")] = 256,
@@ -330,7 +438,7 @@ def generate(
         print(prompt + text)
 
 
-@app.command(rich_help_panel=MODEL)
+@app.command(rich_help_panel=MODEL, epilog=examples("sllm chat --model runs/smoke/best"))
 def chat(
     model: Model,
     tokenizer: TokenizerFile = None,
@@ -349,7 +457,7 @@ def chat(
     talk(TextGenerator(model, tokenizer), reply_tokens=reply_tokens, sampling=sampling, seed=seed)
 
 
-@app.command(rich_help_panel=MODEL)
+@app.command(rich_help_panel=MODEL, epilog=examples("sllm export --model runs/smoke/best --output exported"))
 def export(
     model: Model,
     output: Annotated[Path, typer.Option(help="Directory to write; a former export there is replaced.")],
@@ -368,16 +476,28 @@ def export(
 # --- the machine ----------------------------------------------------------------------------------
 
 
-@app.command(rich_help_panel=RUNNING)
+@app.command(rich_help_panel=RUNNING, epilog=examples("sllm doctor", "sllm doctor default --cluster my-cluster.yaml"))
 def doctor(
-    config: Annotated[Path | None, typer.Argument(help="Experiment whose checkpoints must fit.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="CONFIG",
+            parser=_experiment,
+            autocompletion=_experiments,
+            help="Experiment whose checkpoints must fit.",
+        ),
+    ] = None,
     overrides: Overrides = None,
     cluster: Annotated[
-        str | None, typer.Option(metavar="PROFILE", help="Cluster profile to examine, on its compute nodes too.")
+        str | None,
+        typer.Option(
+            metavar="PROFILE", autocompletion=_profiles, help="Cluster profile to examine, on its compute nodes too."
+        ),
     ] = None,
 ) -> None:
-    """Say what is fine, on this machine or cluster, what is not, and what the profile should say. Exit code 1 if
-    something is broken."""
+    """Say what is fine, on this machine or cluster, what is not, and what the profile should say.
+
+    Exit code 1 if something is broken."""
     from rich.console import Console
 
     from jobs.doctor import examine
@@ -387,13 +507,14 @@ def doctor(
     raise typer.Exit(examine(cluster, experiment, Console()))
 
 
-@app.command(rich_help_panel=RUNNING)
+@app.command(rich_help_panel=RUNNING, epilog=examples("sllm drill --cluster my-cluster.yaml"))
 def drill(
-    cluster: Annotated[str, typer.Option(metavar="PROFILE", help="Cluster profile: a file or a name.")],
+    cluster: Annotated[str, typer.Option(metavar="PROFILE", autocompletion=_profiles, help=PROFILE_HELP)],
     overrides: Overrides = None,
 ) -> None:
-    """Train something tiny on the cluster, signal, requeue and kill it, and show what survived. How long that
-    takes it says at its start."""
+    """Train something tiny on the cluster, signal, requeue and kill it, and show what survived.
+
+    How long that takes it says at its start."""
     from rich.console import Console
 
     from jobs.cluster import load_cluster
@@ -408,7 +529,7 @@ app.add_typer(dev_cluster, name="dev-cluster", rich_help_panel=RUNNING)
 ClusterDirectory = Annotated[Path, typer.Argument(help="Where it lives: a short path.")]
 
 
-@dev_cluster.command()
+@dev_cluster.command(epilog=examples("sllm dev-cluster up /tmp/my-slurm"))
 def up(directory: ClusterDirectory = Path("/tmp/sllm-slurm")) -> None:
     """Start it, unless it runs: two GPU nodes (declared, not real), a CPU node, partitions cpu, gpu and urgent."""
     from jobs.dev_cluster import up_or_running
@@ -417,7 +538,7 @@ def up(directory: ClusterDirectory = Path("/tmp/sllm-slurm")) -> None:
     print(f"export SLURM_CONF={cluster.env['SLURM_CONF']}")
 
 
-@dev_cluster.command()
+@dev_cluster.command(epilog=examples("sllm dev-cluster down /tmp/my-slurm"))
 def down(directory: ClusterDirectory = Path("/tmp/sllm-slurm")) -> None:
     """Stop it, its jobs included, and remove its files."""
     from jobs.dev_cluster import down as stop

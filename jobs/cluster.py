@@ -11,11 +11,10 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from jobs.presets import PROFILES, profile_names
 from sllm.config import NonNegative, Positive, Section, Strings, combined, validate
 from sllm.errors import UserError
 from sllm.yaml_text import dump_yaml, load_yaml
-
-PROFILES = Path(__file__).parent.parent / "configs" / "cluster"
 
 SITE_DEFAULTS = {
     "SBATCH_ACCOUNT": "account",
@@ -177,7 +176,7 @@ def load_cluster(profile: str) -> Cluster:
     if not path.suffix and not path.is_file():
         path = PROFILES / f"{path.name}.yaml"
         if not path.is_file() or "/" in profile:
-            names = sorted(p.stem for p in PROFILES.glob("*.yaml"))
+            names = profile_names()
             close = difflib.get_close_matches(profile, names, n=1)
             hint = f"did you mean {close[0]}? " if close else ""
             raise UserError(

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -22,6 +21,7 @@ from rich.table import Table
 from jobs import launch, ledger, slurm
 from jobs.cluster import Cluster, Retries, StageResources
 from jobs.pipeline import read_done
+from jobs.presets import CONFIGS
 from jobs.status import progress_line
 from sllm.config import load_experiment
 from sllm.errors import Stopped
@@ -29,7 +29,7 @@ from sllm.files import RunDirectory, read_jsonl, sha256
 from sllm.progress import format_seconds
 from sllm.stop import StopFlag, stop_on_signals
 
-CONFIG = Path(__file__).parent.parent / "configs" / "drill.yaml"
+CONFIG = CONFIGS / "drill.yaml"
 
 POLL_SECONDS = 0.2
 QUEUE_SECONDS = 5.0

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from importlib.metadata import distributions
+from importlib.metadata import PackageNotFoundError, distribution, distributions
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -25,6 +25,7 @@ from sllm.files import (
     CorruptError,
     RunDirectory,
     atomic_directory,
+    read_json,
     read_manifest,
     sha256,
     write_json,
@@ -187,11 +188,11 @@ def _sources(folder: Path) -> dict[str, bytes]:
 
 def describe_environment() -> str:
     """Versions of everything, and the commit. Never environment variables: they hold keys and passwords."""
-    commit = _git("rev-parse", "HEAD")
+    of = commit()
     changes = _git("status", "--porcelain", "--", *PACKAGES)
     lines = [
-        f"commit: {commit or 'not a git checkout'}",
-        f"dirty: {'unknown' if commit is None else 'yes' if changes else 'no'}",
+        f"commit: {of or 'not a git checkout'}",
+        f"dirty: {'unknown' if changes is None else 'yes' if changes else 'no'}",
         f"python: {sys.version.split()[0]} ({sys.executable})",
         f"platform: {platform.platform()}",
         "",
@@ -200,7 +201,22 @@ def describe_environment() -> str:
     return "\n".join(lines) + "\n"
 
 
+def commit() -> str | None:
+    """Of the checkout, or of the repository that pip installed from."""
+    if own := _git("rev-parse", "HEAD"):
+        return own
+    with contextlib.suppress(PackageNotFoundError, CorruptError, KeyError):
+        for file in distribution("sllm").files or ():
+            if file.name == "direct_url.json":
+                of: str = read_json(Path(file.locate()))["vcs_info"]["commit_id"]
+                return of
+    return None
+
+
 def _git(*arguments: str) -> str | None:
+    """What git says of this checkout; None if it is none, such as a site-packages inside somebody else's."""
+    if not (TREE / ".git").exists():
+        return None
     try:
         done = subprocess.run(["git", "-C", str(TREE), *arguments], capture_output=True, check=True)
         return done.stdout.decode("utf-8", "replace").strip()

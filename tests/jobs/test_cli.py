@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 import tiny
+import typer
 
-from jobs.cli import main
+from jobs.cli import app, main
+from jobs.presets import PROFILES
+from sllm import __version__
 from sllm.config import load_experiment
 
 Sllm = Callable[..., tuple[int, str, str]]
@@ -66,6 +69,79 @@ def test_one_line_and_nothing_written(
     assert message in err
     assert out == ""
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_experiment_by_name(sllm: Sllm, config: Path, tmp_path: Path) -> None:
+    """One that comes with sllm is found from any folder; a file of that name comes first; of the rest it is said."""
+    assert sllm("config", "smoke", "seed=7")[1].startswith("name: smoke\nseed: 7\n")
+    (tmp_path / "smoke").write_bytes(config.read_bytes())
+    assert sllm("config", "smoke")[1].startswith("name: tiny\n")
+    run = tmp_path / "runs" / "mine" / "config.yaml"
+    run.parent.mkdir(parents=True)
+    run.write_bytes(config.read_bytes())
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.yaml").touch()
+    for typed, answer in {
+        "mine": "mine: a run; its experiment is runs/mine/config.yaml",
+        "runs/mine": "runs/mine: a run; its experiment is runs/mine/config.yaml",
+        "folder": "folder: a folder; name a file in it: a.yaml",
+        "folder/b.yaml": "folder/b.yaml: no such file; did you mean folder/a.yaml?",
+        "configs/smoke.yaml": "configs/smoke.yaml: no such file; did you mean smoke, which comes with sllm?",
+        "smok": "smok: no such file; did you mean smoke?",
+        "default.yml": "default.yml: no such file; did you mean default, which comes with sllm?",
+        "elsewhere": "elsewhere: no such file; with sllm come: default, drill, my-files, small, smoke",
+        "": ".: a folder; name a file in it: tiny.yaml",
+        "x" * 300: f"{'x' * 300}: File name too long",
+        "x" * 300 + ".yaml": f"{'x' * 300}.yaml: File name too long",
+    }.items():
+        assert sllm("config", typed) == (2, "", f"sllm: {answer}\n"), typed
+    assert sllm("config", "runs/mine/config.yaml")[0] == 0
+
+
+def test_a_profile_for_an_experiment_and_the_other_way_round(sllm: Sllm, config: Path) -> None:
+    profile = str(PROFILES / "h100.yaml")
+    assert sllm("submit", profile)[2] == (
+        f"sllm: {profile}: a cluster profile, not an experiment; give it as --cluster {profile}\n"
+    )
+    assert sllm("submit", str(config), "--cluster", str(config))[2] == (
+        f"sllm: --cluster {config}: an experiment, not a cluster profile; give it without --cluster\n"
+    )
+
+
+def test_version_and_help(sllm: Sllm, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, out, _ = sllm("--version")
+    assert (code, out.split()[:2]) == (0, ["sllm", __version__])
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 80)
+    commands = [[name] for name in typer.main.get_command(app).commands if name != "dev-cluster"]  # type: ignore[attr-defined]
+    for command in [*commands, ["dev-cluster", "up"], ["dev-cluster", "down"]]:
+        _, out, _ = sllm(*command, "--help")
+        assert f"sllm {' '.join(command)}" in out.split("Examples:")[1], "an example of the command itself"
+        assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("sllm submit s", ["small", "smoke"]),
+        ("sllm submit tin", ["tiny.yaml"]),
+        ("sllm submit ./tin", ["./tiny.yaml"]),
+        ("sllm submit smoke --cluster h", ["h100"]),
+        ("sllm submit smoke --until p", ["pack", "pretrain"]),
+        ("sllm status m", ["mine"]),
+        ("sllm logs mine v", ["validate"]),
+        ("sllm cancel x", []),
+    ],
+)
+def test_completion(
+    sllm: Sllm, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, offered: list[str]
+) -> None:
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "config.yaml").touch()
+    monkeypatch.setenv("_SLLM_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+    code, out, _ = sllm()
+    assert (code, out.split()) == (0, offered)
 
 
 def test_every_problem_has_its_line(sllm: Sllm, config: Path) -> None:
