@@ -6,7 +6,6 @@ others only see that a peer is gone). Whoever is left, be it the process itself,
 next attempt, calls `close`, which writes the line.
 """
 
-import json
 import os
 import platform
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.cluster import Retries
-from sllm.files import CorruptError, RunDirectory, append_jsonl, read_json, read_jsonl, write_json
+from sllm.files import CorruptError, RunDirectory, append_jsonl, read_json, read_jsonl, to_json, write_json
 
 # How an attempt ends.
 FINISHED = "finished"
@@ -98,7 +97,7 @@ def end(run: RunDirectory, stage: str, token: str, cause: str, message: str = ""
     record = {"cause": cause, "message": message, "where": where, "time": time.time()}
     try:
         with _ended_file(run, stage, token).open("x", encoding="utf-8", errors="backslashreplace") as file:
-            json.dump(record, file, ensure_ascii=False)
+            file.write(to_json(record))
         return True
     except FileExistsError:
         return False

@@ -11,7 +11,15 @@ from typing import Any
 from sllm.artifacts import Artifacts, differences
 from sllm.config import Experiment
 from sllm.errors import Stopped, UserError
-from sllm.files import MANIFEST, CorruptError, RunDirectory, fingerprint, read_json, read_manifest
+from sllm.files import (
+    CorruptError,
+    RunDirectory,
+    checkpoint_path,
+    checkpoint_steps,
+    fingerprint,
+    read_json,
+    read_manifest,
+)
 from sllm.stop import StopFlag
 
 Keys = dict[str, dict[str, Any]]
@@ -172,9 +180,9 @@ def read_done(run: RunDirectory, stage: str) -> dict[str, Any] | None:
 
 def former_training(run: RunDirectory) -> dict[str, Any] | None:
     """The key under which the run's checkpoints were trained, or None without checkpoints."""
-    for state in sorted(run.checkpoints.glob("step-*/state.json"), reverse=True):
+    for step in reversed(checkpoint_steps(run.checkpoints)):
         try:
-            key: dict[str, Any] = read_json(state)["trajectory"]
+            key: dict[str, Any] = read_json(checkpoint_path(run.checkpoints, step) / "state.json")["trajectory"]
             return key
         except (CorruptError, KeyError, FileNotFoundError):
             continue
@@ -201,8 +209,7 @@ def _reasons(run: RunDirectory, stage: Stage, key: dict[str, Any], artifacts: Ar
                 return [*reasons, f"comes back from previous/{fingerprint(key)}"]
             return [*reasons, f"the former training moves to previous/{fingerprint(former)}"]
         if done is None and former is not None:
-            steps = max(int(path.name.removeprefix("step-")) for path in run.checkpoints.glob("step-*"))
-            return [f"goes on from step {steps}"]
+            return [f"goes on from step {checkpoint_steps(run.checkpoints)[-1]}"]
     if done is None:
         there = stage.shared is not None and _whole(stage.shared(artifacts))
         return ["takes what a run with the same settings made" if there else "not done yet"]
@@ -210,8 +217,8 @@ def _reasons(run: RunDirectory, stage: Stage, key: dict[str, Any], artifacts: Ar
         return _changes(done["key"], key)
     if stage.shared and not _whole(stage.shared(artifacts)):
         return [f"{stage.shared(artifacts)} is gone or damaged"]
-    if stage.name == "pretrain" and not (run.best / MANIFEST).is_file():
-        return [f"{run.best} is gone"]
+    if stage.name == "pretrain" and not _whole(run.best):
+        return [f"{run.best} is gone or damaged"]
     return []
 
 

@@ -177,7 +177,9 @@ def _copy_compiled(run: RunDirectory) -> None:
             if (folder / "__pycache__").exists() or _sources(folder) != _sources(cache.parent):
                 continue
             with contextlib.suppress(OSError):  # of a file that numba replaces meanwhile
-                shutil.copytree(cache, temporary, ignore=shutil.ignore_patterns("*.pyc*", "*.tmp.*"))
+                temporary.mkdir()
+                for file in cache.glob("*.nb[ci]"):
+                    shutil.copyfile(file, temporary / file.name)
                 temporary.rename(folder / "__pycache__")
             shutil.rmtree(temporary, ignore_errors=True)
 

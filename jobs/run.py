@@ -24,9 +24,9 @@ from jobs import ledger, slurm
 from jobs.pipeline import STAGES, Keys, Stage, plan
 from sllm.artifacts import Artifacts, changed_files, stage_keys
 from sllm.config import Experiment, load_experiment
-from sllm.errors import Stopped, UserError, storage_as_user_error
-from sllm.files import RunDirectory, fingerprint, read_json, write_json
-from sllm.progress import report_to
+from sllm.errors import Stopped, Superseded, UserError, storage_as_user_error
+from sllm.files import RunDirectory, fenced_by, fingerprint, read_json, write_json
+from sllm.progress import TIME_FORMAT, report_to
 from sllm.stop import SIGNALS, StopFlag, stop_on_signals
 from sllm.utf8 import set_up_streams, start_in_utf8_mode
 
@@ -133,14 +133,29 @@ def run_here(
     token = new_token()
     ledger.begin(run, stage.name, fingerprint(keys[stage.name]), token, why)
     try:
-        summary = perform(stage, experiment, run, keys, stop)
+        with fenced_by(lambda: require_current(run, stage, token)):
+            summary = perform(stage, experiment, run, keys, stop)
         ledger.end(run, stage.name, token, ledger.FINISHED)
         return summary
+    except Superseded as superseded:  # then the ledger is the other attempt's business
+        raise UserError(f"{stage}: {superseded}") from None
     except BaseException as error:
         ledger.end(run, stage.name, token, *describe(error))
         raise
     finally:
-        ledger.close(run, stage.name)
+        if is_current(run, stage, token):
+            ledger.close(run, stage.name)
+
+
+def require_current(run: RunDirectory, stage: Stage, token: str) -> None:
+    """Raises Superseded if another attempt of the stage has begun since: see `sllm.files.fenced_by`."""
+    if not is_current(run, stage, token):
+        raise Superseded(f"another attempt owns {run.name} now: this one writes nothing more, and ends")
+
+
+def is_current(run: RunDirectory, stage: Stage, token: str) -> bool:
+    newest = ledger.current(run, stage.name)
+    return newest is None or newest["token"] == token  # None: a file system that stumbles
 
 
 def new_token() -> str:
@@ -234,8 +249,11 @@ def rank_of_attempt(
         experiment, keys = load_run(run)
         if plan(run, keys, Artifacts(experiment, keys), [stage])[0].done:
             print(f"{stage}: done already", flush=True)  # and then the node was lost, for example
+        elif rank == 0:
+            with fenced_by(lambda: require_current(run, stage, token)):
+                perform(stage, experiment, run, keys, stop)
         else:
-            perform(stage, experiment, run, keys, stop, main=rank == 0)
+            perform(stage, experiment, run, keys, stop, main=False)
         if rank == 0:
             ledger.end(run, stage.name, token, ledger.FINISHED)
         return 0
@@ -248,9 +266,14 @@ def rank_of_attempt(
         if ledger.end(run, stage.name, token, *describe(error)):
             print(f"sllm: {error}", file=sys.stderr, flush=True)
         return EX_BAD_INPUT
+    except Superseded as superseded:
+        print(f"{stage}: {superseded}", file=sys.stderr, flush=True)
+        return EX_FENCED
     except Exception as error:
         if lost_peer(error):
             time.sleep(WATCH_SECONDS)  # the rank that is gone may be about to say why
+        if not is_current(run, stage, token):
+            return EX_FENCED
         if ledger.end(run, stage.name, token, *describe(error)):
             traceback.print_exc()
         else:
@@ -305,14 +328,14 @@ def redirect_output(path: Path) -> None:
 def set_up_logging(rank: int = 0) -> None:
     level = logging.INFO if rank == 0 else logging.WARNING
     who = "" if rank == 0 else f"[rank {rank}] "
-    logging.basicConfig(level=level, format=f"%(asctime)s {who}%(message)s", datefmt="%H:%M:%S", force=True)
+    logging.basicConfig(level=level, format=f"%(asctime)s {who}%(message)s", datefmt=TIME_FORMAT, force=True)
 
 
 def banner(run: RunDirectory, stage: Stage, token: str) -> None:
     current = ledger.current(run, stage.name)
     number = current["attempt"] if current and current["token"] == token else "?"
     why = current["why"] if current else ""
-    when = time.strftime("%Y-%m-%d %H:%M:%S")
+    when = time.strftime(TIME_FORMAT)
     code = Path(__file__).parent.parent
     print(f"──── {stage} · attempt {number} ({why}) · {when} · {platform.node()} · {code}", flush=True)
 

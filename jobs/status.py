@@ -345,8 +345,8 @@ def results(validation: dict[str, Any], benchmark: dict[str, Any]) -> Iterator[t
     for code, name in languages.items():
         figures = validation.get("languages", {}).get(code)
         if figures:
-            yield f"{name} perplexity", f"{figures['perplexity']:.2f}"
-            yield f"{name} bits per byte", f"{figures['bits_per_byte']:.3f}"
+            yield f"{name} perplexity", _number(figures["perplexity"], ".2f")
+            yield f"{name} bits per byte", _number(figures["bits_per_byte"], ".3f")
     if "overall" in validation:
         yield "next-token accuracy", f"{100 * validation['overall']['accuracy']:.1f}%"
     if "training" in benchmark:
@@ -356,6 +356,10 @@ def results(validation: dict[str, Any], benchmark: dict[str, Any]) -> Iterator[t
             yield f"generation, batch {row['batch']}", f"{row['decode_tokens_per_second']:,.0f} tokens/s"
     for sample in validation.get("samples", []):
         yield sample["prompt"], sample["continuation"]
+
+
+def _number(value: float | None, style: str) -> str:
+    return "not finite" if value is None else format(value, style)
 
 
 # --- logs -----------------------------------------------------------------------------------------

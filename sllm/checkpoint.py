@@ -16,7 +16,17 @@ from torch import Tensor, nn
 
 from sllm.config import CheckpointConfig, ModelConfig, validate
 from sllm.errors import UserError
-from sllm.files import CorruptError, atomic_directory, read_json, read_manifest, write_json
+from sllm.files import (
+    CorruptError,
+    atomic_directory,
+    checkpoint_path,
+    checkpoint_steps,
+    delete,
+    read_json,
+    read_manifest,
+    require_ownership,
+    write_json,
+)
 from sllm.model import GPT
 
 log = logging.getLogger(__name__)
@@ -31,9 +41,9 @@ STATE = "state.json"
 # --- models ---------------------------------------------------------------------------------------
 
 
-def save_model(directory: Path, model: GPT, tokenizer: Path) -> None:
-    """Write a model that can be loaded on its own, replacing `directory` as a whole."""
-    with atomic_directory(directory) as temporary:
+def save_model(directory: Path, model: GPT, tokenizer: Path, **details: Any) -> None:
+    """Write a model that can be loaded on its own, replacing `directory` as a whole. `details` go into its manifest."""
+    with atomic_directory(directory, **details) as temporary:
         _write_weights(temporary, model)
         shutil.copyfile(tokenizer, temporary / TOKENIZER)
 
@@ -96,39 +106,47 @@ class Checkpoints:
     def __init__(self, directory: Path, config: CheckpointConfig) -> None:
         self.directory = directory
         self.config = config
+        self._damaged: set[int] = set()
 
     def path(self, step: int) -> Path:
-        return self.directory / f"step-{step:08d}"
-
-    def steps(self) -> list[int]:
-        """Steps of the checkpoints that have been committed, oldest first."""
-        return sorted(int(path.name.removeprefix("step-")) for path in self.directory.glob("step-*") if path.is_dir())
+        return checkpoint_path(self.directory, step)
 
     def save(self, step: int, model: GPT, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-        """Commit a checkpoint, then delete those no longer kept. Raises OSError (disk full), nothing half-written."""
+        """Commit a checkpoint. Raises OSError (disk full), nothing half-written."""
         with atomic_directory(self.path(step), step=step) as temporary:
             _write_weights(temporary, model)
             _save_tensors(_optimizer_tensors(model, optimizer), temporary / OPTIMIZER)
             write_json(temporary / STATE, {"step": step, **state})
-        self._prune(newest=step)
+        self._damaged.discard(step)
 
-    def _prune(self, newest: int) -> None:
-        # Steps above the one just saved are leftovers of damaged checkpoints that were passed over.
-        good = [step for step in self.steps() if step <= newest]
+    def prune(self, newest: int) -> None:
+        """Delete what the checkpoint of step `newest` supersedes, and what was found damaged. Nothing else above
+        `newest` is touched: it would be another attempt's. What cannot be deleted is logged."""
+        steps = checkpoint_steps(self.directory)
+        good = [step for step in steps if step <= newest and step not in self._damaged]
         keep = set(good[-self.config.keep_last :])
         if self.config.keep_every:
             keep |= {step for step in good if step % self.config.keep_every == 0}
-        for step in set(self.steps()) - keep:
-            shutil.rmtree(self.path(step))
+        for step in steps:
+            if step in self._damaged or step in set(good) - keep:
+                require_ownership()
+                delete(self.path(step))
 
     def newest_whole(self) -> dict[str, Any] | None:
         """The state of the newest checkpoint whose every byte is as written, or None; damaged ones are logged."""
-        for step in reversed(self.steps()):
+        steps = checkpoint_steps(self.directory)
+        names = {self.path(step).name for step in steps}
+        visible = {path.name for path in self.directory.iterdir() if not path.name.startswith(".")}
+        if strange := sorted(visible - names):
+            log.warning("%s: not checkpoints, and passed over: %s", self.directory, ", ".join(strange))
+        for step in reversed(steps):
             try:
                 read_manifest(self.path(step), checksums=True)
                 state: dict[str, Any] = read_json(self.path(step) / STATE)
                 return state
             except (CorruptError, OSError) as error:
+                if isinstance(error, CorruptError):
+                    self._damaged.add(step)
                 log.warning("checkpoint of step %d is damaged and passed over: %s", step, error)
         return None
 

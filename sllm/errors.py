@@ -1,4 +1,4 @@
-"""The two ways a stage ends early that are nobody's bug."""
+"""The ways a stage ends early that are nobody's bug."""
 
 import errno
 from collections.abc import Iterator
@@ -15,6 +15,10 @@ class UserError(Exception):
 
 class Stopped(Exception):  # noqa: N818 - not an error: someone asked us to stop, and we did
     """A stop was requested (signal or deadline) and everything worth keeping is on disk."""
+
+
+class Superseded(Exception):  # noqa: N818 - no error either
+    """The run belongs to another attempt by now: this one may write nothing more, and ends."""
 
 
 @contextmanager

@@ -8,8 +8,12 @@ import fcntl
 import hashlib
 import io
 import json
+import logging
+import math
 import os
+import re
 import shutil
+import stat
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,12 +27,38 @@ import zstandard
 
 from sllm.errors import UserError
 
+log = logging.getLogger(__name__)
+
 MANIFEST = "manifest.json"
 SHARD_SUFFIX, DIGESTS_SUFFIX, DROPPED_SUFFIX = ".jsonl.zst", ".digests", ".dropped"
 
 
 class CorruptError(Exception):
     """A directory or file does not hold what its manifest promises."""
+
+
+# --- whose files they are -------------------------------------------------------------------------
+
+_fence: Callable[[], None] | None = None
+
+
+@contextmanager
+def fenced_by(check: Callable[[], None]) -> Iterator[None]:
+    """While the block runs, `check` is called before anything that this process writes appears under its name. It
+    raises `Superseded` once the run belongs to another attempt: a process may come back from a slow disk, or from a
+    node that was given up, long after its successor has begun."""
+    global _fence
+    before, _fence = _fence, check
+    try:
+        yield
+    finally:
+        _fence = before
+
+
+def require_ownership() -> None:
+    """Raises Superseded if this process may not write (or delete) any more; see `fenced_by`."""
+    if _fence is not None:
+        _fence()
 
 
 # --- complete or absent ---------------------------------------------------------------------------
@@ -45,7 +75,8 @@ def fsync_directory(path: Path) -> None:
 
 def _temporary_name(path: Path) -> Path:
     # Host and process keep two writers (an old attempt on a lost node, say) from sharing a temporary file.
-    return path.with_name(f".{path.name}.{os.uname().nodename}-{os.getpid()}.tmp")
+    host = os.uname().nodename.replace(".", "_")
+    return path.with_name(f".{path.name}.{host}-{os.getpid()}.tmp")
 
 
 @contextmanager
@@ -62,6 +93,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        require_ownership()
         temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
@@ -76,8 +108,18 @@ def write_text(path: Path, text: str) -> None:
         file.write(_utf8(text))
 
 
+def to_json(value: Any, **style: Any) -> str:
+    """Valid JSON, which has no infinity and no NaN: raises ValueError for them. Who measures something that may be
+    either writes null (see `finite`), and beside it what happened."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, **style)
+
+
+def finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
 def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    write_text(path, to_json(value, indent=2) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -115,12 +157,13 @@ def commit_directory(filled: Path, path: Path, **details: Any) -> None:
         if file.is_dir():
             fsync_directory(file)
     fsync_directory(filled)
+    require_ownership()
     if path.exists():
         # rename(2) cannot replace a directory that has files in it: move the old one out of the way first.
         old = _temporary_name(path).with_suffix(".old")
         path.replace(old)
         filled.replace(path)
-        shutil.rmtree(old)
+        delete(old)
     else:
         filled.replace(path)
     fsync_directory(path.parent)
@@ -147,12 +190,27 @@ def alone_with(path: Path, check: Callable[[], None]) -> Iterator[None]:
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Delete temporary files of writers that were killed in `directory` (see `atomic_file`)."""
+    """Clear away what writers that were killed in `directory` have left (see `atomic_file`). A directory that had been
+    moved out of the way, and whose successor had not come yet, goes back to its place."""
+    require_ownership()
     if not directory.is_dir():
         return
     for path in directory.iterdir():
-        if path.name.startswith(".") and path.name.endswith((".tmp", ".old")):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        replaced = re.fullmatch(r"\.(.+)\.[^.]+-\d+\.old", path.name)
+        if replaced and not (place := directory / replaced[1]).exists():
+            path.rename(place)
+        elif path.name.startswith(".") and path.name.endswith((".tmp", ".old")):
+            delete(path)
+
+
+def delete(path: Path) -> bool:
+    """Delete a file, or a directory with all that is in it. Whether it is gone; what cannot be deleted is logged."""
+    try:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+        return True
+    except OSError as error:
+        log.warning("%s cannot be deleted (%s); delete it by hand, it is of no use", path, error)
+        return False
 
 
 # --- checksums ------------------------------------------------------------------------------------
@@ -165,15 +223,23 @@ def sha256(path: Path) -> str:
 
 def fingerprint(value: Any) -> str:
     """16 hexadecimal digits that identify a JSON value, independent of key order."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    text = to_json(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(_utf8(text)).hexdigest()[:16]
 
 
 def write_manifest(directory: Path, **details: Any) -> None:
-    """Flush every file below `directory` to disk, then write the manifest that makes the directory valid."""
+    """Flush every file below `directory` to disk, then write the manifest that makes the directory valid.
+
+    Every file gets the permissions of a new one, whatever the library that wrote it or the file it was copied from
+    says: safetensors' are for their owner alone, and colleagues could not load the model.
+    """
     files = [file for file in sorted(directory.rglob("*")) if file.is_file() and file.name != MANIFEST]
+    (directory / MANIFEST).touch()  # what the umask, or the directory's default ACL, makes of a new file
+    mode = stat.S_IMODE((directory / MANIFEST).stat().st_mode)
     for file in files:
-        with file.open("rb+") as handle:
+        with file.open("rb") as handle:
+            if stat.S_IMODE(os.fstat(handle.fileno()).st_mode) != mode:
+                os.fchmod(handle.fileno(), mode)
             os.fsync(handle.fileno())
     with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter lock
         checksums = list(pool.map(sha256, files))
@@ -229,9 +295,14 @@ def read_new_jsonl(path: Path, offset: int) -> tuple[list[dict[str, Any]], int]:
 
 def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
     """Append one line in a single write, so that a reader sees whole lines and a kill costs at most this one."""
-    line = json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n"
+    require_ownership()
+    line = json_line(record)
     with path.open("ab") as file:
-        file.write(_utf8(line))
+        file.write(line)
+
+
+def json_line(record: Mapping[str, Any]) -> bytes:
+    return _utf8(to_json(record, separators=(",", ":")) + "\n")
 
 
 def _utf8(text: str) -> bytes:
@@ -393,3 +464,16 @@ class RunDirectory:
 
     def log(self, name: str) -> Path:
         return self.path / "logs" / f"{name}.log"
+
+
+def checkpoint_path(checkpoints: Path, step: int) -> Path:
+    return checkpoints / f"step-{step:08d}"
+
+
+def checkpoint_steps(checkpoints: Path) -> list[int]:
+    """Steps of the checkpoints that have been committed, oldest first. Anything else in the directory (a copy, a link,
+    a file) is none."""
+    found = (re.fullmatch(r"step-(\d{8,})", path.name) for path in checkpoints.glob("step-*"))
+    steps = sorted({int(match[1]) for match in found if match})
+    paths = {step: checkpoint_path(checkpoints, step) for step in steps}
+    return [step for step, path in paths.items() if path.is_dir() and not path.is_symlink()]

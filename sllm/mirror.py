@@ -65,7 +65,8 @@ class History:
                 self._trained = step
             row = self._rows.setdefault(step if kind in ("train", "validation") else step + 1, {})
             row["_timestamp"] = record["time"]
-            row |= {f"{kind}/{name}": value for name, value in record.items() if name not in ("kind", "step", "time")}
+            figures = {name: value for name, value in record.items() if name not in ("kind", "step", "time")}
+            row |= {f"{kind}/{name}": value for name, value in figures.items() if value is not None}
             yield from self._complete(before=self._trained)
         validated = "validation/loss" in self._rows.get(self._trained, {})
         if validated or not self._experiment.validates_after(self._trained):

@@ -1,7 +1,7 @@
-"""Progress of long work: a bar on a terminal, a plain line every few seconds in a batch log, and a small JSON
-file that `sllm status` and the live view of `sllm submit` read from anywhere."""
+"""Progress of long work: a bar on a terminal, a plain line now and then in a batch log, and a small JSON file that
+`sllm status` and the live view of `sllm submit` read from anywhere."""
 
-import json
+import contextlib
 import sys
 import time
 from collections.abc import Iterator
@@ -13,8 +13,17 @@ from rich.console import Console
 from rich.filesize import decimal as readable_bytes
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from sllm.files import to_json
+
 LINE_SECONDS = 5.0
+"""Between two lines of a batch log, as long as somebody may be watching; later they are a minute apart."""
+WATCHED_SECONDS = 300.0
+LATER_LINE_SECONDS = 60.0
+
 FILE_SECONDS = 0.5
+
+TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
+"""Of every line in a log."""
 
 _progress_file: Path | None = None
 _silent = False
@@ -27,7 +36,8 @@ def report_to(path: Path | None, *, silent: bool = False) -> None:
 
 
 class Bar:
-    """One piece of long work. `fields` are short named figures, such as loss=3.21, shown beside the bar."""
+    """One piece of long work. `fields` are short named figures, such as loss=3.21, shown beside the bar; None takes one
+    away."""
 
     def __init__(self, description: str, total: float | None, unit: str, start: float) -> None:
         self.description, self.total, self.unit = description, total, unit
@@ -54,13 +64,13 @@ class Bar:
 
     def update(self, completed: float, **fields: Any) -> None:
         self.completed = completed
-        self.fields.update(fields)
+        self.fields = {name: value for name, value in (self.fields | fields).items() if value is not None}
         now = time.monotonic()
         if self._bar is not None:
             self._bar.update(self._task, completed=completed, text=self._figures())
-        elif not _silent and now - self._last_line >= LINE_SECONDS:
+        elif now - self._last_line >= (LINE_SECONDS if now - self._started < WATCHED_SECONDS else LATER_LINE_SECONDS):
             self._last_line = now
-            print(self.line(), file=sys.stderr, flush=True)
+            _say(self.line())
         if now - self._last_file >= FILE_SECONDS:
             self._write_file()
 
@@ -73,7 +83,7 @@ class Bar:
 
     def line(self) -> str:
         """The state in one plain line, for logs."""
-        parts = [self.description, self._figures()]
+        parts = [f"{time.strftime(TIME_FORMAT)} {self.description}", self._figures()]
         if self.total:
             parts.insert(1, f"{100 * self.completed / self.total:.0f}%")
         if self.seconds_left is not None:
@@ -102,18 +112,27 @@ class Bar:
             "time": time.time(),
         }
         try:
-            temporary.write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
+            temporary.write_text(to_json(record), encoding="utf-8")
             temporary.replace(_progress_file)
-        except OSError as error:
-            # A full disk must not end a training because of a progress bar; the training's own files will tell.
-            print(f"progress file not written: {error}", file=sys.stderr, flush=True)
+        except OSError:
+            # A full disk must not end a training because of a progress bar. The file that is there has room of its own,
+            # and may still say that the work waits; half of it read is read again.
+            with contextlib.suppress(OSError), _progress_file.open("r+", encoding="utf-8") as file:
+                file.write(to_json(record))
+                file.truncate()
 
     def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif not _silent:
-            print(self.line(), file=sys.stderr, flush=True)
+        else:
+            _say(self.line())
         self._write_file()
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError):  # the log may be on a disk that is full
+        if not _silent:
+            print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import math
 import os
 import time
 import warnings
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -23,18 +24,21 @@ from sllm.config import Experiment, check_world_size, flops_per_token
 from sllm.data.sampler import PackedData, Sampler
 from sllm.distributed import World, connect
 from sllm.errors import UserError
-from sllm.files import RunDirectory, remove_leftovers
+from sllm.files import CorruptError, RunDirectory, fingerprint, finite, read_manifest, remove_leftovers
 from sllm.inference import complete
 from sllm.metrics import Metrics, cut_back, memory_bytes, peak_flops
 from sllm.mirror import mirror_to_wandb
 from sllm.model import GPT
 from sllm.optim import learning_rate, make_optimizer
-from sllm.progress import track
+from sllm.progress import Bar, track
 from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer
 from sllm.validation import evaluate
 
 log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 1.0
+"""How long to wait before metrics that the disk had no room for are written again."""
 
 
 def pretrain(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, stop: StopFlag) -> dict[str, Any]:
@@ -49,28 +53,32 @@ def pretrain(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, st
         trainer = stack.enter_context(contextlib.closing(Trainer(experiment, run, artifacts, world, stop)))
         loading = time.perf_counter()
         trainer.resume()
-        metrics = Metrics(run.metrics) if world.main else None
-        if metrics:
-            metrics.write("start", trainer.step, seconds=round(time.perf_counter() - loading, 3))
+        trainer.start_recording(seconds=round(time.perf_counter() - loading, 3))
         if world.main:
             stack.enter_context(mirror_to_wandb(experiment, run))
         bar = stack.enter_context(track("pretrain", experiment.train.max_steps, "steps", start=trainer.step))
         while True:
-            if world.any(stop.requested):
-                trainer.save(metrics)
+            if trainer.asked_to_stop(bar):
+                trainer.save()
                 return trainer.summary("stopped")
-            if trainer.validation_due() and not trainer.validate(metrics):
-                continue  # a stop was requested meanwhile: the validation is repeated after the resume
-            if trainer.checkpoint_due():
-                trainer.save(metrics)
-            if trainer.step == experiment.train.max_steps:
+            if trainer.validation_due():
+                trainer.validate()  # a stop that is asked for meanwhile leaves it to the resume
+            elif trainer.checkpoint_due():
+                trainer.save()
+            elif trainer.step == experiment.train.max_steps:
                 return trainer.summary("finished")
-            figures = trainer.train_step()
-            if metrics:
-                metrics.write("train", trainer.step, **figures)
-            bar.update(
-                trainer.step, loss=f"{figures['loss']:.3f}", **{"tokens/s": f"{figures['tokens_per_second']:,.0f}"}
-            )
+            else:
+                trainer.show(bar, trainer.train_step())
+
+
+@dataclass(frozen=True)
+class Best:
+    """What the manifest of the best model says of it."""
+
+    step: int
+    loss: float
+    trajectory: str
+    """Fingerprint of the settings that it was trained under."""
 
 
 class Trainer:
@@ -120,9 +128,12 @@ class Trainer:
                 self.forward = DistributedDataParallel(
                     self.forward, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
                 )
+        self.metrics: Metrics | None = None  # of rank 0
         self.step = 0
         self.saved = 0  # the last step that a checkpoint was tried at
-        self.validated: dict[int, float] = {}  # step → validation loss, of this run so far
+        self.validated: dict[int, float | None] = {}  # step → validation loss, of this run so far
+        self.best: Best | None = None  # what is on disk
+        self.best_is_gone = False
         self.peak = peak_flops(world.device)
 
     def close(self) -> None:
@@ -137,7 +148,7 @@ class Trainer:
     # --- the step ---------------------------------------------------------------------------------
 
     def train_step(self) -> dict[str, Any]:
-        """One optimizer step over one global batch. Returns its figures; the loss is the mean over the batch."""
+        """One optimizer step over one global batch. Records its figures; the loss is the mean over the batch."""
         started = time.perf_counter()
         data_seconds = 0.0
         step = self.step + 1
@@ -161,6 +172,7 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         # A gradient that is not finite is the scaler's business under fp16: it skips the step and lowers its scale.
         self._check_finite(loss_sum if self.scaler.is_enabled() else loss_sum + norm, step)
+        overflow = not math.isfinite(float(norm))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
@@ -173,7 +185,7 @@ class Trainer:
             "tokens": step * step_tokens,
             "loss": loss_mean,
             "learning_rate": rate,
-            "gradient_norm": float(norm),
+            "gradient_norm": finite(float(norm)),
             "seconds": round(seconds, 5),
             "tokens_per_second": round(step_tokens / seconds, 1),
             "data_wait": round(data_seconds / seconds, 5),
@@ -182,6 +194,10 @@ class Trainer:
         if self.peak:
             flops = step_tokens * flops_per_token(self.experiment.model, self.tokenizer.vocab_size)
             figures["mfu"] = round(flops / seconds / (self.peak * self.world.size), 4)
+        if overflow:
+            figures["overflow"] = True
+        if self.metrics:
+            self.metrics.write("train", step, **figures)
         return figures
 
     def _micro_batches(self) -> range:
@@ -231,13 +247,42 @@ class Trainer:
                 names += [self.data.document_name(source, document) for document in found]
         return sorted(set(names))
 
+    # --- what is measured --------------------------------------------------------------------------
+
+    def start_recording(self, **figures: Any) -> None:
+        if self.world.main:
+            self.metrics = Metrics(self.run.metrics)
+            self.metrics.write("start", self.step, **figures)
+
+    def asked_to_stop(self, bar: Bar) -> bool:
+        """Whether any rank was asked to stop. Waits, all ranks together, while the metrics cannot be written."""
+        while True:
+            trouble = self.metrics.trouble if self.metrics else ""
+            stop, waiting = self.world.sum([float(self.stop.requested), float(bool(trouble))])
+            if waiting or "waiting" in bar.fields:
+                bar.update(self.step, waiting=f"for room ({trouble})" if trouble else None)
+            if stop or not waiting:
+                return stop > 0
+            time.sleep(RETRY_SECONDS)
+            if self.metrics:
+                self.metrics.flush()
+
+    def show(self, bar: Bar, figures: dict[str, Any]) -> None:
+        bar.update(
+            self.step,
+            loss=f"{figures['loss']:.3f}",
+            lr=f"{figures['learning_rate']:.2e}",
+            **{"tokens/s": f"{figures['tokens_per_second']:,.0f}"},
+        )
+
     # --- validation -------------------------------------------------------------------------------
 
     def validation_due(self) -> bool:
-        return self.step > 0 and self.experiment.validates_after(self.step) and self.step not in self.validated
+        new = self.step not in self.validated or self.best_is_gone
+        return self.step > 0 and self.experiment.validates_after(self.step) and new
 
-    def validate(self, metrics: Metrics | None) -> bool:
-        """Measure, show samples, keep the best model. False if a stop was requested before it was done."""
+    def validate(self) -> None:
+        """Measure, show samples, keep the best model. Does nothing if a stop was requested before it was done."""
         started = time.perf_counter()
         config = self.experiment.validate_
         result = evaluate(
@@ -252,35 +297,64 @@ class Trainer:
             precision=self.config.precision,
         )
         if result is None:
-            return False
+            return
         loss = result["overall"]["loss"]
-        best = not self.validated or loss < min(self.validated.values())
+        known = self.step in self.validated  # and only measured again because the best model is gone
         self.validated[self.step] = loss
-        if metrics:
+        self.best_is_gone = False
+        self.best = self.world.from_main(lambda: self._keep_best(loss))
+        if self.metrics and not known:
             with torch.compiler.set_stance("force_eager"):  # every new length would be compiled
                 continuations = complete(self.model, self.tokenizer, list(config.prompts), config.sample_tokens, seed=0)
             samples = [
                 {"prompt": prompt, "continuation": text}
                 for prompt, text in zip(config.prompts, continuations, strict=True)
             ]
-            if best:
-                self._write_best()
-            metrics.write(
+            figures = {name: None if x is None else round(x, 6) for name, x in result["overall"].items()}
+            self.metrics.write(
                 "validation",
                 self.step,
-                **{name: round(value, 6) for name, value in result["overall"].items()},
+                **figures,
                 languages=result["languages"],
                 samples=samples,
                 seconds=round(time.perf_counter() - started, 3),
             )
+            self._log_validation(figures, samples)
         self.world.barrier()
-        return True
 
-    def _write_best(self) -> None:
+    def _log_validation(self, figures: dict[str, Any], samples: list[dict[str, str]]) -> None:
+        best = "the best so far" if self.best and self.best.step == self.step else "not the best"
+        shown = {name: "not finite" if value is None else f"{value:.4f}" for name, value in figures.items()}
+        log.info(
+            "step %d: validation loss %s, %s bits per byte (%s)", self.step, shown["loss"], shown["bits_per_byte"], best
+        )
+        for sample in samples:
+            log.info("step %d: sample %r → %r", self.step, sample["prompt"], sample["continuation"])
+
+    def _keep_best(self, loss: float | None) -> "Best | None":
+        """Write the model if it is better than the best one on disk. Returns which one is there then."""
+        former = self._best_on_disk()
+        if self.best and former is None:
+            log.warning("%s is gone or damaged: the model of step %d takes its place", self.run.best, self.step)
+        if loss is None or (former is not None and loss >= former.loss):
+            return former
+        about = Best(self.step, loss, fingerprint(self.trajectory))
         try:
-            save_model(self.run.best, self.model, self.tokenizer_path)
+            save_model(self.run.best, self.model, self.tokenizer_path, **asdict(about))
         except OSError as error:
-            log.warning("best model of step %d not saved (%s); the former one stays", self.step, error)
+            log.error("best model of step %d not saved: %s; the former one, if any, stays", self.step, error)
+        return self._best_on_disk()
+
+    def _best_on_disk(self, *, checksums: bool = False) -> "Best | None":
+        """The best model so far, as its manifest tells: what could not be written, or was deleted, does not count."""
+        try:
+            manifest = read_manifest(self.run.best, checksums=checksums)
+            best = Best(**{field.name: manifest[field.name] for field in fields(Best)})
+        except (CorruptError, KeyError) as error:
+            if self.run.best.exists():
+                log.warning("the best model is passed over: %s", error)
+            return None
+        return best if best.trajectory == fingerprint(self.trajectory) else None
 
     # --- checkpoints ------------------------------------------------------------------------------
 
@@ -300,6 +374,10 @@ class Trainer:
             log.info("resumed from the checkpoint of step %d", self.step)
         records = self.world.from_main(lambda: cut_back(self.run.metrics, self.step))
         self.validated = {record["step"]: record["loss"] for record in records if record["kind"] == "validation"}
+        self.best = self.world.from_main(lambda: self._best_on_disk(checksums=True))
+        self.best_is_gone = self.best is None
+        if self.validated and self.best_is_gone:
+            log.warning("%s is gone or damaged: the next validation writes it anew", self.run.best)
 
     def _check_same_training(self, state: dict[str, Any]) -> None:
         if state["trajectory"] == self.trajectory:
@@ -314,29 +392,38 @@ class Trainer:
         due = self.step % self.config.checkpoint.every == 0 or self.step == self.config.max_steps
         return due and self.step > self.saved
 
-    def save(self, metrics: Metrics | None) -> None:
+    def save(self) -> None:
         """Commit a checkpoint on rank 0 while the others wait. A full disk costs this checkpoint, not the training."""
         if self.step <= self.saved:
             return
         self.saved = self.step
-        if metrics:
-            started = time.perf_counter()
-            state = {"trajectory": self.trajectory, "scaler": self.scaler.state_dict(), "world_size": self.world.size}
-            try:
-                self.checkpoints.save(self.step, self.model, self.optimizer, state)
-                metrics.write("checkpoint", self.step, seconds=round(time.perf_counter() - started, 3))
-            except OSError as error:
-                log.error("checkpoint of step %d not saved: %s; the one before stays the newest", self.step, error)
+        if self.metrics:
+            self._save(self.metrics)
         self.world.barrier()
 
+    def _save(self, metrics: Metrics) -> None:
+        started = time.perf_counter()
+        state = {"trajectory": self.trajectory, "scaler": self.scaler.state_dict(), "world_size": self.world.size}
+        try:
+            if metrics.trouble:
+                raise OSError(f"the metrics up to it are not written ({metrics.trouble})")
+            metrics.sync()  # a resume from this step must find the steps before it
+            self.checkpoints.save(self.step, self.model, self.optimizer, state)
+        except OSError as error:
+            log.error("checkpoint of step %d not saved: %s; the one before stays the newest", self.step, error)
+            return
+        seconds = round(time.perf_counter() - started, 3)
+        metrics.write("checkpoint", self.step, seconds=seconds)
+        log.info("step %d: checkpoint saved in %.1f s", self.step, seconds)
+        self.checkpoints.prune(self.step)
+
     def summary(self, outcome: str) -> dict[str, Any]:
-        best = min(self.validated, key=lambda step: self.validated[step]) if self.validated else None
         return {
             "outcome": outcome,
             "step": self.step,
             "validation_loss": self.validated.get(self.step),
-            "best_step": best,
-            "best_validation_loss": self.validated[best] if best is not None else None,
+            "best_step": self.best.step if self.best else None,
+            "best_validation_loss": self.best.loss if self.best else None,
         }
 
 

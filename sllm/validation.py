@@ -25,7 +25,7 @@ from sllm.config import Experiment, load_experiment
 from sllm.data.sampler import PackedData
 from sllm.distributed import World, connect
 from sllm.errors import Stopped, UserError
-from sllm.files import RunDirectory, write_json, write_text
+from sllm.files import RunDirectory, finite, write_json, write_text
 from sllm.inference import complete, load_pair
 from sllm.model import GPT
 from sllm.progress import Bar, track
@@ -63,7 +63,8 @@ def evaluate(
     Returns:
         `{"overall": figures, "languages": {language: figures}, "sources": {name: figures}}`, or None if any rank
         was asked to stop. Figures: loss (nats per token), perplexity, bits_per_byte, accuracy, tokens, bytes; overall
-        also unigram_entropy (nats), the loss of a model that knows how often each token occurs here and no more.
+        also unigram_entropy (nats), the loss of a model that knows how often each token occurs here and no more. A
+        figure that is not finite is None.
 
     Raises:
         UserError: the data has no validation tokens.
@@ -147,13 +148,14 @@ def _results(data: PackedData, sums: list[float], counts: list[float]) -> dict[s
     }
 
 
-def _figures(sums: np.ndarray) -> dict[str, float]:
+def _figures(sums: np.ndarray) -> dict[str, float | None]:
+    """None: not finite (a model that overflows), or, of bits per byte, no bytes."""
     nats, tokens, text_bytes, right = sums.tolist()
     loss = nats / tokens
     return {
-        "loss": loss,
-        "perplexity": math.exp(min(loss, 700.0)),  # above that it is no longer a float
-        "bits_per_byte": nats / math.log(2) / text_bytes if text_bytes else math.nan,
+        "loss": finite(loss),
+        "perplexity": finite(math.exp(min(loss, 700.0))),  # above that it is no longer a float
+        "bits_per_byte": finite(nats / math.log(2) / text_bytes) if text_bytes else None,
         "accuracy": right / tokens,
         "tokens": int(tokens),
         "bytes": int(text_bytes),
@@ -271,15 +273,11 @@ def tables(results: dict[str, Any]) -> list[Table]:
     for heading in ("", "loss", "perplexity", "bits/byte", "accuracy", "tokens"):
         figures.add_column(heading, justify="right" if heading else "left")
 
-    def add(name: str, row: dict[str, float]) -> None:
-        figures.add_row(
-            name,
-            f"{row['loss']:.4f}",
-            f"{row['perplexity']:,.2f}",
-            f"{row['bits_per_byte']:.4f}",
-            f"{row['accuracy']:.2%}",
-            f"{row['tokens']:,}",
-        )
+    formats = {"loss": ".4f", "perplexity": ",.2f", "bits_per_byte": ".4f", "accuracy": ".2%", "tokens": ","}
+
+    def add(name: str, row: dict[str, float | None]) -> None:
+        cells = [(row[figure], style) for figure, style in formats.items()]
+        figures.add_row(name, *("not finite" if value is None else format(value, style) for value, style in cells))
 
     for language, row in results["languages"].items():
         add(language, row)

@@ -15,11 +15,13 @@ settings.load_profile("no deadline")
 
 
 @pytest.fixture
-def mount_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+def mount_disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     """Mounts a file system of its own, of a size such as `8m`."""
     disk = tmp_path / "disk"
 
-    def mount(size: str) -> Path:
+    def mount(size: str, at: Path = disk) -> Path:
+        nonlocal disk
+        disk = at
         disk.mkdir()
         command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
         mounted = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -18,6 +18,10 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["sllm.training", "torch._dynamo", "ranks"])
 
 
+SUCCESSOR, SUPERSEDED = "successor", 86
+"""A file beside the experiment that says that another attempt has begun, and the exit code of rank 0 that finds it."""
+
+
 def _main(config: str, environment: dict[str, str], log: str, result: str) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
@@ -30,20 +34,31 @@ def _main(config: str, environment: dict[str, str], log: str, result: str) -> No
 
     from sllm.artifacts import Artifacts
     from sllm.config import load_experiment
-    from sllm.errors import UserError
-    from sllm.files import RunDirectory
+    from sllm.errors import Superseded, UserError
+    from sllm.files import RunDirectory, fenced_by
+    from sllm.progress import report_to
     from sllm.stop import stop_on_signals
     from sllm.training import pretrain
 
     logging.basicConfig(level=logging.INFO)
     torch.set_num_threads(1)
     experiment = load_experiment(Path(config))
-    with stop_on_signals() as stop:
+    run, successor = RunDirectory(experiment.run_path), Path(config).parent / SUCCESSOR
+    run.stage("pretrain").mkdir(parents=True, exist_ok=True)
+    report_to(run.progress("pretrain"), silent=environment["RANK"] != "0")
+
+    def check() -> None:
+        if successor.exists():
+            raise Superseded("another attempt owns the run")
+
+    with stop_on_signals() as stop, fenced_by(check):
         try:
-            summary = pretrain(experiment, RunDirectory(experiment.run_path), Artifacts(experiment), stop)
+            summary = pretrain(experiment, run, Artifacts(experiment), stop)
         except UserError as error:
             print(f"user error: {error}", file=sys.stderr, flush=True)
             sys.exit(2)
+        except Superseded:
+            os._exit(SUPERSEDED)
     Path(result).write_text(json.dumps(summary), encoding="utf-8")
 
 

@@ -1,5 +1,6 @@
 """A file that exists is complete, whatever happens to its writer."""
 
+import math
 import os
 import signal
 import subprocess
@@ -11,13 +12,15 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sllm.errors import UserError
+from sllm.errors import Superseded, UserError
 from sllm.files import (
     CorruptError,
     append_jsonl,
     atomic_directory,
     atomic_file,
+    fenced_by,
     fingerprint,
+    read_json,
     read_jsonl,
     read_manifest,
     read_zstd_lines,
@@ -145,3 +148,68 @@ def test_leftovers_of_a_living_name_are_kept(tmp_path: Path) -> None:
     (tmp_path / ".hidden").write_text("mine", encoding="utf-8")
     remove_leftovers(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".hidden", "a.json"]
+
+
+def test_directories_follow_the_umask(tmp_path: Path) -> None:
+    """Whatever wrote the files: safetensors makes them private, a copy keeps the permissions of its source."""
+    for umask, expected in ((0o022, 0o644), (0o027, 0o640), (0o077, 0o600)):
+        before = os.umask(umask)
+        try:
+            with atomic_directory(tmp_path / "d") as temporary:
+                (temporary / "below").mkdir()
+                for name, mode in (("private", 0o600), ("below/program", 0o755), ("below/readonly", 0o444)):
+                    (temporary / name).write_text(name, encoding="utf-8")
+                    (temporary / name).chmod(mode)
+        finally:
+            os.umask(before)
+        modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "d").rglob("*") if path.is_file()}
+        assert modes == dict.fromkeys(("private", "program", "readonly", "manifest.json"), expected)
+        read_manifest(tmp_path / "d", checksums=True)
+
+
+def test_a_process_whose_run_was_taken_over_writes_nothing(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", "old")
+    with atomic_directory(tmp_path / "d") as temporary:
+        (temporary / "a").write_bytes(b"old")
+    append_jsonl(tmp_path / "l.jsonl", {"old": 1})
+    (tmp_path / ".b.host-1.tmp").mkdir()  # the successor's
+
+    def check() -> None:
+        raise Superseded("another")
+
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with fenced_by(check):
+        with pytest.raises(Superseded):
+            write_json(tmp_path / "a.json", "new")
+        with pytest.raises(Superseded), atomic_directory(tmp_path / "d") as temporary:
+            (temporary / "a").write_bytes(b"new")
+        with pytest.raises(Superseded):
+            append_jsonl(tmp_path / "l.jsonl", {"new": 1})
+        with pytest.raises(Superseded):
+            remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert read_json(tmp_path / "a.json") == "old"
+    assert (tmp_path / "d" / "a").read_bytes() == b"old"
+    assert read_jsonl(tmp_path / "l.jsonl") == [{"old": 1}]
+    write_json(tmp_path / "a.json", "new")
+    assert read_json(tmp_path / "a.json") == "new"
+
+
+def test_a_directory_that_was_being_replaced_comes_back(tmp_path: Path) -> None:
+    """Killed after the old one was moved out of the way, and before the new one took its place."""
+    for name in (".best.node1-77.old", ".best.node1-77.tmp", ".code.node1-78.old", "code"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a").write_text(name, encoding="utf-8")
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "code"]
+    assert (tmp_path / "best" / "a").read_text(encoding="utf-8") == ".best.node1-77.old"
+    assert (tmp_path / "code" / "a").read_text(encoding="utf-8") == "code"
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_what_is_written_is_json(tmp_path: Path, value: float) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"loss": value})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        append_jsonl(tmp_path / "a.jsonl", {"loss": value})
+    assert not list(tmp_path.iterdir())

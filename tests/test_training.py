@@ -3,6 +3,7 @@
 Every test trains a tiny model with dropout in real processes over gloo.
 """
 
+import json
 import os
 import random
 import shutil
@@ -16,7 +17,10 @@ import pytest
 import ranks
 import yaml
 
-from sllm.files import read_json, read_jsonl
+from sllm.checkpoint import Checkpoints, load_model
+from sllm.config import CheckpointConfig
+from sllm.files import read_json, read_jsonl, write_json, write_manifest
+from sllm.metrics import Metrics
 
 STEPS = 40
 
@@ -108,12 +112,12 @@ def test_twenty_kills_change_nothing(configure: Callable[..., Path], straight: P
     kills = {"random": 0, "saving": 0}
     while sum(kills.values()) < 20:
         attempt = ranks.start(config, 2)
-        kind = "saving" if sum(kills.values()) % 3 == 2 else "random"
+        kind, began = "saving" if sum(kills.values()) % 3 == 2 else "random", time.time()
         if kind == "saving":
             happened = wait_until(lambda: any(checkpoints.glob(".step-*.tmp")), attempt, 60)
         else:
-            wait_until(lambda: bool(losses_so_far(config.parent)), attempt, 60)
-            time.sleep(choose.uniform(0.0, 0.6))
+            wait_until(lambda began=began: begun_since(config.parent, began), attempt, 60)  # type: ignore[misc]
+            time.sleep(choose.uniform(0.0, 0.3))
             happened = attempt.processes[0].is_alive()
         attempt.signal(signal.SIGKILL)
         codes = attempt.wait()
@@ -130,6 +134,10 @@ def test_twenty_kills_change_nothing(configure: Callable[..., Path], straight: P
 
 def losses_so_far(run: Path) -> list[Any]:
     return [record for record in read_jsonl(run / "metrics.jsonl") if record["kind"] == "train"]
+
+
+def begun_since(run: Path, time: float) -> bool:
+    return any(record["kind"] == "start" and record["time"] > time for record in read_jsonl(run / "metrics.jsonl"))
 
 
 def wait_until(condition: Callable[[], bool], attempt: ranks.Ranks, timeout: float) -> bool:
@@ -198,10 +206,189 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert_equal_to_the_last_bit(config.parent, straight)
 
 
+def test_what_is_no_checkpoint_is_passed_over(configure: Callable[..., Path], straight: Path) -> None:
+    config = configure("strange")
+    checkpoints = config.parent / "checkpoints"
+    shutil.copytree(straight / "checkpoints", checkpoints)
+    shutil.copy(straight / "metrics.jsonl", config.parent)
+    shutil.rmtree(checkpoints / f"step-{STEPS:08d}")
+    shutil.copytree(checkpoints / "step-00000036", checkpoints / "step-00000500-copy")
+    (checkpoints / "step-x").mkdir()
+    (checkpoints / "step-700").mkdir()
+    (checkpoints / "step-00000600").write_text("a file", encoding="utf-8")
+    (checkpoints / "step-00000800").symlink_to(checkpoints / "step-00000036")
+    ranks.run(config, 2)
+    strange = "step-00000500-copy, step-00000600, step-00000800, step-700, step-x"
+    assert f"not checkpoints, and passed over: {strange}" in log_of(config)
+    assert "resumed from the checkpoint of step 36" in log_of(config)
+    assert_equal_to_the_last_bit(config.parent, straight)
+    assert {path.name for path in checkpoints.glob("step-*")} >= set(strange.split(", "))
+
+
+def test_a_superseded_attempt_writes_nothing_more(configure: Callable[..., Path], straight: Path) -> None:
+    """It comes out of a stall, such as that of a disk, after its successor has begun and saved."""
+    config = configure("split")
+    run, checkpoints = config.parent, config.parent / "checkpoints"
+    attempt = ranks.start(config, 2)
+    assert wait_until(lambda: any(checkpoints.glob("step-*")), attempt, 60)
+    attempt.signal(signal.SIGSTOP)
+    for step in (600, 700):
+        shutil.copytree(straight / "checkpoints" / f"step-{STEPS:08d}", checkpoints / f"step-{step:08d}")
+    (run / ranks.SUCCESSOR).touch()
+
+    def content() -> dict[str, bytes]:
+        files = [run / "metrics.jsonl", *(run / "best").rglob("*"), *checkpoints.glob("step-*/*")]
+        return {str(path.relative_to(run)): path.read_bytes() for path in files if path.is_file()}
+
+    before = content()
+    attempt.signal(signal.SIGCONT)
+    code, other = attempt.wait()
+    assert code == ranks.SUPERSEDED
+    assert other != 0  # has lost rank 0
+    assert content() == before
+
+
+def test_an_attempt_prunes_what_it_superseded_or_found_damaged(straight: Path, tmp_path: Path) -> None:
+    saved = straight / "checkpoints" / f"step-{STEPS:08d}"
+    for step in (300, 400, 600, 700):
+        shutil.copytree(saved, tmp_path / f"step-{step:08d}")
+    os.truncate(tmp_path / "step-00000700" / "model.safetensors", 100)
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig(every=100, keep_last=2))
+    assert checkpoints.newest_whole() == read_json(saved / "state.json")  # of step-00000600
+    shutil.copytree(saved, tmp_path / "step-00000500")
+    checkpoints.prune(500)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["step-00000400", "step-00000500", "step-00000600"]
+
+
+def test_a_checkpoint_that_cannot_be_deleted_is_named_and_the_new_one_saved(
+    configure: Callable[..., Path], straight: Path, mount_disk: Callable[..., Path]
+) -> None:
+    config = configure("busy")
+    busy = config.parent / "checkpoints" / "step-00000003"
+    shutil.copytree(straight / "checkpoints" / "step-00000020", busy)
+    mount_disk("1m", at=busy / "mounted")
+    (busy / "model.safetensors").unlink()  # else training would go on from here
+    ranks.run(config, 2)
+    log = log_of(config)
+    assert "step-00000003 cannot be deleted" in log
+    assert "not saved" not in log
+    assert_equal_to_the_last_bit(config.parent, straight)
+
+
 @pytest.fixture
 def small_disk(mount_disk: Callable[[str], Path]) -> Path:
     """A file system of its own, with room for several checkpoints of the tiny model."""
     return mount_disk("8m")
+
+
+def fill(disk: Path, leave: int = 0) -> Path:
+    """Leave no more than this many bytes on the disk. Returns the file to delete."""
+    filler = disk / "filler"
+    filler.write_bytes(bytes(shutil.disk_usage(disk).free - leave))
+    return filler
+
+
+@pytest.fixture
+def on_small_disk(configure: Callable[..., Path], small_disk: Path) -> Callable[..., Path]:
+    """As `configure`, for a run on a disk of its own; the experiment and the log are elsewhere."""
+
+    def write(**train: Any) -> Path:
+        config = configure("elsewhere", **train)
+        values = yaml.safe_load(config.read_text(encoding="utf-8"))
+        config.write_text(yaml.safe_dump({**values, "name": small_disk.name}), encoding="utf-8")
+        return config
+
+    return write
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_training_waits_for_room_for_its_metrics(
+    on_small_disk: Callable[..., Path], straight: Path, small_disk: Path, stop: bool
+) -> None:
+    config = on_small_disk()
+    attempt = ranks.start(config, 2)
+    assert wait_until(lambda: len(losses_so_far(small_disk)) >= 5, attempt, 60)
+    attempt.signal(signal.SIGSTOP)
+    filler = fill(small_disk)
+    attempt.signal(signal.SIGCONT)
+    assert wait_until(lambda: "training waits and tries again" in log_of(config), attempt, 60)
+    progress = small_disk / "stages" / "pretrain" / "progress.json"
+    waiting = {"waiting": "for room (No space left on device)"}
+    assert wait_until(lambda: read_json(progress)["fields"].items() >= waiting.items(), attempt, 60)
+    if stop:
+        attempt.signal(signal.SIGTERM, [1])
+        assert attempt.wait() == [0, 0]
+        assert attempt.summary()["outcome"] == "stopped"
+        filler.unlink()
+        ranks.run(config, 2)
+    else:
+        filler.unlink()
+        assert attempt.wait() == [0, 0]
+        assert "training goes on" in log_of(config)
+        assert "waiting" not in read_json(progress)["fields"]
+    assert_equal_to_the_last_bit(small_disk, straight)
+
+
+def test_half_a_line_is_written_whole_once_there_is_room(small_disk: Path) -> None:
+    metrics = Metrics(small_disk / "metrics.jsonl")
+    metrics.write("train", 1, loss=1.0)
+    filler = fill(small_disk)
+    metrics.write("train", 2, text="x" * 20_000)
+    metrics.write("train", 3, loss=3.0)
+    half = metrics.path.stat().st_size
+    assert [record["step"] for record in read_jsonl(metrics.path)] == [1]
+    assert metrics.trouble == "No space left on device"
+    metrics.flush()
+    assert metrics.path.stat().st_size == half > 1000  # a part of the second line fits into the first one's block
+    filler.unlink()
+    metrics.flush()
+    assert not metrics.trouble
+    metrics.write("train", 4, loss=4.0)
+    assert [record["step"] for record in read_jsonl(metrics.path)] == [1, 2, 3, 4]
+
+
+RISING: dict[str, float] = {"learning_rate": 3.0, "min_learning_rate": 0.5, "warmup_steps": 38}
+"""Losses that rise from one validation to the next."""
+
+
+@pytest.mark.parametrize("damage", ["deleted", "truncated", "of another training"])
+def test_a_best_model_that_is_gone_does_not_count(configure: Callable[..., Path], damage: str) -> None:
+    config = configure("best", **RISING)
+    best = config.parent / "best"
+    first = ranks.run(config, 1)
+    assert first["best_step"] == 15
+    assert read_json(best / "manifest.json")["loss"] == first["best_validation_loss"]
+    for step in (36, 40):
+        shutil.rmtree(config.parent / "checkpoints" / f"step-{step:08d}")
+    if damage == "deleted":
+        shutil.rmtree(best)
+    elif damage == "truncated":
+        os.truncate(best / "model.safetensors", 1000)
+    else:
+        write_json(best / "manifest.json", {**read_json(best / "manifest.json"), "trajectory": "another"})
+    again = ranks.run(config, 1)
+    assert f"{best} is gone or damaged" in log_of(config)
+    assert again["best_step"] == STEPS
+    assert again["best_validation_loss"] > first["best_validation_loss"]
+    assert read_json(best / "manifest.json")["step"] == 40
+
+
+def test_a_best_model_that_could_not_be_written_does_not_count(
+    on_small_disk: Callable[..., Path], small_disk: Path, tmp_path: Path
+) -> None:
+    config = on_small_disk(**RISING)
+    (tmp_path / "checkpoints").mkdir()
+    (small_disk / "checkpoints").symlink_to(tmp_path / "checkpoints")
+    filler = fill(small_disk, leave=100_000)  # enough for the metrics, not for a model
+    full = ranks.run(config, 1)
+    assert "best model of step 15 not saved" in log_of(config)
+    assert full["best_step"] is None
+    assert not (small_disk / "best").exists()
+    filler.unlink()
+    again = ranks.run(config, 1)  # finished, but without a model to show for it
+    assert again["best_step"] == STEPS
+    assert load_model(small_disk / "best").vocab_size == 512
+    assert list(losses(small_disk, "validation")) == [15, 30, 40]
 
 
 def test_a_full_disk_costs_checkpoints_but_not_the_training(
@@ -211,9 +398,7 @@ def test_a_full_disk_costs_checkpoints_but_not_the_training(
     (config.parent / "checkpoints").symlink_to(small_disk)
     attempt = ranks.start(config, 2)
     assert wait_until(lambda: (small_disk / "step-00000004").is_dir(), attempt, 60)
-    filler = small_disk / "filler"
-    with filler.open("wb") as file:
-        file.write(bytes(shutil.disk_usage(small_disk).free))
+    filler = fill(small_disk)
     assert attempt.wait() == [0, 0]
     log = log_of(config)
     assert "No space left on device" in log
@@ -262,6 +447,31 @@ def test_low_precision_trains_and_resumes_exactly(configure: Callable[..., Path]
     assert bool(state["scaler"]) == (precision == "fp16")
 
 
+def test_an_overflow_under_fp16_is_valid_json(configure: Callable[..., Path]) -> None:
+    config = configure("overflow", precision="fp16", max_steps=6)
+    ranks.run(config, 1)
+    checkpoints = config.parent / "checkpoints"
+    shutil.rmtree(checkpoints / "step-00000006")
+    state = read_json(checkpoints / "step-00000004" / "state.json")
+    state["scaler"]["scale"] = 2.0**60
+    write_json(checkpoints / "step-00000004" / "state.json", state)
+    write_manifest(checkpoints / "step-00000004", step=4)
+    ranks.run(config, 1)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    text = (config.parent / "metrics.jsonl").read_text(encoding="utf-8")
+    records = [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
+    steps = {record["step"]: record for record in records if record["kind"] == "train"}
+    assert steps[4]["gradient_norm"] > 0
+    assert "overflow" not in steps[4]
+    for step in (5, 6):
+        assert steps[step]["gradient_norm"] is None
+        assert steps[step]["overflow"] is True
+    assert final(config.parent, 6)["model.safetensors"] == final(config.parent, 4)["model.safetensors"]
+
+
 def test_activation_checkpointing_changes_no_loss(configure: Callable[..., Path]) -> None:
     plain = configure("plain", max_steps=5)
     frugal = configure("frugal", max_steps=5, activation_checkpointing=True)
@@ -308,7 +518,6 @@ def test_a_trained_checkpoint_gives_transformers_the_same_logits(straight: Path,
     import torch
     from transformers import GPT2LMHeadModel
 
-    from sllm.checkpoint import load_model
     from sllm.export import export
 
     export(straight / "best", tmp_path / "exported")
