@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
-from unicodedata import normalize
 
 from sllm.config import DataConfig, Language
+from sllm.tokenizer.codec import nfc
 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
@@ -34,7 +34,7 @@ def normalise(text: str) -> str:
     # A printable line has nothing to remove, and asking is ten times faster than searching. Before NFC, because a
     # zero-width character between two jamo would keep them from composing.
     lines = [line if line.isprintable() else _INVISIBLE.sub("", line) for line in text.splitlines()]
-    return _tidy(normalize("NFC", "\n".join([line.rstrip() for line in lines])))
+    return _tidy(nfc("\n".join([line.rstrip() for line in lines])))
 
 
 def _tidy(text: str) -> str:

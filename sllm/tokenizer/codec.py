@@ -7,12 +7,13 @@ the order it was learnt. The merges and the split pattern are therefore all that
 import codecs
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unicodedata import normalize
+from unicodedata import category, combining, normalize
 
 from sllm.errors import UserError
 from sllm.files import write_text
@@ -44,6 +45,12 @@ SPLIT_PATTERN = (
 )
 """What a merge never crosses: the pattern of cl100k (tiktoken), with the particle at the end of a Korean word apart, so
 that a noun is the same tokens before any particle, and with numbers in pieces of at most two digits."""
+
+LONG_RUN = 100_000
+"""So many characters of white space in a row are cut out here: tiktoken's regex engine gives up at a million."""
+
+MARKS = 64
+"""From so many combining marks one after another on, they are sorted here before Unicode's normalisation."""
 
 
 class Tokenizer:
@@ -84,13 +91,16 @@ class Tokenizer:
     def _encoding(self) -> "tiktoken.Encoding":
         import tiktoken
 
-        return tiktoken.Encoding(
-            "sllm",
-            pat_str=self.pattern,
-            mergeable_ranks={token: i for i, token in enumerate(self.token_bytes) if token},
-            special_tokens={token: i for i, token in enumerate(SPECIAL_TOKENS)},
-            explicit_n_vocab=self.vocab_size,
-        )
+        ranks = {token: i for i, token in enumerate(self.token_bytes) if token}
+        return tiktoken.Encoding("sllm", pat_str=self.pattern, mergeable_ranks=ranks, special_tokens={})
+
+    @cached_property
+    def _one_word(self) -> "tiktoken.Encoding":
+        """Encodes all it is given as one word."""
+        import tiktoken
+
+        ranks = {token: i for i, token in enumerate(self.token_bytes) if token}
+        return tiktoken.Encoding("one word", pat_str=r"(?s).+", mergeable_ranks=ranks, special_tokens={})
 
     # --- encoding ---------------------------------------------------------------------------------
 
@@ -107,13 +117,14 @@ class Tokenizer:
         A special token written in the text is text, unless it is in `allowed_special`. A lone surrogate, which no
         UTF-8 can hold, becomes U+FFFD.
         """
-        text = normalize("NFC", text)
-        if allowed_special:
-            ids = self._encoding.encode(text, allowed_special=allowed_special, disallowed_special=())
-        else:
-            ids = self._encoding.encode_ordinary(text)
-        if bos:
-            ids.insert(0, self.bos_id)
+        text = nfc(text)
+        ids = [self.bos_id] if bos else []
+        for part in _split_at(allowed_special, text) if allowed_special else (text,):
+            if part in allowed_special:
+                ids.append(SPECIAL_TOKENS.index(part))
+            else:
+                for encoding, piece in self._pieces(part):
+                    ids += encoding.encode_ordinary(piece)
         if eos:
             ids.append(self.eos_id)
         return ids
@@ -129,7 +140,21 @@ class Tokenizer:
 
     def encode_to_numpy(self, text: str) -> "np.ndarray":
         """`encode(text)` as a uint32 array, without a Python object for every token: for packing."""
-        return self._encoding.encode_to_numpy(normalize("NFC", text), disallowed_special=())
+        import numpy as np
+
+        pieces = [encoding.encode_to_numpy(piece) for encoding, piece in self._pieces(nfc(text))]
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def _pieces(self, text: str) -> "Iterator[tuple[tiktoken.Encoding, str]]":
+        """The text, and what encodes it: in pieces if it has long runs of white space, each of which is one word."""
+        start = 0
+        if len(text) >= LONG_RUN and self.pattern == SPLIT_PATTERN:
+            for run in _long_runs().finditer(text):
+                for word in _words_of_run(text, *run.span()):
+                    yield self._encoding, text[start : word[0]]
+                    yield self._one_word, text[slice(*word)]
+                    start = word[1]
+        yield self._encoding, text[start:]
 
     # --- decoding ---------------------------------------------------------------------------------
 
@@ -219,6 +244,60 @@ class Tokenizer:
                 "merges": [[names[a], names[b]] for a, b in self.merges],
             },
         }
+
+
+# --- text that the libraries cannot take ----------------------------------------------------------
+
+
+@cache
+def _long_runs() -> re.Pattern[str]:
+    # Unicode's White_Space; Python's own \s has four more.
+    space = "[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
+    return re.compile(f"{space}{{{LONG_RUN},}}")
+
+
+def _words_of_run(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Where SPLIT_PATTERN cuts the white space text[start:end], all that there is in a row: start and end of each word
+    that is nothing but it."""
+    if start > 0 and category(text[start - 1])[0] not in "LN":
+        while start < end and text[start] in "\r\n":  # belong to the signs before them
+            start += 1
+    line_end = max(text.rfind("\r", start, end), text.rfind("\n", start, end)) + 1
+    if line_end:
+        yield start, line_end
+        start = line_end
+    if end < len(text):
+        end -= 1  # the last one belongs to the word after it
+    if start < end:
+        yield start, end
+
+
+def _split_at(tokens: Iterable[str], text: str) -> list[str]:
+    return re.split(f"({'|'.join(map(re.escape, tokens))})", text)
+
+
+def nfc(text: str) -> str:
+    """Unicode's normalization form C. `normalize` alone takes time that grows with the square of a run of combining
+    marks (20 seconds for 80,000 of them) unless they are in canonical order."""
+    # A run of MARKS has one at every place divisible by MARKS that it reaches.
+    if not text.isascii() and any(map(_is_mark, text[::MARKS])):
+        text = _runs_of_marks().sub(_in_canonical_order, text)
+    return normalize("NFC", text)
+
+
+def _in_canonical_order(run: re.Match[str]) -> str:
+    marks = "".join([normalize("NFD", mark) for mark in run[0]])
+    return "".join(sorted(marks, key=combining))
+
+
+def _is_mark(character: str) -> bool:
+    return combining(normalize("NFD", character)[0]) > 0
+
+
+@cache
+def _runs_of_marks() -> re.Pattern[str]:
+    marks = "".join(filter(_is_mark, map(chr, range(0x110000))))
+    return re.compile(f"[{marks}]{{{MARKS},}}")
 
 
 class StreamDecoder:

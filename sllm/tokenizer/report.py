@@ -13,12 +13,16 @@ from rich.table import Table
 
 from sllm.stop import StopFlag
 from sllm.tokenizer.codec import FIRST_BYTE, SPECIAL_TOKENS, Tokenizer, byte_level_name
+from sllm.workers import in_a_process
 
 MIXED = re.compile(r"[가-힣].*[A-Za-z]{2}|[A-Za-z]{2}.*[가-힣]").search
 """Finds a line that holds both Hangul and Latin letters."""
 
 PEER_BYTES = 32_000_000
 """Up to this much text the stage also trains the peer, which needs several times our time and memory."""
+
+PEER_SECONDS = 300.0
+"""How long the peer may take: its time grows with the square of a word's length."""
 
 LISTED = 100
 SHOWN = 25
@@ -34,19 +38,24 @@ def compare(
     stop: StopFlag,
 ) -> dict[str, Any]:
     """Figures on `held_out` (documents by language), and the same of `tokenizers` if it is installed and the sample is
-    no larger than PEER_BYTES."""
+    no larger than PEER_BYTES; without them, if it fails or takes longer than PEER_SECONDS, but with the reason."""
     figures = {}
     for name, texts in held_out.items():
         stop.check()
         figures[name] = measure(tokenizer, texts)
-    peer = None
+    peer, without_peer = None, None
     if find_spec("tokenizers") and sample_bytes <= PEER_BYTES:
-        stop.check()
-        other = train_peer(sample(), tokenizer.vocab_size, tokenizer.pattern)
-        peer = {name: measure(other, texts) for name, texts in held_out.items()}
+        try:
+            arguments = sample, tokenizer.vocab_size, tokenizer.pattern
+            merges = in_a_process(_peer_merges, *arguments, seconds=PEER_SECONDS, stop=stop)
+            other = Tokenizer(merges, tokenizer.pattern)
+            peer = {name: measure(other, texts) for name, texts in held_out.items()}
+        except RuntimeError as error:
+            without_peer = str(error)
     return {
         "held_out": figures,
         "tokenizers": peer,
+        "without_tokenizers": without_peer,
         **look_at_tokens(tokenizer, held_out),
         "sentences": {name: segmented(tokenizer, texts) for name, texts in held_out.items()},
     }
@@ -122,6 +131,10 @@ def shown(tokenizer: Tokenizer, token: int) -> str:
     return f"<{data.hex(' ')}>"
 
 
+def _peer_merges(sample: Callable[[], Iterable[str]], vocab_size: int, pattern: str) -> list[tuple[int, int]]:
+    return list(train_peer(sample(), vocab_size, pattern).merges)
+
+
 def train_peer(texts: Iterable[str], vocab_size: int, pattern: str) -> Tokenizer:
     """What the BPE trainer of Hugging Face `tokenizers` learns from the same text, in our own class."""
     from tokenizers import Regex, models, normalizers, pre_tokenizers, trainers
@@ -167,7 +180,10 @@ def tables(report: dict[str, Any]) -> Iterator[Table]:
             f", without {pruned['distinct_words']:,} words seen less than {pruned['words_seen_less_than']} times "
             f"({pruned['bytes'] / summary['bytes']:.1%} of the text)"
         )
-    figures = Table(title=title, caption="measured on validation documents; a Korean word is an eojeol")
+    caption = "measured on validation documents; a Korean word is an eojeol"
+    if report["without_tokenizers"]:
+        caption += f"; without the figures of `tokenizers`, which {report['without_tokenizers']}"
+    figures = Table(title=title, caption=caption)
     figures.add_column("text")
     for column in ("MB", "bytes per token", "tokens per word", "part of a character", "vocabulary used"):
         figures.add_column(column, justify="right")

@@ -11,14 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from typing import IO
-from unicodedata import normalize
 
 import numpy as np
 from numba import njit, uint64
 
 from sllm.progress import Bar
 from sllm.stop import StopFlag
-from sllm.tokenizer.codec import LONG_PARTICLES, SHORT_PARTICLES
+from sllm.tokenizer.codec import LONG_PARTICLES, SHORT_PARTICLES, nfc
 
 BATCH_BYTES = 1 << 20
 END = 0xFF
@@ -123,9 +122,9 @@ def utf8(text: str) -> bytes:
     """NFC text as UTF-8. Surrogates, which UTF-8 cannot hold, are treated as tiktoken does: pairs join, others
     become U+FFFD."""
     try:
-        return normalize("NFC", text).encode("utf-8")
+        return nfc(text).encode("utf-8")
     except UnicodeEncodeError:
-        return normalize("NFC", text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")).encode("utf-8")
+        return nfc(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")).encode("utf-8")
 
 
 # --- the split pattern ----------------------------------------------------------------------------

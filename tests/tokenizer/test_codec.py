@@ -12,7 +12,7 @@ from unicodedata import normalize
 
 import pytest
 import tokenizers
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from texts import any_text, well_formed
 from transformers import PreTrainedTokenizerFast
@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from sllm.data.embedded import documents
 from sllm.errors import UserError
 from sllm.files import read_zstd_lines
-from sllm.tokenizer import Tokenizer
+from sllm.tokenizer import Tokenizer, codec
 from sllm.tokenizer.codec import SPECIAL_TOKENS
 from sllm.tokenizer.training import train
 
@@ -83,6 +83,66 @@ def test_documents(language: Any, tokenizer: Tokenizer, peer: Any, transformers_
 @pytest.mark.parametrize("text", ["a" * 30_000, "ㅋ" * 10_000, "\n" * 5000, " " * 5000, "ab" * 5000 + "é" * 999])
 def test_long_runs(text: str, tokenizer: Tokenizer, peer: Any, transformers_peer: Any) -> None:
     assert_equal_to_peers(text, tokenizer, peer, transformers_peer)
+
+
+@pytest.fixture
+def short_runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """White space is cut out from two characters on."""
+    monkeypatch.setattr(codec, "LONG_RUN", 2)
+    codec._long_runs.cache_clear()
+    yield
+    codec._long_runs.cache_clear()
+
+
+SPACES = [
+    " ",
+    "  ",
+    "\n",
+    "\r\n",
+    "\t",
+    "\u3000",
+    "\u2028",
+    "\x1c",
+    "\x85",
+    "a",
+    "가",
+    "는",
+    "1",
+    ".",
+    "'s",
+    "🦜",
+    "<bos>",
+]
+
+
+@pytest.mark.usefixtures("short_runs")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(parts=st.lists(st.sampled_from(SPACES), max_size=30))
+def test_white_space_cut_out(parts: list[str], tokenizer: Tokenizer, peer: Any, transformers_peer: Any) -> None:
+    text = "".join(parts)
+    assert_equal_to_peers(text, tokenizer, peer, transformers_peer)
+    ids = [i for part in text.split("<bos>") for i in (2, *tokenizer.encode(part))]
+    assert tokenizer.encode(text, allowed_special={"<bos>"}) == ids[1:]
+
+
+@pytest.mark.parametrize("run", [" ", "\u3000", "\r\n ", "ㅋ", "뷁", "🦜", "\u0301\u0316"])
+def test_runs_of_a_million(run: str, tokenizer: Tokenizer) -> None:
+    """What no library takes is one thing less to fear: it comes back, and costs its neighbours nothing."""
+    text = f"앞 글{run * (1_100_000 // len(run))}뒤 글"
+    ids = tokenizer.encode_to_numpy(text)
+    assert tokenizer.decode(ids.tolist()) == codec.nfc(text)
+    assert tokenizer.decode(ids[-4:].tolist()).endswith("글")
+
+
+MARKED = st.lists(
+    st.sampled_from("\u0301\u0316\u0334\u0f71\u0f73\u0344\u302e\U0001d165" + "aé\u1100\u1161가"), max_size=40
+).map("".join)
+
+
+@given(before=MARKED, long=MARKED, after=MARKED)
+def test_marks_in_canonical_order(before: str, long: str, after: str) -> None:
+    text = before + 8 * long + after
+    assert codec.nfc(text) == normalize("NFC", text)
 
 
 @pytest.mark.slow

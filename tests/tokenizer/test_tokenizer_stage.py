@@ -1,10 +1,12 @@
 """The tokenizer stage: what it samples, writes and reports."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,11 @@ from sllm.config import Experiment
 from sllm.data.embedded import documents
 from sllm.errors import Stopped, UserError
 from sllm.files import atomic_directory, read_json, read_manifest, sha256, shard_paths
-from sllm.stop import StopFlag
-from sllm.tokenizer import Tokenizer
+from sllm.stop import StopFlag, stop_on_signals
+from sllm.tokenizer import Tokenizer, report
 from sllm.tokenizer.report import train_peer
 from sllm.tokenizer.training import Sample, parse_document, tokenizer_stage, train
+from sllm.workers import in_a_process
 
 UNSEEN = "뷁쉛🦜 GPU와 함께 걷는다 Zyzzyva"
 """Words that no training document has, in two scripts."""
@@ -73,6 +76,22 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def peculiar_corpus(directory: Path, document: str) -> Path:
+    """Ordinary text, and one document that is not."""
+    path = directory / "corpus"
+    sources: dict[str, Any] = {}
+    with atomic_directory(path, kind="corpus", sources=sources) as made:
+        texts = list(documents("ko", 0.05, seed=1))
+        size = write_shard(made / "korean" / "train-00000.jsonl.zst", [*texts, document])
+        validation = write_shard(made / "korean" / "validation-00000.jsonl.zst", texts[:5])
+        sources["korean"] = {
+            "language": "ko",
+            "train": {"documents": len(texts) + 1, "bytes": size, "shards": 1},
+            "validation": {"documents": 5, "bytes": validation, "shards": 1},
+        }
+    return path
+
+
 def sample(corpus: Path, seed: int = 1, **tokenizer: Any) -> list[str]:
     return list(Sample(corpus, read_manifest(corpus), experiment(**tokenizer).tokenizer, seed).texts())
 
@@ -88,8 +107,8 @@ def test_writes_a_tokenizer_and_a_report(corpus: Path, tmp_path: Path, capsys: p
     tokenizer = Tokenizer.load(tmp_path / "out" / "tokenizer.json")
     assert tokenizer.vocab_size == 600 == summary["vocab_size"]
     assert tokenizer.fingerprint == summary["fingerprint"]
-    report = read_json(tmp_path / "out" / "report.json")
-    assert report["summary"] == summary
+    written = read_json(tmp_path / "out" / "report.json")
+    assert written["summary"] == summary
     trained = sum(source["train"]["bytes"] for source in read_manifest(corpus)["sources"].values())
     assert summary["bytes"] == trained
 
@@ -97,20 +116,20 @@ def test_writes_a_tokenizer_and_a_report(corpus: Path, tmp_path: Path, capsys: p
     path = corpus / "korean" / "validation-00000.jsonl.zst"
     texts = [json.loads(line)["text"] for line in zstandard.decompress(path.read_bytes()).splitlines()]
     ids = [i for text in texts for i in tokenizer.encode(text)]
-    figures = report["held_out"]["ko"]
+    figures = written["held_out"]["ko"]
     assert figures["bytes_per_token"] == sum(len(text.encode()) for text in texts) / len(ids)
     assert figures["tokens_per_word"] == len(ids) / sum(len(text.split()) for text in texts)
     partial = sum("\ufffd" in tokenizer.decode([i]) for i in ids)
     assert partial > 0
     assert figures["partial_character_share"] == partial / len(ids)
     assert figures["vocabulary_used"] == len(set(ids)) / 596
-    assert report["held_out"]["mixed"]["documents"] >= 2
-    assert max(map(len, tokenizer.token_bytes)) == max(len(token.encode()) for token in report["longest_tokens"])
-    assert report["frequent_tokens"]["ko"][0]["count"] == max(map(ids.count, set(ids)))
+    assert written["held_out"]["mixed"]["documents"] >= 2
+    assert max(map(len, tokenizer.token_bytes)) == max(len(token.encode()) for token in written["longest_tokens"])
+    assert written["frequent_tokens"]["ko"][0]["count"] == max(map(ids.count, set(ids)))
 
     # The peer learns the same from the same, but for the order of ties.
-    for name, figures in report["tokenizers"].items():
-        assert figures["bytes_per_token"] == pytest.approx(report["held_out"][name]["bytes_per_token"], rel=0.02)
+    for name, figures in written["tokenizers"].items():
+        assert figures["bytes_per_token"] == pytest.approx(written["held_out"][name]["bytes_per_token"], rel=0.02)
     printed = capsys.readouterr().out
     assert f"{figures['bytes_per_token']:.3f}" in printed
 
@@ -151,10 +170,10 @@ def test_languages_stand_in_the_ratio_of_their_weights(corpus: Path, sample_byte
 
 def test_what_was_pruned_is_reported(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tokenizer_stage(experiment(max_words=2000, vocab_size=300), corpus, tmp_path / "out", StopFlag())
-    report = read_json(tmp_path / "out" / "report.json")
-    pruned = report["pruned"]
+    written = read_json(tmp_path / "out" / "report.json")
+    pruned = written["pruned"]
     assert pruned["words_seen_less_than"] > 1
-    assert pruned["distinct_words"] + 2000 >= report["summary"]["distinct_words"] > 2000
+    assert pruned["distinct_words"] + 2000 >= written["summary"]["distinct_words"] > 2000
     assert f"seen less than {pruned['words_seen_less_than']} times" in " ".join(capsys.readouterr().out.split())
 
 
@@ -234,3 +253,52 @@ def test_the_peer_learns_what_we_learn(corpus: Path) -> None:
 def test_shards_are_of_one_source_and_split(corpus: Path) -> None:
     found = shard_paths(corpus, read_manifest(corpus), "korean", "train")
     assert [path.name for path in found] == ["train-00000.jsonl.zst", "train-00001.jsonl.zst"]
+
+
+HANGUL = "".join(chr(0xAC00 + i * 7919 % 11172) for i in range(200_000))
+
+
+@pytest.mark.parametrize("document", [" " * 200_000 + "x", HANGUL], ids=["spaces", "Hangul"])
+def test_the_peer_gets_a_bound(
+    document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One long word takes the peer minutes or hours; the stage goes on without it, and says so."""
+    monkeypatch.setattr(report, "PEER_SECONDS", 3.0)
+    made = peculiar_corpus(tmp_path, document)
+    tokenizer_stage(experiment(vocab_size=300), made, tmp_path / "out", StopFlag())
+    written = read_json(tmp_path / "out" / "report.json")
+    assert written["tokenizers"] is None
+    assert written["without_tokenizers"] == "took longer than 3 s"
+    assert "without the figures of `tokenizers`, which took longer" in " ".join(capsys.readouterr().out.split())
+
+
+def stop_with_a_child() -> None:
+    while not multiprocessing.active_children():
+        time.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_stop_ends_the_peer(tmp_path: Path) -> None:
+    made = peculiar_corpus(tmp_path, HANGUL)
+    with stop_on_signals() as stop:
+        threading.Thread(target=stop_with_a_child).start()
+        with pytest.raises(Stopped):
+            tokenizer_stage(experiment(vocab_size=300), made, tmp_path / "out", stop)
+    assert multiprocessing.active_children() == []
+    assert not (tmp_path / "out").exists()
+
+
+def fails() -> None:
+    raise BaseException("panic\nat the disco")
+
+
+def test_what_a_process_of_its_own_may_come_to() -> None:
+    assert in_a_process(sorted, [3, 1], seconds=60, stop=StopFlag()) == [1, 3]
+    for function, arguments, seconds, message in (
+        (fails, (), 60, "^BaseException: panic$"),
+        (os.abort, (), 60, "exit code -6"),
+        (time.sleep, (600,), 1, "longer than 1 s"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            in_a_process(function, *arguments, seconds=seconds, stop=StopFlag())
+    assert multiprocessing.active_children() == []
