@@ -70,6 +70,14 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _print_reference(wanted: bool) -> None:
+    if wanted:
+        from jobs.reference import reference
+
+        print(reference(), end="")
+        raise typer.Exit
+
+
 app = typer.Typer(
     name="sllm",
     help="Train a Korean-English small language model from scratch, on one machine or on a Slurm cluster.",
@@ -283,9 +291,19 @@ def sync(
 
 
 @app.command(
-    rich_help_panel=RUNNING, epilog=examples("sllm config smoke model.d_model=256", "sllm config small > my.yaml")
+    rich_help_panel=RUNNING,
+    epilog=examples("sllm config smoke model.d_model=256", "sllm config small > my.yaml", "sllm config --reference"),
 )
-def config(config: Config, overrides: Overrides = None) -> None:
+def config(
+    config: Config,
+    overrides: Overrides = None,
+    reference: Annotated[
+        bool,
+        typer.Option(
+            "--reference", is_eager=True, callback=_print_reference, help="Print what each key means; no more."
+        ),
+    ] = False,
+) -> None:
     """Print the resolved experiment, its parameters, tokens, checkpoint size and memory."""
     from jobs.describe import describe_experiment
     from sllm.config import load_experiment

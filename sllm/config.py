@@ -68,9 +68,11 @@ class EmbeddedSource(Section):
     """Text written by our own generator (`sllm.data.embedded`): needs no network and no files."""
 
     kind: Literal["embedded"]
+    """What the other keys are."""
     name: Name
     """Names the source in manifests, figures and the report."""
     language: Language
+    """Of the text; figures are told by language, and the rules of cleaning differ."""
     megabytes: Annotated[float, Field(gt=0, le=1e6)] = 4.0
     """Text to write."""
     weight: Weight = 1.0
@@ -81,9 +83,11 @@ class FilesSource(Section):
     """The user's own files: globs of .txt (one document a file), .jsonl, .jsonl.zst and .parquet."""
 
     kind: Literal["files"]
+    """What the other keys are."""
     name: Name
     """Names the source in manifests, figures and the report."""
     language: Language
+    """Of the text; figures are told by language, and the rules of cleaning differ."""
     paths: Annotated[tuple[Folder, ...], Field(strict=False, min_length=1)]
     """Patterns, relative to the folder that sllm is run in; `**` looks in folders below."""
     text_field: str = "text"
@@ -96,9 +100,11 @@ class HubSource(Section):
     """A dataset of the Hugging Face hub, in parquet; streamed into shards, never kept as it is there."""
 
     kind: Literal["hub"]
+    """What the other keys are."""
     name: Name
     """Names the source in manifests, figures and the report."""
     language: Language
+    """Of the text; figures are told by language, and the rules of cleaning differ."""
     dataset: Annotated[str, Field(pattern=DATASET_PATTERN)]
     """Its id: owner/name."""
     config: str | None = None
@@ -127,9 +133,11 @@ class AihubSource(Section):
     """Conversation sets of AI Hub (aihub.or.kr), which a person with an account there has downloaded and unpacked."""
 
     kind: Literal["aihub"]
+    """What the other keys are."""
     name: Name
     """Names the source in manifests, figures and the report."""
     language: Literal["ko"] = "ko"
+    """Of the text."""
     folder: Folder
     """Every .json file in it, and in the folders below, is read."""
     licence: str | None = None
@@ -165,6 +173,8 @@ class CleanConfig(Section):
 
 
 class DataConfig(Section):
+    """Which documents there are, and which of them stay."""
+
     sources: Annotated[tuple[Source, ...], Field(strict=False, min_length=1)]
     """The list of sources, or the name of a YAML file that holds it, relative to the experiment's folder."""
     min_characters: Positive = 20
@@ -196,6 +206,8 @@ class DataConfig(Section):
 
 
 class TokenizerConfig(Section):
+    """A byte-level BPE tokenizer, learnt from the corpus."""
+
     vocab_size: Annotated[int, Field(ge=260, le=1_000_000)] = 32_000
     """All ids: 4 special tokens, 256 bytes, the rest merges."""
     sample_bytes: Positive = 200_000_000
@@ -207,6 +219,8 @@ class TokenizerConfig(Section):
 
 
 class ModelConfig(Section):
+    """A decoder of pre-norm Transformer blocks (GPT-2's)."""
+
     d_model: Width
     """Width of the residual stream; even, and a multiple of n_heads."""
     n_layers: Annotated[int, Field(gt=0, le=1024)]
@@ -234,6 +248,8 @@ class ModelConfig(Section):
 
 
 class CheckpointConfig(Section):
+    """When the training is saved, and what is kept."""
+
     every: Positive = 500
     """Steps between checkpoints."""
     keep_last: Positive = 2
@@ -243,6 +259,8 @@ class CheckpointConfig(Section):
 
 
 class TrainConfig(Section):
+    """The training: how far, in what batches, and the optimizer."""
+
     max_steps: Annotated[int, Field(gt=0, le=99_999_999)]
     """Optimizer steps; the learning rate falls to its minimum over them."""
     global_batch: Width
@@ -252,17 +270,17 @@ class TrainConfig(Section):
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 6e-4
     """After the warm-up, at its highest."""
     min_learning_rate: Annotated[float, Field(ge=0, le=10)] = 6e-5
-    """At the last step; a tenth of a learning_rate that is below the default."""
+    """At the last step. If not set, and learning_rate is below 6e-5: a tenth of that."""
     warmup_steps: NonNegative = 0
     """Steps in which the learning rate rises from 0."""
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.1
     """AdamW's, of matrices only."""
     beta1: Probability = 0.9
-    """AdamW's."""
+    """AdamW's, of the mean of the gradients."""
     beta2: Probability = 0.95
-    """AdamW's."""
+    """AdamW's, of the mean of their squares."""
     eps: Annotated[float, Field(gt=0, le=1)] = 1e-8
-    """AdamW's."""
+    """AdamW's, added to the root of that mean."""
     clip_norm: Annotated[float, Field(gt=0, le=1e30)] = 1.0
     """The gradient's largest norm."""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
@@ -297,6 +315,8 @@ class TrainConfig(Section):
 
 
 class ValidateConfig(Section):
+    """The validation loss, in training and of the best model after it."""
+
     every: Positive = 500
     """Training steps between validations."""
     tokens: Positive = 262_144
@@ -312,6 +332,8 @@ class ValidateConfig(Section):
 
 
 class BenchmarkConfig(Section):
+    """How fast the best model generates and trains."""
+
     batches: Annotated[tuple[Width, ...], Field(strict=False, min_length=1)] = (1, 8)
     """Prompts that are continued at a time; each number is measured."""
     prompt_tokens: Width = 64
@@ -325,6 +347,8 @@ class BenchmarkConfig(Section):
 
 
 class WandbConfig(Section):
+    """The mirror at Weights & Biases."""
+
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     """When training sends to W&B. auto: if it has a key and a network; offline: never, `sllm sync` does it later."""
     project: str = "sllm"
@@ -336,6 +360,8 @@ class WandbConfig(Section):
 
 
 class Experiment(Section):
+    """The whole file."""
+
     name: Name
     """Of the run: its directory below runs_directory, its Slurm jobs, and the run at W&B are called so."""
     seed: NonNegative = 1234

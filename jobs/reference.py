@@ -1,0 +1,140 @@
+"""docs/configuration.md: every key of an experiment and of a cluster profile, from the schema and its docstrings."""
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from jobs.cluster import Resources, Retries
+from sllm.config import LARGEST, SOURCES, Experiment, Section
+from sllm.yaml_text import dump_yaml
+
+HEAD = """# Every setting
+
+<!-- `sllm config --reference > docs/configuration.md` writes this page from the schema. -->
+
+An experiment and a cluster profile are YAML files. A key that is not known, or a value that cannot be, is an error that
+names both; everything wrong is said at once. `sllm config CONFIG` prints an experiment with all its values.
+
+- A setting is changed on the command line by its dotted key: `train.max_steps=500`, `data.sources.0.weight=2`,
+  `validate.prompts='[하나, two]'`. The value is YAML.
+- Only `true` and `false` are booleans, and a number is written without leading zeros or colons; `010`, `2:00`, `on` and
+  `2026-01-01` are text. `3e-4`, `1_000` and `0x1F` are numbers.
+- `&name`, `*name` and `<<: *name` (merge keys) work. No key stands twice. A section that stands empty has its defaults.
+- Paths may begin with `~`; others are relative to the folder that sllm is run in.
+- A default that depends on what else is set says so below. No integer is above 2⁶³ - 1.
+"""
+
+EXPERIMENT = "## The experiment"
+CLUSTER = """## The cluster profile
+
+`defaults` hold for every stage; a key under `stages.STAGE` (download, tokenizer, pack, pretrain, validate, benchmark)
+takes the place of that default. The keys of both are the same. What is not set is left to the cluster.
+"""
+
+
+def reference() -> str:
+    """The page, in Markdown."""
+    parts = [HEAD, EXPERIMENT, *_section(Experiment, ""), CLUSTER]
+    parts += ["### `defaults` and `stages.STAGE`", _table(Resources, "")]
+    parts += ["### `retries`", *_about(Retries), _table(Retries, "retries.")]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _section(section: type[Section], above: str) -> Iterator[str]:
+    yield _table(section, above)
+    for name, field in _fields(section).items():
+        if name == "sources":
+            for kind, source in SOURCES.items():
+                yield f"### `{above}{name}`, kind {kind}"
+                yield from _about(source)
+                yield _table(source, "")
+        elif inner := _as_section(field.annotation):
+            yield f"### `{above}{name}`"
+            yield from _about(inner)
+            yield from _section(inner, f"{above}{name}.")
+
+
+def _fields(section: type[Section]) -> dict[str, FieldInfo]:
+    return {field.alias or name: field for name, field in section.model_fields.items()}
+
+
+def _as_section(annotation: Any) -> type[Section] | None:
+    return annotation if isinstance(annotation, type) and issubclass(annotation, Section) else None
+
+
+def _about(section: type[Section]) -> list[str]:
+    own = section.__dict__.get("__doc__")
+    return [inspect.cleandoc(own)] if own else []
+
+
+def _table(section: type[Section], above: str) -> str:
+    meanings, schemas = docstrings(section), section.model_json_schema()["properties"]
+    lines = ["| key | value | default | meaning |", "| --- | --- | --- | --- |"]
+    for name, field in _fields(section).items():
+        if not _as_section(field.annotation):
+            default = "must be set" if field.is_required() else _code(field.get_default())
+            cells = [f"`{above}{name}`", _value(schemas[name]), default, meanings.get(name, "")]
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def docstrings(section: type[Section]) -> dict[str, str]:
+    """The text below each key in the source, which pydantic would keep at the cost of reading it at every start."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(section))).body
+    assert isinstance(definition, ast.ClassDef)
+    aliases = {name: field.alias or name for name, field in section.model_fields.items()}
+    return {
+        aliases[ast.unparse(key.target)]: " ".join(text.value.value.split())
+        for key, text in zip(definition.body, definition.body[1:], strict=False)
+        if isinstance(key, ast.AnnAssign)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+        and isinstance(text.value.value, str)
+    }
+
+
+def _code(value: Any) -> str:
+    if value is None:
+        return "not set"
+    text = dump_yaml([list(value) if isinstance(value, tuple) else value])
+    return f"`{text.removeprefix('- ').strip()}`" if "\n" not in text.strip() else f"`{_flow(value)}`"
+
+
+def _flow(value: Any) -> str:
+    return "[" + ", ".join(_code(item).strip("`") for item in value) + "]"
+
+
+def _value(schema: dict[str, Any]) -> str:
+    """`integer, 1 to 1,024` for a JSON schema."""
+    if "anyOf" in schema:
+        return " or ".join(_value(one) for one in schema["anyOf"] if one.get("type") != "null")
+    if "const" in schema or "enum" in schema:
+        return ", ".join(f"`{word}`" for word in schema.get("enum", [schema.get("const")]))
+    kind = schema.get("type", "section")
+    if kind == "array":
+        item = schema["items"]
+        return "list of sources" if "oneOf" in item else f"list of: {_value(item)}"
+    if kind == "object":
+        names = ", ".join(f"`{name}`" for name in schema["propertyNames"]["enum"])
+        return f"section of {names}, each {_value(schema['additionalProperties'])}"
+    if kind in ("integer", "number"):
+        return f"{kind}{_bounds(schema)}"
+    return {"string": "text", "boolean": "`true`, `false`"}[kind]
+
+
+def _bounds(schema: dict[str, Any]) -> str:
+    limits = dict(schema)
+    if schema["type"] == "integer" and "exclusiveMinimum" in limits:
+        limits["minimum"] = limits.pop("exclusiveMinimum") + 1
+    if limits.get("maximum") == LARGEST:
+        del limits["maximum"]
+    words = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "below"}
+    return "".join(f" {word} {_number(limits[name])}" for name, word in words.items() if name in limits)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if float(value).is_integer() and value < 1e15 else f"{value:g}"
