@@ -242,7 +242,7 @@ class _Search:
         try:
             path.lstat()
             return True
-        except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: a NUL in the name
+        except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
             self._tell(path, error)
