@@ -74,6 +74,14 @@ class Bar:
         if now - self._last_file >= FILE_SECONDS:
             self._write_file()
 
+    def say(self, text: str) -> None:
+        """Tell `text` at once, on a line of its own; readers of the file see it until `fields` are set anew."""
+        self.fields = {"": text}
+        self._write_file()
+        if not _silent:
+            self._last_line = time.monotonic()
+            print(text, file=sys.stderr, flush=True)
+
     @property
     def seconds_left(self) -> float | None:
         done = self.completed - self._resumed_at

@@ -30,7 +30,7 @@ from sllm.config import DataConfig, EmbeddedSource, Experiment, HubSource, Sourc
 from sllm.data.clean import SPLITS, Cleaner, Dropped
 from sllm.data.dedup import EXAMPLES, Removed, drop_duplicates, example
 from sllm.data.find import file_stamps
-from sllm.data.hub import Check, hub_files, hub_texts, no_check
+from sllm.data.hub import Check, hub_files, hub_texts, no_check, wait_for_hub
 from sllm.data.shards import ShardWriter, shard_name
 from sllm.data.sources import read_documents
 from sllm.errors import UserError
@@ -376,16 +376,13 @@ def _bring(
             stack.enter_context(alone_with(store, stop.check))
             remove_leftovers(store)
         if workers is None:
-            workers = 1 if _is_small(incomplete) else _cpus()
-        skipped = _plan(incomplete, experiment.data, stores, workers, stop)
-        parts = [
-            part
-            for source in incomplete
-            if source.name not in skipped
-            for part in _parts(source, experiment, stores[source.name])
-        ]
-        _check_space(stores, [source for source in incomplete if source.name not in skipped])
-        with track("download", unit="documents", start=_Progress(parts).documents()) as bar:
+            workers = 1 if _is_small(incomplete) else max(2, _cpus())
+        with track("download", unit="documents") as bar:
+            unreachable = _reach_hub(incomplete, stop, bar)
+            skipped = _plan(incomplete, experiment.data, stores, workers, stop, unreachable)
+            incomplete = [source for source in incomplete if source.name not in skipped]
+            parts = [part for source in incomplete for part in _parts(source, experiment, stores[source.name])]
+            _check_space(stores, incomplete)
             progress = _Progress(parts)
             # Each source gets its share of the workers at any time.
             counts = Counter(part.source.name for part in parts)
@@ -394,6 +391,18 @@ def _bring(
             _run_all(download_part, left, workers, stop, lambda: progress.show(bar))
             progress.show(bar)
         return skipped
+
+
+def _reach_hub(sources: list[Source], stop: StopFlag, bar: Bar) -> str:
+    """Why the hub cannot be reached, if a source needs it; else nothing. One process asks, before all do."""
+    try:
+        if any(isinstance(source, HubSource) for source in sources):
+            wait_for_hub(stop.check, bar.say)
+        return ""
+    except UserError as error:
+        return str(error)
+    finally:
+        bar.fields = {}
 
 
 def _is_small(sources: list[Source]) -> bool:
@@ -425,16 +434,16 @@ def _run_all(
     stop: StopFlag,
     tick: Check = no_check,
 ) -> list[R]:
-    """`function(argument, check)` for each argument, in up to `workers` processes, or in this one; the results in
-    their order. The first failure ends it. `tick` is called now and then."""
-    workers = min(workers, len(arguments))
+    """`function(argument, check)` for each argument, in up to `workers` processes, or in this one if it is 1; the
+    results in their order. The first failure ends it, and so does a stop: at once where processes do the work, however
+    long they wait for a network. `tick` is called now and then."""
     results = []
-    if workers <= 1:
+    if workers <= 1 or not arguments:
         for argument in arguments:
             results.append(function(argument, stop.check))
             tick()
         return results
-    with worker_pool(workers) as pool:
+    with worker_pool(min(workers, len(arguments))) as pool:
         with signals_blocked():
             futures = [pool.submit(function, argument, no_check) for argument in arguments]
         waiting = set(futures)
@@ -448,20 +457,25 @@ def _run_all(
 
 
 def _plan(
-    sources: list[Source], data: DataConfig, stores: dict[str, Path], workers: int, stop: StopFlag
+    sources: list[Source], data: DataConfig, stores: dict[str, Path], workers: int, stop: StopFlag, unreachable: str
 ) -> dict[str, str]:
-    """Write the plans that are not there yet; why optional sources have none. Every other problem is told at once."""
-    unplanned = [source for source in sources if not (stores[source.name] / "plan.json").exists()]
-    skipped, problems = {}, []
+    """Write the plans that are not there yet; why optional sources have none. Every other problem is told at once.
+    `unreachable` says why nothing can be had from the hub, if so."""
+    lost = [source for source in sources if unreachable and isinstance(source, HubSource)]
+    unplanned = [s for s in sources if s not in lost and not (stores[s.name] / "plan.json").exists()]
     plans = _run_all(_plan_or_problem, [(source, data) for source in unplanned], workers, stop)
+    skipped, problems = {source.name: unreachable for source in lost if source.optional}, []
     for source, plan in zip(unplanned, plans, strict=True):
         if not isinstance(plan, str):
             write_json(stores[source.name] / "plan.json", plan)
         elif getattr(source, "optional", False):
             skipped[source.name] = plan
-            print(f"going on without {source.name}: {plan}", file=sys.stderr, flush=True)
         else:
             problems.append(plan)
+    for name, reason in skipped.items():
+        print(f"going on without {name}: {reason}", file=sys.stderr, flush=True)
+    if needed := [source.name for source in lost if not source.optional]:
+        problems.append(f"data.sources: {', '.join(needed)}: {unreachable}")
     if problems:
         raise UserError("\n".join(problems))
     return skipped

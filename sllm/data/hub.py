@@ -7,11 +7,16 @@ from the start of a file. A file and a row are a position that cannot be misunde
 reading the footer.
 """
 
+import logging
 import random
 import re
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, TypeVar
 
 from sllm.config import HubSource
@@ -27,11 +32,24 @@ def no_check() -> None:
     """In a process that is ended from outside."""
 
 
+Tell = Callable[[str], None]
+"""Shows one line to the user at once."""
+
+
+def tell_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 ATTEMPTS = 8
 """Failures in a row, each after the client's own retries, until we give up."""
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 """Seconds; the wait doubles from one to the other, times a number drawn from 0.5 to 1.5."""
+FIRST_PATIENCE, LONGEST_PATIENCE = 1.5, 12.0
+"""Seconds that the first try to reach the hub may take, and that later ones may: a user without a network should hear
+of it at once, one with a slow network not at the cost of the download."""
 
+
+HTTP_PACKAGES = ("httpx", "httpx2", "httpcore", "httpcore2")
 
 BLOCK = 8 << 20
 """Bytes asked for in one request."""
@@ -44,6 +62,54 @@ class HubFiles:
     revision: str
     files: tuple[str, ...]
     sizes: tuple[int, ...]
+
+
+def wait_for_hub(check: Check = no_check, tell: Tell = tell_stderr) -> None:
+    """Return when the hub answers. Each try that fails is told, and when the next one is.
+
+    The client itself would be silent for up to half a minute: it connects with no limit to looking up a name, and
+    repeats by itself. `check` is called while waiting, and may raise.
+
+    Raises:
+        UserError: it could not be reached.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import logging as client_logging
+
+    client_logging.disable_propagation()  # it has a handler of its own
+    for package in HTTP_PACKAGES:
+        logging.getLogger(package).setLevel(logging.WARNING)  # else a line for each request
+    if constants.HF_HUB_OFFLINE:
+        return  # what needs it says so
+    for attempt in count(1):
+        try:
+            _knock(constants.ENDPOINT, min(LONGEST_PATIENCE, FIRST_PATIENCE * 2 ** (attempt - 1)), check)
+            return
+        except Exception as error:
+            way = "where there is a network: on a login node, say, or behind a proxy with HTTPS_PROXY set"
+            _wait_or_give_up(error, attempt, constants.ENDPOINT, check, tell, way)
+
+
+def _knock(endpoint: str, seconds: float, check: Check) -> None:
+    """Ask the hub for anything; any answer will do. In a thread, because looking up a name can be neither limited nor
+    interrupted."""
+    from huggingface_hub.utils import get_session
+
+    answer: Future[Any] = Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(get_session().head(endpoint, timeout=seconds))
+        except Exception as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    until = time.monotonic() + seconds
+    while not wait([answer], timeout=0.1).done:
+        check()
+        if time.monotonic() > until:
+            raise TimeoutError(f"no answer for {seconds:g} s")
+    answer.result()
 
 
 def hub_files(source: HubSource, check: Check = no_check) -> HubFiles:
@@ -87,7 +153,14 @@ def _patiently(call: Callable[[], T], where: str, check: Check) -> T:
             _wait_or_give_up(error, failures, where, check)
 
 
-def _wait_or_give_up(error: Exception, failures: int, where: str, check: Check) -> None:
+def _wait_or_give_up(
+    error: Exception,
+    failures: int,
+    where: str,
+    check: Check,
+    tell: Tell = tell_stderr,
+    way: str = "from the last whole shard",
+) -> None:
     """Sleep if trying again may help, or raise what tells the user."""
     if not _may_pass(error):
         # The client's errors hold a connection and cannot go from process to process: only their text does.
@@ -96,10 +169,11 @@ def _wait_or_give_up(error: Exception, failures: int, where: str, check: Check) 
         raise error
     if failures >= ATTEMPTS:
         raise UserError(
-            f"{where}: given up after {failures} failures in a row ({_reason(error)}); "
-            f"the same command goes on from the last whole shard"
+            f"{where}: given up after {failures} failures in a row ({_reason(error)}); the same command goes on {way}"
         ) from None
-    until = time.monotonic() + min(LONGEST_WAIT, FIRST_WAIT * 2 ** (failures - 1)) * random.uniform(0.5, 1.5)
+    seconds = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (failures - 1)) * random.uniform(0.5, 1.5)
+    tell(f"{where}: {_reason(error)}; try {failures} of {ATTEMPTS}, the next in {seconds:.0f} s")
+    until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
         check()
         time.sleep(min(left, 0.5))
@@ -117,7 +191,7 @@ def _may_pass(error: Exception) -> bool:
         status = getattr(error.response, "status_code", None)
         return status is None or status in (408, 429) or status >= 500
     package = type(error).__module__.partition(".")[0]
-    return isinstance(error, OSError | pyarrow.ArrowException) or package in ("httpx", "httpx2", "httpcore")
+    return isinstance(error, OSError | pyarrow.ArrowException) or package in HTTP_PACKAGES
 
 
 def _reason(error: Exception) -> str:
@@ -150,7 +224,7 @@ def _hub_files(source: HubSource) -> HubFiles:
     datasets.disable_progress_bars()
     try:
         # First of all the commit: a branch may move while we read.
-        revision = HfApi().dataset_info(dataset, revision=source.revision, timeout=30).sha
+        revision = HfApi().dataset_info(dataset, revision=source.revision, timeout=10).sha
         builder = datasets.load_dataset_builder(
             dataset,
             source.config,

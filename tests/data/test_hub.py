@@ -2,7 +2,10 @@
 loses a row or gives one twice."""
 
 import random
+import re
+import socket
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -13,7 +16,7 @@ from huggingface_hub import constants
 import sllm.data.hub
 import sllm.data.sources
 from sllm.config import HubSource
-from sllm.data.hub import hub_files, hub_texts
+from sllm.data.hub import hub_files, hub_texts, wait_for_hub
 from sllm.errors import Stopped, UserError
 
 __all__ = ["hub"]
@@ -184,3 +187,83 @@ def test_texts_that_are_not_utf8_or_null(hub: Hub) -> None:
     (file,) = hub_files(mixed).files
     assert list(hub_texts(mixed, file, 0)) == ["good", None, "", "끝"]
     assert list(hub_texts(mixed, file, 2)) == ["", "끝"]
+
+
+# --- a hub that cannot be reached -----------------------------------------------------------------
+
+
+@pytest.fixture
+def refusing() -> Iterator[str]:
+    """An address at which nobody listens, and nobody else can."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """An address that takes connections and answers nothing."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+def test_a_hub_that_answers_is_not_spoken_of(news: Hub, waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    wait_for_hub(tell=told.append)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://not-asked.invalid")
+    wait_for_hub(tell=told.append)
+    assert told == []
+
+
+def test_each_try_is_told_and_when_the_next_is(
+    news: Hub, refusing: str, silent: str, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sllm.data.hub, "FIRST_PATIENCE", 0.25)
+    addresses = [refusing, silent, "http://no-such-host.invalid"]
+    told: list[str] = []
+
+    def tell(text: str) -> None:
+        told.append(text)
+        monkeypatch.setattr(constants, "ENDPOINT", [*addresses, news.url][len(told)])
+
+    monkeypatch.setattr(constants, "ENDPOINT", refusing)
+    wait_for_hub(tell=tell)
+    assert told[0] == f"{refusing}: [Errno 111] Connection refused; try 1 of 8, the next in 0 s"
+    assert re.fullmatch(rf"{silent}: (no answer for 0\.5 s|timed out); try 2 of 8, the next in 0 s", told[1])
+    assert re.fullmatch(r"http://no-such-host\.invalid: .+; try 3 of 8, the next in 0 s", told[2])
+    assert len(told) == 3
+
+
+def test_one_that_is_never_reached_is_given_up(
+    refusing: str, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(constants, "ENDPOINT", refusing)
+    with pytest.raises(
+        UserError, match=rf"{refusing}: given up after 8 failures in a row \(.* refused\); .* where there is a network"
+    ) as caught:
+        wait_for_hub(tell=told.append)
+    assert "\n" not in str(caught.value)
+    assert [re.sub(".*; (.*),.*", r"\1", text) for text in told] == [f"try {number} of 8" for number in range(1, 8)]
+
+
+def test_a_stop_ends_the_wait_for_an_answer(silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sllm.data.hub, "FIRST_PATIENCE", 1e9)
+    monkeypatch.setattr(sllm.data.hub, "LONGEST_PATIENCE", 1e6)
+    monkeypatch.setattr(constants, "ENDPOINT", silent)
+
+    def stop() -> None:
+        raise Stopped("SIGTERM")
+
+    with pytest.raises(Stopped):
+        wait_for_hub(stop)
+
+
+def test_tries_on_the_way_are_told_too(news: Hub, waits: list[float], capfd: pytest.CaptureFixture[str]) -> None:
+    (file, _) = hub_files(source()).files
+    news.faults = [fails(503)] * 6  # the client itself tries six times
+    assert list(hub_texts(source(), file, 0)) == TEXTS
+    assert re.search(r"data\.sources: web: hf://.*503.*; try 1 of 8, the next in 0 s", capfd.readouterr().err)

@@ -4,13 +4,16 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,7 @@ from sllm.config import Experiment, load_experiment, write_experiment
 from sllm.data.check import check_corpus
 from sllm.data.shards import read_shard
 from sllm.errors import Stopped, UserError
-from sllm.files import read_manifest, shard_paths
+from sllm.files import read_json, read_manifest, shard_paths
 from sllm.stop import StopFlag
 
 __all__ = ["hub"]
@@ -125,8 +128,8 @@ import sllm.data.download as download
 from sllm.config import load_experiment
 from sllm.errors import Stopped
 from sllm.stop import stop_on_signals
+download.PART_BYTES = 1  # in its workers too
 if __name__ == "__main__":
-    download.PART_BYTES = 1
     try:
         with stop_on_signals() as stop:
             download.download_stage(load_experiment(Path(sys.argv[1])), Path(sys.argv[2]), stop, workers=2)
@@ -316,3 +319,80 @@ def test_offline_nothing_is_asked_for(made: Experiment, hub: Hub, tmp_path: Path
     with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):
         download.download_stage(made, tmp_path / "elsewhere" / "corpus", StopFlag(), workers=1)
     assert not hub.requests
+
+
+@pytest.fixture
+def unreachable(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub that this process cannot reach."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{bound.getsockname()[1]}")
+        yield hub
+
+
+def test_a_hub_that_cannot_be_reached_is_told_once_for_all(
+    made: Experiment, unreachable: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    web, books = made.data.sources
+    missing = {"kind": "files", "name": "mine", "language": "en", "paths": [str(tmp_path / "*.jsonl")]}
+    with pytest.raises(UserError) as caught:
+        download.download_stage(experiment([web.model_dump(), books.model_dump(), missing]), tmp_path / "a", StopFlag())
+    files, reason = str(caught.value).split("\n")
+    assert files.startswith("data.sources: mine: no file matches")
+    assert re.match(r"data\.sources: web, books: http://.*: given up after 8 failures in a row \(.*refused\)", reason)
+    assert re.match(r"http://.*refused; try 1 of 8, the next in 0 s\n", capsys.readouterr().err)
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in FILES[0]), encoding="utf-8")
+    optional = {**web.model_dump(), "optional": True}
+    download.download_stage(experiment([optional, missing], clean=NO_RULES), tmp_path / "b", StopFlag())
+    manifest = read_manifest(tmp_path / "b")
+    assert list(manifest["sources"]) == ["mine"]
+    assert "given up after 8 failures" in manifest["skipped"]["web"]
+    assert "going on without web: http://" in capsys.readouterr().err
+    assert not unreachable.requests
+
+
+def test_the_command_tells_at_once_that_the_hub_is_silent_and_can_be_stopped(made: Experiment, tmp_path: Path) -> None:
+    path = tmp_path / "made.yaml"
+    path.write_text(write_experiment(made), encoding="utf-8")
+    command = [sys.executable, "-c", "from jobs.cli import main; main()", "download", str(path)]
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        endpoint = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        environment = {**os.environ, "HF_ENDPOINT": endpoint, "PYTHONPATH": str(Path(__file__).parents[2])}
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        assert re.match(rf"{endpoint}: (no answer for 1\.5 s|timed out); try 1 of 8, the next in \d s\n", line)
+        progress = read_json(tmp_path / "runs" / made.name / "stages" / "download" / "progress.json")
+        assert list(progress["fields"].values()) == [line.rstrip("\n")]
+        process.terminate()
+        output, _ = process.communicate()
+    assert "outcome stopped (SIGTERM)" in output
+    assert process.returncode == 0
+
+
+def test_a_worker_that_waits_for_the_hub_is_ended_by_a_stop(made: Experiment, hub: Hub, tmp_path: Path) -> None:
+    """The client would go on for more than a minute, and never look up."""
+    begun = threading.Event()
+
+    def hang(handler: Handler, _: bytes) -> bool:
+        begun.set()
+        over.wait()
+        return True
+
+    class StopOnceBegun(StopFlag):
+        def check(self) -> None:
+            if begun.is_set():
+                raise Stopped("SIGTERM")
+
+    over = threading.Event()
+    hub.faults = [hang] * 100
+    only = made.model_copy(update={"data": made.data.model_copy(update={"sources": made.data.sources[1:]})})
+    try:
+        with pytest.raises(Stopped):
+            download.download_stage(only, tmp_path / "corpus", StopOnceBegun())
+    finally:
+        over.set()
