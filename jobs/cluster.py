@@ -7,7 +7,7 @@ import difflib
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -85,6 +85,9 @@ class Resources(Section):
     """GPUs of each node."""
     gres: str | None = None
     """For clusters that want the type: `gpu:h100:2`. Use this or gpus_per_node."""
+    device: Literal["gpu", "cpu"] | None = None
+    """What pretrain, validate and benchmark compute on. `gpu`, also where GPUs are asked for and nothing is said here:
+    it is an error if there is none. `cpu`: not on GPUs, whatever is there. Otherwise on a GPU if there is one."""
     nodes: Annotated[int, Field(gt=0, le=65_536)] = 1
     """Nodes; more than one for pretrain only."""
     tasks_per_node: Annotated[int, Field(gt=0, le=1024)] = 1
@@ -116,6 +119,11 @@ class Resources(Section):
         items = [item.partition("(")[0].split(":") for item in (self.gres or "").split(",")]
         counts = [int(item[-1]) if item[-1].isdigit() else 1 for item in items if item[0] == "gpu"]
         return self.gpus_per_node or sum(counts)
+
+    @property
+    def promised_device(self) -> str | None:
+        """`device`, or what follows from the GPUs that are asked for."""
+        return self.device or ("gpu" if self.gpus else None)
 
 
 class StageResources(Section):

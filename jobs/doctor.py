@@ -153,10 +153,11 @@ def _gpus(where: str, seen: dict[str, Any], resources: Resources | None) -> Find
     what, torch = f"{where}: PyTorch", f"{seen['torch']}"
     if seen["gpus"]:
         return Finding("ok", what, f"{torch}, {', '.join(seen['gpus'])}")
-    if resources is None or not (resources.gres or resources.gpus_per_node):
+    if resources is None or resources.promised_device != "gpu":
         return Finding("ok", what, f"{torch}, no GPU")
     if seen["given"] is None:
-        return Finding("note", what, f"{torch}, no GPU, nor does Slurm name one to the job: are they real?")
+        says = f"{torch}, no GPU, nor does Slurm name one to the job: are they real? If not, set device: cpu"
+        return Finding("note", what, says)
     return Finding("bad", what, f"{torch} cannot use the GPU that Slurm gives: driver, or PyTorch without CUDA?")
 
 

@@ -23,7 +23,7 @@ from jobs.cluster import Cluster, Resources
 from jobs.partitions import misfits, partitions
 from jobs.pipeline import STAGES, Keys, Stage, Step, former_training, plan, setting_changes, up_to
 from jobs.prepare import lock, lock_holder, snapshot_code, swap_training, write_submission
-from jobs.run import job, new_token, require_parents, run_here, set_up_logging
+from jobs.run import adopt_device, job, new_token, require_parents, run_here, set_up_logging
 from jobs.status import progress_line, results_table
 from sllm.artifacts import Artifacts, differences, stage_keys
 from sllm.config import Experiment, check_world_size
@@ -102,7 +102,7 @@ def submit(
         try:
             if where == "here":
                 with slurm.without_foreign_variables():  # this process alone, whatever torchrun it was started in
-                    _run_here(experiment, run, keys, steps, console)
+                    _run_here(experiment, run, keys, steps, cluster, console)
             else:
                 _run_local(run, keys, steps, cluster, console)
         except Stopped as stopped:
@@ -179,7 +179,9 @@ def _slurm_words(resources: Resources) -> dict[str, str | None]:
 # --- here -----------------------------------------------------------------------------------------
 
 
-def _run_here(experiment: Experiment, run: RunDirectory, keys: Keys, steps: list[Step], console: Console) -> None:
+def _run_here(
+    experiment: Experiment, run: RunDirectory, keys: Keys, steps: list[Step], cluster: Cluster, console: Console
+) -> None:
     set_up_logging()
     with stop_on_signals() as stop:
         for step in steps:
@@ -188,6 +190,7 @@ def _run_here(experiment: Experiment, run: RunDirectory, keys: Keys, steps: list
                 continue
             console.print(f"{step.stage}: {'; '.join(step.reasons)}", highlight=False, soft_wrap=True)
             stop.check()
+            adopt_device(cluster.resources(step.stage.name).promised_device)
             run_here(step.stage, experiment, run, keys, stop, ledger.SUBMITTED)
 
 
@@ -366,7 +369,7 @@ def _start(run: RunDirectory, stage: Stage, token: str, resources: Resources) ->
     executor = submitit.LocalExecutor(folder=run.stage(stage.name) / "submitit")
     executor.update_parameters(
         tasks_per_node=resources.ranks,
-        gpus_per_node=resources.gpus_per_node or 0,
+        gpus_per_node=0 if resources.device == "cpu" else resources.gpus,
         timeout_min=YEAR_MINUTES,
     )
     environment = {

@@ -71,7 +71,12 @@ def perform(
             more = f" and {len(found) - MOST_FILES:,} more" if len(found) > MOST_FILES else ""
             what = f" ({', '.join(found[:MOST_FILES])}{more})" if found else ""
             raise UserError(f"download: the input files have changed since the submit{what}; submit again")
-        summary = stage.work(experiment, run, artifacts, stop)
+        try:
+            summary = stage.work(experiment, run, artifacts, stop)
+        except RuntimeError as error:
+            if advice := way_out(stage, str(error)):
+                raise UserError(f"{advice} ({telling_line(error)})") from error
+            raise
     if main and stage.name == stage.whole:  # a share is done when its stage is
         key = keys[stage.name]
         done = {
@@ -172,16 +177,66 @@ def describe(error: BaseException) -> tuple[str, str, str]:
         return ledger.KILLED, "a rank was killed, or its node lost; the others lost contact with it", ""
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    message = f"{type(error).__name__}: {error}".split("\n")[0]
-    return ledger.CRASH, message, f"{type(error).__name__} at {place}"
+    return ledger.CRASH, telling_line(error), f"{type(error).__name__} at {place}"
+
+
+def telling_line(error: BaseException) -> str:
+    """The type of an exception and the line of its text that says the most: NCCL tells what happened at the end."""
+    first, _, rest = str(error).partition("\n")
+    _, found, last = rest.partition("Last error:")
+    return f"{type(error).__name__}: {last.strip().split(chr(10))[0] if found and last.strip() else first}"
+
+
+MEMORY_KEYS = {"pretrain": "train.micro_batch", "validate": "validate.batch", "benchmark": "benchmark.batches"}
+
+
+def way_out(stage: Stage, text: str) -> str:
+    """What to change after an error of PyTorch, CUDA or NCCL that would come in every attempt; else empty."""
+    if "Duplicate GPU detected" in text:
+        return (
+            "ranks share one GPU: ask for as many GPUs as there are processes (gpus_per_node or gres, and "
+            "tasks_per_node, in the cluster profile)"
+        )
+    if "shared memory segment" in text:
+        return "NCCL finds too little shared memory: give the container more /dev/shm, or export NCCL_SHM_DISABLE=1"
+    if any(sign in text for sign in ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "DefaultCPUAllocator: ")):
+        key = MEMORY_KEYS.get(stage.whole)
+        more = ", or set train.activation_checkpointing: true" if stage.whole == "pretrain" else ""
+        return f"out of memory: lower {key}{more}" if key else ""
+    return ""
+
+
+GONE = (
+    # gloo
+    "closed by peer",
+    "Timed out waiting",
+    "Application timeout caused pair closure",
+    # NCCL
+    "closed by remote peer",
+    "remote process exit",
+    "Socket recv failed",
+    "Got completion from peer",
+    "operation timeout",
+    # the store of torch.distributed
+    "got 0 bytes",
+    "clients joined",
+    "client socket has timed out",
+    "wait timeout after",
+    # the system, in the words of any of them
+    "reset by peer",
+    "Broken pipe",
+    "Connection refused",
+    "Connection timed out",
+    "connection abort",
+    "No route to host",
+)
+"""What the others say of a rank that has gone away, or does not answer."""
 
 
 def lost_peer(error: BaseException) -> bool:
-    """Whether an exception only says that another rank has gone away."""
-    if type(error).__name__ in ("DistBackendError", "DistNetworkError", "DistStoreError"):
-        return True
-    gone = ("closed by peer", "reset by peer", "Broken pipe", "remote process exited", "Connection refused")
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in gone)
+    """Whether an exception only says that another rank has gone away. NCCL and the store of torch.distributed raise
+    the same types for much else: a GPU used twice, a port in use."""
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in GONE)
 
 
 # --- as a process of a launcher -------------------------------------------------------------------
@@ -247,6 +302,7 @@ def rank_of_attempt(
     watch(run, stage, token, stop, deadline)
     try:
         experiment, keys = load_run(run)
+        adopt_device(slurm.resources(run, stage.name).promised_device if run.cluster.is_file() else None)
         if plan(run, keys, Artifacts(experiment, keys), [stage])[0].done:
             print(f"{stage}: done already", flush=True)  # and then the node was lost, for example
         elif rank == 0:
@@ -311,6 +367,13 @@ def adopt_local_rank() -> int:
     env["RANK"], env["LOCAL_RANK"] = env["SUBMITIT_LOCAL_GLOBALID"], env["SUBMITIT_LOCAL_LOCALID"]
     env["WORLD_SIZE"] = env["SUBMITIT_LOCAL_NTASKS"]
     return int(env["RANK"])
+
+
+def adopt_device(promised: str | None) -> None:
+    """Tell the library what the profile says, and no variable that happens to be set."""
+    os.environ.pop("SLLM_DEVICE", None)
+    if promised:
+        os.environ["SLLM_DEVICE"] = promised
 
 
 def redirect_output(path: Path) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sllm.artifacts import Artifacts
 from sllm.config import Experiment, ModelConfig, TrainConfig, flops_per_token
+from sllm.distributed import connect
 from sllm.files import RunDirectory
 from sllm.inference import Sampling, TextGenerator, next_tokens
 from sllm.metrics import memory_bytes, peak_flops
@@ -36,8 +37,9 @@ def benchmark_stage(experiment: Experiment, run: RunDirectory, artifacts: Artifa
         Stopped: `stop` was set; nothing is written.
     """
     config = experiment.benchmark
-    generator = TextGenerator(run.best, artifacts.tokenizer)
-    device = generator.model.positions.device
+    with connect() as world:
+        device = world.device
+    generator = TextGenerator(run.best, artifacts.tokenizer, device)
     pieces = len(config.batches) * config.repeats + WARMUP_STEPS + config.train_steps
     with track("benchmark", pieces, "measurements") as bar:
 

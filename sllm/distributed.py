@@ -1,23 +1,36 @@
-"""Ranks: who am I, do we all agree, what is the sum. Reads torchrun's variables and nothing else.
+"""Ranks: who am I, on which device, do we all agree, what is the sum. Reads torchrun's variables and DEVICE.
 
-Gradients travel over NCCL (GPU) or gloo (CPU). Decisions and figures travel over a gloo group of their own, so that
-agreeing on a flag needs no GPU synchronization and works while a GPU is busy.
+Decisions and figures travel over gloo, so that agreeing on a flag needs no GPU synchronization and works while a GPU is
+busy. Gradients travel over the same group on CPUs, and over NCCL between GPUs, once the ranks have seen that each has
+one of its own: a rank that finds no GPU must not train on the CPU in silence, nor leave the others waiting in NCCL.
 """
 
+import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
+from sllm.errors import UserError
+
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 # A rank that died closes its connections and the others fail at once; this bounds the wait for one that hangs.
 TIMEOUT = timedelta(minutes=10)
+
+
+DEVICE = "SLLM_DEVICE"
+"""The variable in which a launcher says what the ranks compute on: `gpu` or `cpu`. Without it, as under torchrun alone,
+on GPUs if there are any."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +42,8 @@ class World:
     local_rank: int
     device: torch.device
     control: dist.ProcessGroup | None = None
+    gradients: dist.ProcessGroup | None = None
+    """The group that DDP uses, if it is another than `control`."""
 
     @property
     def main(self) -> bool:
@@ -69,26 +84,101 @@ def connect() -> Iterator[World]:
 
     Without these variables: one process, no group. The group is destroyed when the block ends normally; after an
     exception it is left to the exit of the process, since other ranks may be inside a collective.
+
+    Raises:
+        UserError: on every rank, if any of them lacks the GPU that it should have, or shares it with another.
     """
     rank = int(os.environ.get("RANK", "0"))
     size = int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    if torch.cuda.is_available():
-        # A cluster that shows each task its own GPU only shows it as device 0.
-        device = torch.device("cuda", local_rank % torch.cuda.device_count())
-        torch.cuda.set_device(device)
-    else:
-        device = torch.device("cpu")
-    if size == 1:
-        yield World(rank, size, local_rank, device)
-        return
-    if device.type == "cuda":
-        dist.init_process_group("nccl", rank=rank, world_size=size, timeout=TIMEOUT, device_id=device)
-        control = dist.new_group(backend="gloo", timeout=TIMEOUT)
-    else:
+    control = None
+    if size > 1:
         dist.init_process_group("gloo", rank=rank, world_size=size, timeout=TIMEOUT)
         control = dist.group.WORLD
+    wanted = os.environ.get(DEVICE)
+    device, seen = _choose_device(wanted, local_rank)
     world = World(rank, size, local_rank, device, control)
+    found = world.gather(seen)
+    if wrong := problems(found, wanted):
+        raise UserError("\n".join(wrong))
+    if world.main and device.type == "cpu" and wanted is None and (seen["driver"] or seen["visible"]):
+        log.warning("training on the CPU: %s", _no_gpu(seen))
+    if size == 1:
+        yield world
+        return
+    if device.type == "cuda":
+        world = replace(world, gradients=dist.new_group(backend="nccl", timeout=TIMEOUT))
     yield world
     world.barrier()
     dist.destroy_process_group()
+
+
+def _choose_device(wanted: str | None, local_rank: int) -> tuple[torch.device, dict[str, Any]]:
+    """This rank's device, and what can be seen of GPUs from here."""
+    seen: dict[str, Any] = {
+        "node": os.uname().nodename,
+        "driver": _driver(),
+        "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "count": 0,
+        "gpu": None,
+        "trouble": "",
+    }
+    if wanted == "cpu":
+        return torch.device("cpu"), seen
+    if not torch.cuda.is_available():
+        try:
+            torch.cuda.init()
+        except (RuntimeError, AssertionError) as error:  # the latter: a PyTorch without CUDA
+            seen["trouble"] = str(error).split("\n")[0]
+        return torch.device("cpu"), seen
+    seen["count"] = torch.cuda.device_count()
+    # A cluster that shows each task its own GPU only shows it as device 0.
+    device = torch.device("cuda", local_rank % seen["count"])
+    torch.cuda.set_device(device)
+    about = torch.cuda.get_device_properties(device)
+    seen["gpu"] = f"{about.name}, GPU-{about.uuid}"
+    return device, seen
+
+
+def _driver() -> str:
+    """The version of NVIDIA's driver on this node; empty if there is none."""
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    found = re.search(r"\d+\.\d[\d.]*", text)
+    return found[0] if found else "of an unknown version"
+
+
+def problems(found: Sequence[dict[str, Any]], wanted: str | None) -> list[str]:
+    """What is wrong with the GPUs that the ranks, in their order, have found (see `_choose_device`)."""
+    wrong = []
+    without = [rank for rank, seen in enumerate(found) if seen["gpu"] is None]
+    if without and (wanted == "gpu" or len(without) < len(found)):
+        for node in dict.fromkeys(found[rank]["node"] for rank in without):
+            ranks = [rank for rank in without if found[rank]["node"] == node]
+            wrong.append(
+                f"{node}: no GPU for {_ranks(ranks)} ({_no_gpu(found[ranks[0]])}); mend the driver or install the "
+                f"PyTorch that suits it, keep away from the node (exclude: {node} in the cluster profile), or say "
+                f"device: cpu there"
+            )
+    for gpu in dict.fromkeys(seen["gpu"] for seen in found if seen["gpu"]):
+        ranks = [rank for rank, seen in enumerate(found) if seen["gpu"] == gpu]
+        if len(ranks) > 1:
+            seen = found[ranks[0]]
+            wrong.append(
+                f"{seen['node']}: {_ranks(ranks)} share one GPU ({gpu}; visible to a rank: {seen['count']}, "
+                f"CUDA_VISIBLE_DEVICES={seen['visible']}); ask for as many GPUs as there are processes "
+                f"(gpus_per_node or gres, and tasks_per_node, in the cluster profile)"
+            )
+    return wrong
+
+
+def _ranks(ranks: Sequence[int]) -> str:
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
+
+
+def _no_gpu(seen: dict[str, Any]) -> str:
+    torch_version = f"PyTorch {torch.__version__}"
+    driver = f"driver {seen['driver']}" if seen["driver"] else "no NVIDIA driver"
+    return f"{seen['trouble']}; {driver}, {torch_version}, CUDA_VISIBLE_DEVICES={seen['visible']}"

@@ -126,7 +126,11 @@ class Trainer:
                 # Its new name, forward_sync_buffers, is unknown to the oldest torch that we support.
                 warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
                 self.forward = DistributedDataParallel(
-                    self.forward, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+                    self.forward,
+                    device_ids=ids,
+                    process_group=world.gradients,
+                    broadcast_buffers=False,
+                    gradient_as_bucket_view=True,
                 )
         self.metrics: Metrics | None = None  # of rank 0
         self.step = 0

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import ranks
+import torch
 import yaml
 
 from sllm.checkpoint import Checkpoints, load_model
@@ -430,6 +431,15 @@ def test_other_world_sizes_see_the_same_samples(configure: Callable[..., Path], 
     assert mixed != reference
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_without_the_promised_gpu_every_rank_ends_at_once(configure: Callable[..., Path]) -> None:
+    config = configure("promised")
+    attempt = ranks.start(config, 2, SLLM_DEVICE="gpu")
+    assert attempt.wait() == [2, 2]
+    assert log_of(config).count("no GPU for ranks 0, 1 (") == 2
+    assert not (config.parent / "metrics.jsonl").exists()
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_low_precision_trains_and_resumes_exactly(configure: Callable[..., Path], precision: str) -> None:
     whole = configure("whole", precision=precision, max_steps=12)
@@ -493,7 +503,7 @@ def test_gradient_accumulation_is_the_same_batch(configure: Callable[..., Path])
 
 
 def test_a_loss_that_is_not_finite_names_step_rank_and_documents(configure: Callable[..., Path]) -> None:
-    config = configure("diverging", learning_rate=1e30, min_learning_rate=1.0, clip_norm=1e30, warmup_steps=0)
+    config = configure("diverging", learning_rate=10.0, weight_decay=10.0, clip_norm=1e30, warmup_steps=0)
     attempt = ranks.start(config, 2)
     assert attempt.wait() == [2, 2]
     (line, *_) = [line for line in log_of(config).splitlines() if line.startswith("user error")]
@@ -515,7 +525,6 @@ def test_a_checkpoint_of_another_training_is_refused(configure: Callable[..., Pa
 
 
 def test_a_trained_checkpoint_gives_transformers_the_same_logits(straight: Path, tmp_path: Path) -> None:
-    import torch
     from transformers import GPT2LMHeadModel
 
     from sllm.export import export

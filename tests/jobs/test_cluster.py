@@ -67,6 +67,24 @@ def test_impossible_combinations(tmp_path: Path, text: str, message: str) -> Non
         load_cluster(profile(tmp_path, text))
 
 
+@pytest.mark.parametrize(
+    ("stage", "device"),
+    [
+        ("{}", None),
+        ("{gpus_per_node: 0}", None),
+        ("{gpus_per_node: 2}", "gpu"),
+        ("{gres: 'gpu:h100:2'}", "gpu"),
+        ("{gres: 'fpga:1'}", None),
+        ("{gres: 'gpu:h100:2', device: cpu}", "cpu"),
+        ("{device: gpu}", "gpu"),
+    ],
+)
+def test_gpus_that_are_asked_for_are_a_promise(tmp_path: Path, stage: str, device: str | None) -> None:
+    path = tmp_path / "profile.yaml"
+    path.write_text(f"stages: {{pretrain: {stage}}}", encoding="utf-8")
+    assert load_cluster(str(path)).resources("pretrain").promised_device == device
+
+
 def test_an_unknown_name_lists_those_there_are() -> None:
     with pytest.raises(UserError, match=r"there are: .*h100.*laptop"):
         load_cluster("nowhere")

@@ -143,7 +143,7 @@ def chain(
         train = {"max_steps": STEPS, "checkpoint": {"every": 50}, **(train or {})}
         config = tiny.write_experiment(place, texts, name, **train)
         defaults = {"partition": "cpu", "cpus": 1, "memory": "1G", "time_minutes": 20, "signal_seconds": 20}
-        gpus = {"partition": "gpu", "gres": "gpu:h100:1"}
+        gpus = {"partition": "gpu", "gres": "gpu:h100:1", "device": "cpu"}  # they are not real
         stages = {
             "pretrain": {**gpus, "gres": "gpu:h100:2", "tasks_per_node": 2, **pretrain},
             "validate": gpus,
