@@ -1,0 +1,116 @@
+"""How the end of an attempt is booked."""
+
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from jobs import ledger
+from jobs.pipeline import STAGES
+from jobs.run import describe, telling_line, way_out
+from sllm.errors import UserError
+
+PRETRAIN = STAGES["pretrain"]
+
+
+def nccl(kind: str, last: str) -> RuntimeError:
+    return dist.DistBackendError(
+        f"NCCL error in: /pytorch/torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp:3690, {kind} (run with "
+        f"NCCL_DEBUG=WARN for details), NCCL version 2.27.5\n{kind}\nLast error:\n{last}"
+    )
+
+
+REMOTE = "ncclRemoteError: A call failed possibly due to a network error or a remote process exiting prematurely."
+SYSTEM = "ncclSystemError: System call (e.g. socket, malloc) or external library call failed or device error."
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        nccl(REMOTE, "socketProgress: Connection closed by remote peer node1<39211>"),
+        nccl(SYSTEM, "socketStartConnect: Connect to 10.0.0.1<54321> failed : Connection refused"),
+        nccl("ncclInternalError: Internal check failed.", "Socket recv failed while polling for opId=0x7f4774cc9620"),
+        nccl(REMOTE, "NET/IB : Got completion from peer 10.0.35.1<49189> with error 12, opcode 0, len 0"),
+        dist.DistBackendError("Watchdog caught collective operation timeout: WorkNCCL(SeqNum=9, OpType=ALLREDUCE)"),
+        dist.DistNetworkError("failed to recv, got 0 bytes"),
+        dist.DistStoreError("Timed out after 601 seconds waiting for clients. 1/2 clients joined."),
+        RuntimeError("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:12345"),
+        RuntimeError("[../gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 600000ms for recv operation"),
+    ],
+)
+def test_a_rank_that_is_gone(error: RuntimeError) -> None:
+    assert describe(error)[0] == ledger.KILLED
+    assert way_out(PRETRAIN, str(error)) == ""
+
+
+def test_a_port_in_use_is_no_lost_node() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(RuntimeError) as caught:
+            dist.TCPStore("127.0.0.1", port, 2, is_master=True)
+    cause, message, where = describe(caught.value)
+    assert cause == ledger.CRASH
+    assert f"port: {port}" in message
+    assert "EADDRINUSE" in message
+    assert where.startswith("DistNetworkError at ")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        nccl("ncclInvalidUsage: This usually reflects invalid usage of NCCL library.", "Invalid config blocking value"),
+        nccl("ncclUnhandledCudaError: Call to CUDA function failed.", "Cuda failure 'an illegal memory access'"),
+        nccl("ncclInternalError: Internal check failed.", "Attribute busid of node nic not found"),
+    ],
+)
+def test_other_errors_of_nccl_are_crashes_that_say_what_happened(error: RuntimeError) -> None:
+    cause, message, _ = describe(error)
+    assert cause == ledger.CRASH
+    assert message == "DistBackendError: " + str(error).split("\n")[-1]
+    assert way_out(PRETRAIN, str(error)) == ""
+
+
+@pytest.mark.parametrize(
+    ("stage", "error", "advice"),
+    [
+        (
+            "pretrain",
+            nccl(
+                "ncclInvalidUsage: This usually reflects invalid usage of NCCL library.",
+                "Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 17000",
+            ),
+            "tasks_per_node",
+        ),
+        (
+            "pretrain",
+            nccl(SYSTEM, "Error while creating shared memory segment /dev/shm/nccl-KWfVyt (size 5967872)"),
+            "/dev/shm",
+        ),
+        (
+            "pretrain",
+            nccl("ncclUnhandledCudaError: Call to CUDA function failed.", "Cuda failure 2 'out of memory'"),
+            "lower train.micro_batch",
+        ),
+        (
+            "pretrain",
+            torch.OutOfMemoryError("CUDA out of memory. Tried."),
+            "activation_checkpointing",
+        ),
+        ("validate", torch.OutOfMemoryError("CUDA out of memory. Tried."), "lower validate.batch"),
+        ("benchmark", RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), "lower benchmark.batches"),
+    ],
+)
+def test_what_a_user_must_change_is_said(stage: str, error: RuntimeError, advice: str) -> None:
+    assert advice in way_out(STAGES[stage], str(error))
+    assert describe(error)[0] == ledger.CRASH  # and never a lost node
+
+
+def test_memory_that_is_not_there_is_bad_input() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert way_out(PRETRAIN, str(caught.value)).startswith("out of memory: lower train.micro_batch")
+    assert telling_line(caught.value).startswith("RuntimeError: ")
+    assert describe(UserError("out of memory"))[0] == ledger.BAD_INPUT
