@@ -146,6 +146,16 @@ class Cluster(Section):
         merged._fit(signal_seconds=min(120, 30 * merged.time_minutes))
         return merged
 
+    def with_site_defaults(self) -> "Cluster":
+        """What is asked of Slurm: the profile, and where it is silent what the site says."""
+        site = {key: os.environ[name] for name, key in SITE_DEFAULTS.items() if os.environ.get(name)}
+        stages = {}
+        for field, info in StageResources.model_fields.items():
+            resources = self.resources(info.alias or field)
+            unset = {key: value for key, value in site.items() if getattr(resources, key) is None}
+            stages[field] = resources.model_copy(update=unset)
+        return self.model_copy(update={"stages": self.stages.model_copy(update=stages)})
+
     @model_validator(mode="after")
     def _check(self) -> "Cluster":
         problems = []
@@ -178,8 +188,7 @@ class Cluster(Section):
 
 
 def load_cluster(profile: str) -> Cluster:
-    """Read a profile: a path, or the name of one in configs/cluster. Its silence on an account and the like is filled
-    from the environment, see SITE_DEFAULTS. Raises UserError with every problem."""
+    """Read a profile: a path, or the name of one in configs/cluster. Raises UserError with every problem."""
     path = Path(profile)
     if not path.suffix and not path.is_file():
         path = PROFILES / f"{path.name}.yaml"
@@ -194,7 +203,4 @@ def load_cluster(profile: str) -> Cluster:
     keys = values.keys() if isinstance(values, dict) else set()
     if keys & {"data", "model", "train"} and not keys & {"defaults", "stages"}:
         raise UserError(f"--cluster {profile}: an experiment, not a cluster profile; give it without --cluster")
-    cluster = validate(Cluster, {} if values is None else values, str(path))
-    site = {key: os.environ[name] for name, key in SITE_DEFAULTS.items() if os.environ.get(name)}
-    unset = {key: value for key, value in site.items() if getattr(cluster.defaults, key) is None}
-    return cluster.model_copy(update={"defaults": cluster.defaults.model_copy(update=unset)})
+    return validate(Cluster, {} if values is None else values, str(path))

@@ -30,8 +30,8 @@ from sllm.files import CorruptError, read_json, write_json
 STATE = "dev-cluster.json"  # marks a directory as ours; without it nothing is ever removed
 MARKER = "SLLM_DEV_CLUSTER"  # in the environment of every daemon, holding the directory
 FREEZER, MEMORY = Path("/sys/fs/cgroup/freezer"), Path("/sys/fs/cgroup/memory")
-SECONDS_TO_START = 60.0
-SECONDS_TO_END = 60.0
+SECONDS_TO_START = 300.0
+SECONDS_TO_END = 300.0
 SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 # Debian package of each program needed; the second group only for accounting.
@@ -233,7 +233,7 @@ class DevCluster:
         return dict(field.split("=", 1) for field in re.split(r"\s+(?=[\w:/]+=)", line))
 
     def wait_for(
-        self, job: int | str, state: str, timeout: float = 60.0, *, restarts: int | None = None
+        self, job: int | str, state: str, timeout: float = 600.0, *, restarts: int | None = None
     ) -> dict[str, str]:
         """Wait until a job is in `state` (and in its attempt number `restarts`, if given); return its fields.
 
@@ -254,7 +254,7 @@ class DevCluster:
         """Cancel every job and wait until the last one has left its nodes.
 
         Raises:
-            TimeoutError: a job did not, for a minute.
+            TimeoutError: a job did not, for SECONDS_TO_END.
         """
         self.run("scancel", "--user", _user())
         deadline = time.monotonic() + SECONDS_TO_END
@@ -399,7 +399,7 @@ EnforcePartLimits=ALL
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
-KillWait=5
+KillWait=30
 MinJobAge=300
 ReturnToService=2
 SchedulerParameters=batch_sched_delay=0,bf_interval=1,sched_interval=1,sched_min_interval=100000,requeue_setup_env_fail

@@ -33,7 +33,7 @@ LITTLE_SPACE = 20 * 10**9
 SLOW = 32 * 10**6
 """Bytes a second to disk under which checkpoints of any size are a nuisance."""
 
-BUSY_SECONDS = 5
+BUSY_SECONDS = 15
 """How long a probe waits for a free node."""
 
 PROBE_MINUTES = 3
@@ -56,7 +56,7 @@ def examine(profile: str | None, experiment: Experiment | None, console: Console
     Raises:
         UserError: the profile cannot be read.
     """
-    cluster = load_cluster(profile) if profile else None
+    cluster = load_cluster(profile).with_site_defaults() if profile else None
     with console.status("looking …"):
         findings = list(_findings(cluster, experiment))
     colours = {"ok": "green", "note": "yellow", "bad": "red"}

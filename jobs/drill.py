@@ -6,7 +6,6 @@ the undisturbed training to the last bit, the dependents once and after its end.
 the ledger.
 """
 
-import math
 import re
 import subprocess
 import time
@@ -35,10 +34,9 @@ POLL_SECONDS = 0.2
 QUEUE_SECONDS = 5.0
 """How often Slurm is asked whether the job is still there."""
 
-CRED_EXPIRE_SECONDS, AWAY_SECONDS, AROUND_SECONDS = 120, 30, 420
+CRED_EXPIRE_SECONDS, AWAY_SECONDS, AROUND_SECONDS = 120, 30, 360
 """Slurm's default delay before a requeued job starts; from there to STEPS_BEFORE new steps; and all the rest: two
-minutes of a lowered time limit and up to one more, the stages before and after, the undisturbed training. Measured on
-two busy cores."""
+minutes of a lowered time limit, the stages before and after, the undisturbed training. Measured on two busy cores."""
 
 STEPS_BEFORE = 50
 """New steps that an attempt takes before it is disturbed: it has advanced, and has something to lose."""
@@ -64,17 +62,13 @@ class Event:
 def kill_rank_0(attempt: Attempt) -> None:
     """SIGKILL to one process of the job, from its own node."""
     step = ["--overlap", f"--jobid={attempt['job']}", f"--nodelist={attempt['node']}", "--nodes=1", "--ntasks=1"]
-    _slurm("srun", *step, "--gres=none", "--mem=0", "--immediate=10", "kill", "-KILL", str(attempt["pid"]))
+    _slurm("srun", *step, "--gres=none", "--mem=0", "--immediate=60", "kill", "-KILL", str(attempt["pid"]))
 
 
-def lower_limit(attempt: Attempt, minutes: int = 2) -> None:
-    """Leave the job so many minutes, and up to one more; also when it is requeued, for only operators raise limits."""
-    job = slurm.show_job(attempt["job"])
-    started = slurm.time_of(job["StartTime"]) if job else None
-    if started is None:
-        raise EventFailedError("scontrol show job does not say when it started")
-    limit = math.ceil((time.time() - started) / 60) + minutes
-    _slurm("scontrol", "update", f"jobid={attempt['job']}", f"timelimit={limit}")
+def lower_limit(attempt: Attempt, seconds: int = 120) -> None:
+    """Leave the job so many seconds. As short, in whole minutes, is its limit when it is requeued: only operators raise
+    limits."""
+    _slurm("scontrol", "update", f"jobid={attempt['job']}", f"EndTime=now+{seconds}")
 
 
 EVENTS = (

@@ -74,7 +74,7 @@ def submit(
         _require_same_settings(run, keys)
     steps = plan(run, keys, artifacts, stages)
     if dry_run:
-        show_plan(console, run, steps, cluster, where)
+        show_plan(console, run, steps, cluster.with_site_defaults() if where == "slurm" else cluster, where)
         return 0
     if where == "slurm":
         slurm.require_slurm()
@@ -97,7 +97,8 @@ def submit(
             if where != "here":
                 snapshot_code(run)
         if where == "slurm":
-            _submit_chain(run, steps, {stage: job for stage, (job, _) in live.items()}, cluster, console)
+            jobs = {stage: job for stage, (job, _) in live.items()}
+            _submit_chain(run, steps, jobs, cluster.with_site_defaults(), console)
             return 0
         try:
             if where == "here":

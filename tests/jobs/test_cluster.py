@@ -1,10 +1,11 @@
 """Cluster profiles: strict, merged stage over defaults, every one that is shipped."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from jobs.cluster import PROFILES, load_cluster
+from jobs.cluster import PROFILES, SITE_DEFAULTS, Resources, load_cluster
 from jobs.pipeline import STAGES
 from sllm.config import check_world_size, load_experiment
 from sllm.errors import UserError
@@ -106,3 +107,31 @@ def test_the_warning_fits_a_short_limit(tmp_path: Path) -> None:
 def test_a_name_that_is_mistyped() -> None:
     with pytest.raises(UserError, match=r"--cluster labtop: no such file.*did you mean laptop\? there are: dev, h100"):
         load_cluster("labtop")
+
+
+def test_a_site_says_what_the_profile_leaves_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in SITE_DEFAULTS:
+        monkeypatch.setenv(name, "site")
+    text = "defaults: {partition: mine}\nstages: {pack: {account: other}}"
+    written = load_cluster(profile(tmp_path, text))
+    read_back = load_cluster(profile(tmp_path, written.to_yaml()))  # what a run keeps of it
+    for cluster in (written.with_site_defaults(), read_back.with_site_defaults()):
+        pack, validate = cluster.resources("pack"), cluster.resources("validate")
+        assert (pack.partition, pack.account, pack.qos, pack.constraint) == ("mine", "other", "site", "site")
+        assert (validate.partition, validate.account, validate.reservation) == ("mine", "site", "site")
+    assert written.resources("validate").account is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus"),
+    [
+        ({}, 0),
+        ({"gpus_per_node": 4}, 4),
+        ({"gres": "gpu"}, 1),
+        ({"gres": "gpu:h100"}, 1),
+        ({"gres": "gpu:1g.10gb:3"}, 3),
+        ({"gres": "nvme:2,gpu:a100:2(S:0-1),gpu:h100:1"}, 3),
+    ],
+)
+def test_gpus_are_counted(asked: dict[str, Any], gpus: int) -> None:
+    assert Resources(**asked).gpus == gpus

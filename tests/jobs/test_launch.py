@@ -161,7 +161,7 @@ def test_ctrl_c_saves_and_the_next_submit_goes_on(config: Path, run: RunDirector
     assert f"(process {process.pid} on " in second.stderr
 
     os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to everyone
-    output = process.communicate(timeout=60)[0]
+    output = process.communicate()[0]
     assert process.returncode == 130, output
     assert "Traceback" not in output + run.log("pretrain").read_text(encoding="utf-8")
     stopped_at = steps(run)[-1]
@@ -184,7 +184,7 @@ def test_cancel_is_as_gentle_as_ctrl_c(config: Path, run: RunDirectory, place: P
     cancelled = sllm("cancel", run.name, cwd=place)
     assert cancelled.returncode == 0
     assert f"asked process {process.pid}" in cancelled.stdout
-    process.communicate(timeout=60)
+    process.communicate()
     assert ends(run) == ["stopped"]
     assert (run.checkpoints / f"step-{steps(run)[-1]:08d}").is_dir()
     again = sllm("cancel", run.name, cwd=place)
@@ -196,7 +196,7 @@ def test_a_rank_that_is_killed_ends_the_stage(config: Path, run: RunDirectory, p
     process = start("submit", config, cwd=place)
     wait_for_step(run, 15, process)
     os.kill(processes_of(run)[-1], signal.SIGKILL)
-    output = process.communicate(timeout=60)[0]
+    output = process.communicate()[0]
     assert process.returncode == 1, output
     assert f"log: {run.log('pretrain')}" in output
     assert ends(run) == ["killed"]
@@ -224,7 +224,7 @@ def test_a_crash_shows_the_end_of_the_log(
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.02)
     optim.write_text(sound, encoding="utf-8")
-    output = process.communicate(timeout=60)[0]
+    output = process.communicate()[0]
     assert process.returncode == 1, output
     assert "ZeroDivisionError: a bug" in output
     assert f"pretrain failed: ZeroDivisionError: a bug\nlog: {run.log('pretrain')}" in output
@@ -250,7 +250,7 @@ def test_sigterm_during_train_is_exit_code_0(config: Path, run: RunDirectory, pl
     process = start("train", config, cwd=place)
     wait_for_step(run, 15, process)
     process.send_signal(signal.SIGTERM)
-    output = process.communicate(timeout=60)[0]
+    output = process.communicate()[0]
     assert process.returncode == 0, output
     assert "outcome stopped (SIGTERM)" in output
     assert (run.checkpoints / f"step-{steps(run)[-1]:08d}").is_dir()
@@ -272,7 +272,7 @@ def test_train_under_torchrun_is_ordinary_ddp(config: Path, run: RunDirectory, p
     assert read_json(run.checkpoints / f"step-{STEPS:08d}" / "state.json")["world_size"] == 2
 
     again = subprocess.run(
-        [*torchrun, "train", str(config)], cwd=place, env=variables(), capture_output=True, text=True, timeout=120
+        [*torchrun, "train", str(config)], cwd=place, env=variables(), capture_output=True, text=True
     )
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("done already") == 1

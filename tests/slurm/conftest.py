@@ -13,6 +13,13 @@ from jobs.cli import main
 from jobs.dev_cluster import DevCluster
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """These tests wait for other processes: on a busy machine for much longer than others take."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.timeout(3600))
+
+
 @pytest.fixture(scope="session")
 def slurm() -> None:
     """Skip the test where Slurm's packages are missing; in CI, which must have them, fail it."""

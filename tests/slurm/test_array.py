@@ -1,7 +1,6 @@
 """Download and pack as job arrays: from a hub with faults to a validated model, on CPU nodes that are taken away."""
 
 import random
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pytest
 import yaml
 from hub import Fault, Hub, add_dataset, cut, fails, hangs, hub, reset, truncated
 from tiny import ENGLISH, KOREAN
+from waiting import wait
 
 from jobs import ledger
 from jobs.dev_cluster import DevCluster
@@ -68,14 +68,6 @@ def manifests(data: Path) -> dict[str, Any]:
     """Of everything below the data directory, after its checksums."""
     found = [path.parent for path in data.rglob("manifest.json")]
     return {str(directory.relative_to(data)): read_manifest(directory, checksums=True) for directory in found}
-
-
-def wait(condition: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + 240
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within 240 s: {what}"
-        time.sleep(0.1)
-    return value
 
 
 def test_from_a_hub_with_faults_to_a_validated_model(

@@ -1,7 +1,6 @@
 """What the cluster cannot give, and disks that take nothing more: one line, exit code 2, no job left behind."""
 
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import pytest
 import tiny
 import yaml
+from waiting import wait
 
 from jobs.dev_cluster import DevCluster
 from jobs.slurm import submitted_jobs
@@ -164,10 +164,3 @@ def test_a_data_directory_that_is_full_when_the_job_starts(
     assert "Traceback" not in run.log("download").read_text(encoding="utf-8")
     assert sllm("status", run.path)[1].count("No space left on device") == 1
     assert not [path for path in files(disk) if path.name not in ("fill", ".lock") and path.stat().st_size]
-
-
-def wait(condition: Callable[[], Any], what: str) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, f"not within 60 s: {what}"
-        time.sleep(0.1)

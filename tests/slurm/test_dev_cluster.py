@@ -5,11 +5,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from waiting import wait
 
 from jobs import dev_cluster
 from jobs.dev_cluster import DevCluster
@@ -35,15 +35,6 @@ def idle(request: pytest.FixtureRequest) -> Iterator[None]:
 def submit(cluster: DevCluster, directory: Path, script: str, *options: str) -> int:
     (directory / "job.sh").write_text(f"#!/bin/bash\n{script}\n", encoding="utf-8")
     return int(cluster.run("sbatch", "--parsable", *options, "job.sh", cwd=directory))
-
-
-def eventually(condition: Callable[[], bool], timeout: float = 30.0) -> bool:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def lines(path: Path) -> list[str]:
@@ -87,7 +78,7 @@ def test_srun_works_on_both_gpu_nodes_and_counts_their_gpus(cluster: DevCluster,
     first = submit(cluster, tmp_path, "sleep 300", *everything)
     second = submit(cluster, tmp_path, "sleep 300", "--partition=gpu", "--gres=gpu:1")
     cluster.wait_for(first, "RUNNING")
-    assert eventually(lambda: cluster.job(second)["Reason"] in ("Resources", "Priority"))
+    wait(lambda: cluster.job(second)["Reason"] in ("Resources", "Priority"))
     assert cluster.job(second)["JobState"] == "PENDING"
 
 
@@ -99,7 +90,7 @@ def test_preempted_job_is_requeued_and_runs_again(cluster: DevCluster, tmp_path:
     urgent = submit(cluster, tmp_path, "true", "--partition=urgent", *on_node)
     cluster.wait_for(urgent, "COMPLETED")
     cluster.wait_for(job, "RUNNING", restarts=1)
-    assert eventually(lambda: len(lines(tmp_path / "starts")) == 2)
+    wait(lambda: len(lines(tmp_path / "starts")) == 2)
     assert lines(tmp_path / "starts") == ["none", "1"]
 
 
@@ -119,7 +110,7 @@ def test_grace_time_begins_with_the_signal_of_the_profile(
     )
     step = f"srun {sys.executable} step.py"
     job = submit(cluster, tmp_path, step, "--partition=gpu", "--signal=USR2@60", "--time=60", *on_node)
-    assert eventually((tmp_path / "ready").exists)
+    wait((tmp_path / "ready").exists)
     submit(cluster, tmp_path, "true", "--partition=urgent", *on_node)
     # The step ends within the grace time, so the job ends by itself: preempted, but neither killed nor requeued.
     assert cluster.wait_for(job, "COMPLETED")["Restarts"] == "0"
@@ -131,7 +122,7 @@ def test_sacct_answers_with_accounting_only(
 ) -> None:
     job = submit(cluster, tmp_path, "exit 3", "--account=dev")
     columns = ["sacct", "--noheader", "--parsable2", "--allocations", "--format=State,ExitCode,Account"]
-    assert eventually(lambda: cluster.run(*columns, f"--jobs={job}") == "FAILED|3:0|dev")
+    wait(lambda: cluster.run(*columns, f"--jobs={job}") == "FAILED|3:0|dev")
 
     job = submit(cluster_without_accounting, tmp_path, "exit 3")
     assert cluster_without_accounting.wait_for(job, "FAILED")["ExitCode"] == "3:0"
@@ -145,7 +136,7 @@ def test_job_of_a_failed_node_is_requeued_while_its_processes_run_on(
     cluster = cluster_without_accounting
     node = cluster.gpu_nodes[1]
     job = submit(cluster, tmp_path, "echo $$ >> pids; exec sleep 300", "--partition=gpu", f"--nodelist={node}")
-    assert eventually(lambda: len(lines(tmp_path / "pids")) == 1)
+    wait(lambda: len(lines(tmp_path / "pids")) == 1)
     first = int(lines(tmp_path / "pids")[0])
 
     cluster.kill_slurmd(node)
@@ -164,7 +155,7 @@ def test_node_set_down_can_be_resumed(cluster_without_accounting: DevCluster) ->
     cluster.set_node(node, "down")
     assert cluster.node_states()[node] == "down"
     cluster.set_node(node, "resume")
-    assert eventually(lambda: cluster.node_states()[node] == "idle")
+    wait(lambda: cluster.node_states()[node] == "idle")
 
 
 def test_wait_for_says_what_it_saw(cluster_without_accounting: DevCluster, tmp_path: Path) -> None:
@@ -187,7 +178,7 @@ def test_two_clusters_side_by_side_do_not_touch_each_other(directory: Path, tmp_
         for cluster in (one, other):
             (work := tmp_path / cluster.directory.name).mkdir()
             assert submit(cluster, work, "echo $$ > pid; exec sleep 300", "--partition=gpu") == 1  # the same job id
-            assert eventually(lambda work=work: bool(lines(work / "pid")))  # type: ignore[misc]
+            wait(lambda work=work: bool(lines(work / "pid")))  # type: ignore[misc]
             processes[cluster.directory.name] = int(lines(work / "pid")[0])
 
         one.cancel_all()
@@ -205,7 +196,7 @@ def test_down_leaves_no_process_and_no_file(directory: Path, tmp_path: Path) -> 
     detach = "setsid env -i" if cluster.proctrack == "cgroup" else "setsid"
     script = f"({detach} sleep 300 & echo $! > pids); srun bash -c 'echo $$ >> pids; exec sleep 300'"
     submit(cluster, tmp_path, script, "--partition=gpu")
-    assert eventually(lambda: len(lines(tmp_path / "pids")) == 2)
+    wait(lambda: len(lines(tmp_path / "pids")) == 2)
     assert all(alive(int(process)) for process in lines(tmp_path / "pids"))
     daemons = {Path(f"/proc/{process}/comm").read_text(encoding="utf-8").strip() for process in mentions(directory)}
     assert daemons >= {"munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd"}
@@ -234,7 +225,7 @@ def test_cluster_ends_with_its_process(directory: Path) -> None:
     os.kill(owner.pid, signal.SIGKILL)
     owner.wait()
     owner.stdout.close()
-    assert eventually(lambda: not directory.exists() and not mentions(directory))
+    wait(lambda: not directory.exists() and not mentions(directory))
 
 
 def test_a_daemon_that_does_not_start_is_named_and_nothing_is_left(

@@ -13,6 +13,7 @@ from foreign import SITE
 
 from jobs.cluster import Cluster
 from jobs.dev_cluster import DevCluster
+from jobs.doctor import BUSY_SECONDS
 from jobs.partitions import misfits, partitions
 from jobs.pipeline import STAGES
 from sllm.config import validate
@@ -132,7 +133,7 @@ def test_busy_nodes_and_no_accounting(
     assert (code, err) == (0, ""), out
     found = findings(out)
     assert found["note sacct"].startswith("does not answer")
-    assert found["note cpu: probe"] == "no node was free within 5 s: not looked at, try again later"
+    assert found["note cpu: probe"] == f"no node was free within {BUSY_SECONDS} s: not looked at, try again later"
 
 
 def test_slurm_that_does_not_answer(

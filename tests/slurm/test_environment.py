@@ -10,15 +10,13 @@ from pathlib import Path
 import pytest
 import tiny
 from foreign import OUTER_JOB, SITE
+from waiting import PATIENCE
 
 from jobs.dev_cluster import DevCluster
 from jobs.slurm import submitted_jobs
 from sllm.files import RunDirectory
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 1800.0
-"""Seconds for a job that takes a few on a machine with nothing else to do."""
-
 PROFILE = """
 defaults: {partition: cpu, cpus: 1, memory: 1G, time_minutes: 20, signal_seconds: 20}
 stages: {download: {array: 2}}
@@ -27,7 +25,7 @@ PRETRAIN = ("download.*", "download", "tokenizer", "pack", "pretrain")
 
 Sllm = Callable[..., tuple[int, str, str]]
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3 * PATIENCE)]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
