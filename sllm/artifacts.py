@@ -15,6 +15,8 @@ from sllm.files import fingerprint
 # Raise a stage's number when its output for equal input changes.
 VERSIONS = {"download": 3, "tokenizer": 2, "pack": 1, "pretrain": 1, "validate": 1, "benchmark": 1}
 
+CORPORA, TOKENIZERS, PACKED = "corpora", "tokenizers", "packed"
+
 # Settings of a source that change how it is weighed or described, but not its documents.
 DESCRIPTIVE = ("weight", "optional", "licence", "text_megabytes")
 
@@ -38,6 +40,7 @@ def stage_keys(experiment: Experiment) -> dict[str, dict[str, Any]]:
         if isinstance(source, FilesSource | AihubSource) and not is_left_out(source):
             try:
                 inputs[source.name] = file_stamps(source)
+                problems += _own_results(source, inputs[source.name], Path(experiment.data_directory))
             except UserError as error:
                 problems.append(str(error))
     if problems:
@@ -66,6 +69,14 @@ def stage_keys(experiment: Experiment) -> dict[str, dict[str, Any]]:
     return keys
 
 
+def _own_results(source: FilesSource | AihubSource, stamps: list[list[Any]], root: Path) -> list[str]:
+    """What to tell of a source that reads what we wrote: with every download there would be more of it."""
+    for results in (root / name for name in (CORPORA, TOKENIZERS, PACKED)):
+        if own := next((name for name, *_ in stamps if Path(name).is_relative_to(results)), None):
+            return [f"data.sources: {source.name}: {own} is a result of this program; leave {results} out of the paths"]
+    return []
+
+
 def changed_files(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What differs between the files of two keys of the download: `PATH is gone`, `is new`, `has changed`."""
     before, now = ({name: stamp for stamps in key["files"].values() for name, *stamp in stamps} for key in (old, new))
@@ -80,9 +91,9 @@ class Artifacts:
     def __init__(self, experiment: Experiment, keys: dict[str, dict[str, Any]] | None = None) -> None:
         self.keys = keys = keys if keys is not None else stage_keys(experiment)
         root = Path(experiment.data_directory)
-        self.corpus = root / "corpora" / fingerprint(keys["download"])
-        self.tokenizer = root / "tokenizers" / fingerprint(keys["tokenizer"])
-        self.packed = root / "packed" / fingerprint(keys["pack"])
+        self.corpus = root / CORPORA / fingerprint(keys["download"])
+        self.tokenizer = root / TOKENIZERS / fingerprint(keys["tokenizer"])
+        self.packed = root / PACKED / fingerprint(keys["pack"])
 
 
 def differences(old: Any, new: Any, at: str = "") -> list[str]:

@@ -296,6 +296,22 @@ def test_all_problems_of_all_sources_at_once(tmp_path: Path) -> None:
     assert [line.split(": ")[1] for line in str(caught.value).split("\n")] == ["one", "one", "two", "three"]
 
 
+def test_what_we_wrote_is_no_source(tmp_path: Path) -> None:
+    """A pattern over the project's folder would read the corpus that it has made, and make another."""
+    files = {"kind": "files", "language": "ko", "paths": [str(tmp_path / "**/*.jsonl.zst")]}
+    sources = [{"name": "one", **files}, {"name": "set", "kind": "aihub", "folder": str(tmp_path / "data/aihub")}]
+    made = experiment(sources).model_copy(update={"data_directory": str(tmp_path / "data")})
+    tree(tmp_path, "texts/a.jsonl.zst", "data/b.jsonl.zst", "data/aihub/c.json")
+    assert len(stage_keys(made)["download"]["files"]["one"]) == 2
+    tree(tmp_path, "data/corpora/1/one/train-00000.jsonl.zst", "data/corpora/sources/one-1/train-00000.jsonl.zst")
+    with pytest.raises(UserError) as caught:
+        stage_keys(made)
+    assert str(caught.value) == (
+        f"data.sources: one: {tmp_path}/data/corpora/1/one/train-00000.jsonl.zst is a result of this program; "
+        f"leave {tmp_path}/data/corpora out of the paths"
+    )
+
+
 def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     """A zip from a Korean Windows, unpacked on Linux."""
     (tmp_path / os.fsdecode("말뭉치.txt".encode("cp949"))).write_text("하나", encoding="utf-8")
