@@ -89,7 +89,8 @@ class FilesSource(Section):
     language: Language
     """Of the text; figures are told by language, and the rules of cleaning differ."""
     paths: Annotated[tuple[Folder, ...], Field(strict=False, min_length=1)]
-    """Patterns, relative to the folder that sllm is run in; `**` looks in folders below."""
+    """Patterns, relative to the folder that sllm is run in; `**` looks in folders below. What they match is read, or
+    named in an error; a folder of parquet parts is read whole."""
     text_field: str = "text"
     """Key (jsonl) or column (parquet) that holds the text."""
     weight: Weight = 1.0
@@ -139,7 +140,7 @@ class AihubSource(Section):
     language: Literal["ko"] = "ko"
     """Of the text."""
     folder: Folder
-    """Every .json file in it, and in the folders below, is read."""
+    """Every .json file in it, and in the folders below, is read, but for hidden ones."""
     licence: str | None = None
     """For the reader, the corpus manifest and the report."""
     optional: bool = False
