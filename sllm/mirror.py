@@ -327,7 +327,7 @@ def obstacle() -> str | None:
 
     settings = wandb.setup().settings
     server = urlsplit(settings.base_url)
-    netrc = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
+    netrc = Path(os.environ.get("NETRC") or os.path.expanduser("~/.netrc"))  # noqa: PTH111 - raises without a HOME
     known = netrc.read_text(encoding="utf-8", errors="replace") if netrc.is_file() else ""
     if not (settings.api_key or settings.identity_token_file or "wandb" in known or server.netloc in known):
         return f"not logged in to {settings.base_url}: run `wandb login`, or set WANDB_API_KEY"

@@ -11,7 +11,17 @@ ROOT = Path(__file__).parents[1]
 
 # Lower layers first. A module imports from its own layer or below.
 LAYERS = [
-    {"sllm", "sllm.errors", "sllm.files", "sllm.stop", "sllm.progress", "sllm.utf8", "sllm.workers", "sllm.yaml_text"},
+    {
+        "sllm",
+        "sllm.errors",
+        "sllm.files",
+        "sllm.stop",
+        "sllm.progress",
+        "sllm.compiled",
+        "sllm.utf8",
+        "sllm.workers",
+        "sllm.yaml_text",
+    },
     {"sllm.config"},
     {"sllm.distributed", "sllm.tokenizer"},
     {"sllm.data", "sllm.model", "sllm.artifacts"},

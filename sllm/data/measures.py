@@ -4,7 +4,9 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, uint64
+from numba import uint64
+
+from sllm.compiled import compiled
 
 HANGUL, LATIN, OTHER_LETTER, DIGIT, SPACE, NEWLINE = range(1, 7)
 
@@ -12,8 +14,6 @@ TOP = (2, 3, 4)
 """Lengths, in words, of the n-grams of which the most frequent is looked at."""
 REPEATED = 6
 """Numbers of lengths, one after the other, of the n-grams of which every one that came before is looked at."""
-
-compiled = njit(cache=True, nogil=True)
 
 
 class Measures(NamedTuple):

@@ -11,16 +11,15 @@ Our own loop, because the libraries take n-grams as Python strings, and making t
 from functools import cache
 
 import numpy as np
-from numba import njit, uint32, uint64
+from numba import uint32, uint64
 
+from sllm.compiled import compiled
 from sllm.data.measures import mix
 
 BANDS, ROWS = 14, 8
 
 CHARACTERS = 8
 """Characters of an n-gram, of letters and digits alone: writers of Korean differ in where they put spaces."""
-
-compiled = njit(cache=True, nogil=True)
 
 
 def band_keys(text: str) -> np.ndarray:

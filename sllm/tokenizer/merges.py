@@ -19,8 +19,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, uint64
+from numba import uint64
 
+from sllm.compiled import compiled
 from sllm.tokenizer.codec import FIRST_BYTE, FIRST_MERGE
 from sllm.tokenizer.words import Words
 
@@ -30,8 +31,6 @@ WORK = 1 << 20
 """Places to look at before control goes back to Python, for progress and stopping."""
 
 DONE, FLOOR, FULL = range(3)  # why `merge` returned
-
-compiled = njit(cache=True, nogil=True)
 
 
 def learn_merges(words: Words, n_merges: int, floor: int | None = None) -> Iterator[list[tuple[int, int]]]:

@@ -13,8 +13,9 @@ from functools import cache
 from typing import IO
 
 import numpy as np
-from numba import njit, uint64
+from numba import uint64
 
+from sllm.compiled import compiled
 from sllm.progress import Bar
 from sllm.stop import StopFlag
 from sllm.tokenizer.codec import LONG_PARTICLES, SHORT_PARTICLES, nfc
@@ -25,8 +26,6 @@ END = 0xFF
 
 # Character classes of the split pattern.
 OTHER, LETTER, NUMBER, SPACE, NEWLINE, NONE = range(6)
-
-compiled = njit(cache=True, nogil=True)
 
 
 @dataclass
