@@ -373,13 +373,15 @@ def _start(run: RunDirectory, stage: Stage, token: str, resources: Resources) ->
         gpus_per_node=0 if resources.device == "cpu" else resources.gpus,
         timeout_min=YEAR_MINUTES,
     )
+    if (given := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        # submitit counts from 0 if it is not told; its check lets numbers through, and no GPU-… or MIG-….
+        executor.parameters["visible_gpus"] = given.split(",")
     environment = {
         "PYTHONPATH": os.pathsep.join(filter(None, [str(run.code), os.environ.get("PYTHONPATH")])),
         "PYTHONSAFEPATH": "1",  # else the current folder, perhaps the very tree that is being edited, comes first
         "OMP_NUM_THREADS": threads,
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": _free_port(),
-        "SLLM_GPUS": resources.gpus,
     }
     # Ctrl-C in a terminal reaches every process in the foreground. The controller would kill its ranks within a
     # second of it; ignoring it is inherited, and the ranks take their own handlers.

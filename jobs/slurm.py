@@ -320,8 +320,7 @@ def setup_lines(run: str, resources: Resources) -> list[str]:
         f"export PYTHONPATH={run}/code${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
         "export PYTHONUTF8=1",
         "export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}",
-        f"export SLLM_GPUS={resources.gpus} SLLM_SIGNAL_SECONDS={resources.signal_seconds}",
-        "export SLLM_JOB_STARTED=$(date +%s.%N)",
+        f"export SLLM_SIGNAL_SECONDS={resources.signal_seconds} SLLM_JOB_STARTED=$(date +%s.%N)",
         "slurm_term=; trap 'slurm_term=1' TERM",
     ]
 
