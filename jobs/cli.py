@@ -88,6 +88,7 @@ app = typer.Typer(
 )
 
 SCRIPTS = (Path(__file__).parent / "sbatch").resolve()
+PROFILE = (Path(__file__).parent / "configs" / "cluster" / "h100.yaml").resolve()
 
 RUNNING, STAGES, MODEL = "Runs", "One stage, in this process", "Models"
 
@@ -153,6 +154,7 @@ def every_command(
     epilog=examples(
         "sllm submit smoke",
         "sllm submit my.yaml train.max_steps=500 name=short --until pretrain",
+        f"cp {PROFILE} my-cluster.yaml  # and edit it",
         "sllm submit default --on slurm --cluster my-cluster.yaml --dry-run",
     ),
 )

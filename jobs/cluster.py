@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from jobs.presets import PROFILES, profile_names
 from sllm.config import NonNegative, Positive, Section, Strings, combined, validate
 from sllm.errors import UserError
-from sllm.yaml_text import dump_yaml, load_yaml
+from sllm.yaml_text import dump_yaml, load_yaml, similar_file
 
 SITE_DEFAULTS = {
     "SBATCH_ACCOUNT": "account",
@@ -189,16 +189,15 @@ class Cluster(Section):
 
 def load_cluster(profile: str) -> Cluster:
     """Read a profile: a path, or the name of one in configs/cluster. Raises UserError with every problem."""
-    path = Path(profile)
-    if not path.suffix and not path.is_file():
-        path = PROFILES / f"{path.name}.yaml"
-        if not path.is_file() or "/" in profile:
-            names = profile_names()
-            close = difflib.get_close_matches(profile, names, n=1)
-            hint = f"did you mean {close[0]}? " if close else ""
-            raise UserError(
-                f"--cluster {profile}: no such file, nor a profile in {PROFILES}; {hint}there are: {', '.join(names)}"
-            )
+    path, names = Path(profile), profile_names()
+    if profile in names and not path.is_file():
+        path = PROFILES / f"{profile}.yaml"
+    elif not path.exists():
+        near = [*filter(None, [similar_file(path)]), *difflib.get_close_matches(path.stem, names, n=1)]
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UserError(
+            f"--cluster {profile}: no such file, nor a profile in {PROFILES}; {hint}there are: {', '.join(names)}"
+        )
     values = load_yaml(path)
     keys = values.keys() if isinstance(values, dict) else set()
     if keys & {"data", "model", "train"} and not keys & {"defaults", "stages"}:

@@ -527,7 +527,7 @@ def validate(model: type[M], values: Any, origins: str | Origins) -> M:
     except ValidationError as error:
         problems = list(_problems(model, error.errors(include_url=False)))
         problems += _hidden_problems(model, values, error.errors(include_url=False))
-        raise UserError("\n".join(dict.fromkeys(_line(problem, origins) for problem in problems))) from None
+        raise UserError("\n".join(dict.fromkeys(_printable(_line(problem, origins)) for problem in problems))) from None
 
 
 def _absolute_paths(experiment: Experiment) -> Experiment:
@@ -582,7 +582,13 @@ def _listed(values: list[Any]) -> str:
     return ", ".join(map(str, shown))
 
 
+def _printable(text: str) -> str:
+    """On one line, and no command to the terminal."""
+    return "".join(sign if sign.isprintable() else "�" for sign in text)
+
+
 def _shortened(text: str) -> str:
+    text = _printable(text)
     return text if len(text) <= 60 else text[:57] + "…"
 
 

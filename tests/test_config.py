@@ -146,6 +146,7 @@ def test_a_problem_names_the_place_of_its_value(tmp_path: Path) -> None:
         ('runs_directory="a\\0b"', "should match pattern"),
         ("data_directory=~nobody-of-this-name/x", "~nobody-of-this-name is nobody's home directory"),
         ("train=[]", "train=[] (command line): []; input should be a section of keys"),
+        ("na\nme=a", "na�me=a (command line): na�me: unknown key; did you mean name?"),
         ("train..x=1", "an override is written key=value"),
         ("a." * 50 + "b=1", "no key is as deep as 51 levels"),
         ("validate={{X}}", "validate={{X}} (command line): not valid YAML: a key is a word"),

@@ -104,9 +104,30 @@ def test_the_warning_fits_a_short_limit(tmp_path: Path) -> None:
     assert (cluster.resources("pack").signal_seconds, cluster.resources("pretrain").signal_seconds) == (60, 120)
 
 
-def test_a_name_that_is_mistyped() -> None:
-    with pytest.raises(UserError, match=r"--cluster labtop: no such file.*did you mean laptop\? there are: dev, h100"):
-        load_cluster("labtop")
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        ("labtop", "did you mean laptop? there are: dev, h100, laptop"),
+        ("h100.yaml", "did you mean h100? there are"),
+        ("mine/my-clutser.yaml", "did you mean mine/my-cluster.yaml? there are"),
+    ],
+)
+def test_a_name_that_is_mistyped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str, hint: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "my-cluster.yaml").touch()
+    with pytest.raises(UserError) as caught:
+        load_cluster(typed)
+    assert str(caught.value).startswith(f"--cluster {typed}: no such file, nor a profile in {PROFILES}; {hint}")
+
+
+def test_a_folder_is_no_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But one that is called like a profile does not hide it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "laptop").mkdir()
+    assert load_cluster("laptop").resources("pretrain").ranks == 2
+    with pytest.raises(UserError, match=r"^\.: a folder$"):
+        load_cluster(".")
 
 
 def test_a_site_says_what_the_profile_leaves_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
