@@ -55,7 +55,7 @@ def measure(name: str, dtype: Dtype, arguments: argparse.Namespace, device: torc
         lists = prompts.tolist()
 
         def ours(new: int, lists: list[list[int]] = lists) -> None:
-            for _ in next_tokens(model, lists, new, Sampling(temperature=0)):
+            for _ in next_tokens(model, lists, new, Sampling(temperature=0, valid_utf8=False)):
                 pass
 
         def generate(new: int, prompts: torch.Tensor = prompts) -> None:

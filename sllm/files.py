@@ -169,6 +169,44 @@ def commit_directory(filled: Path, path: Path, **details: Any) -> None:
     fsync_directory(path.parent)
 
 
+def check_replaceable(path: Path, format: str) -> None:
+    """See that `atomic_directory` would take nobody's files away at `path`, and that it can write there.
+
+    Raises:
+        UserError: something is there other than an empty directory or what was written with this `format`.
+    """
+    try:
+        place = path.resolve()
+        if place.is_dir() and any(place.iterdir()):
+            others = _files_beside_manifest(place, format)
+            if others is None:
+                raise UserError(f"{path}: exists and is not a former export; give a new directory")
+            if others:
+                raise UserError(f"{path}: holds files that no export wrote ({', '.join(others)}); give a new directory")
+        elif place.exists() and not place.is_dir():
+            raise UserError(f"{path}: exists and is not a former export, but a file; give a new directory")
+        if Path.cwd().is_relative_to(place):
+            raise UserError(f"{path}: is the directory you are in, which would be replaced; give a new one")
+        parent = next(parent for parent in place.parents if parent.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+            raise UserError(f"{path}: nothing can be written in {parent}; give another directory")
+    except (OSError, RuntimeError) as error:  # a name that is too long, a folder closed to us, a circle of links
+        raise UserError(f"{path}: {getattr(error, 'strerror', error)}; give another directory") from None
+
+
+def _files_beside_manifest(directory: Path, format: str) -> list[str] | None:
+    """The files that a manifest of this `format` does not list; None if there is no such manifest."""
+    try:
+        manifest = read_json(directory / MANIFEST)
+        if manifest["format"] != format:
+            return None
+        listed = {MANIFEST, *(entry["name"] for entry in manifest["files"])}
+    except (FileNotFoundError, CorruptError, KeyError, TypeError):
+        return None
+    found = (file.relative_to(directory).as_posix() for file in directory.rglob("*") if not file.is_dir())
+    return sorted(name for name in found if name not in listed)
+
+
 @contextmanager
 def alone_with(path: Path, check: Callable[[], None]) -> Iterator[None]:
     """Hold a lock beside `path` that one process has at a time. Calls `check` while another has it.
@@ -412,6 +450,11 @@ class RunDirectory:
     """Names of everything in `runs/<name>/`. Creating one touches nothing on disk."""
 
     path: Path
+
+    @classmethod
+    def above(cls, path: Path) -> "RunDirectory | None":
+        """The run that a model lies in: runs/NAME for runs/NAME/best, .../checkpoints/step-… and files in them."""
+        return next((cls(parent) for parent in path.absolute().parents if (parent / "config.yaml").is_file()), None)
 
     @property
     def name(self) -> str:

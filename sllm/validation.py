@@ -239,11 +239,12 @@ class ModelValidator:
         return results
 
     def _run(self) -> RunDirectory:
-        """The run directory above the model: runs/NAME for runs/NAME/best, .../checkpoints/step-… and files in them."""
-        for parent in self.model_path.absolute().parents:
-            if (parent / "config.yaml").is_file():
-                return RunDirectory(parent)
-        raise UserError(f"{self.model_path}: lies in no run directory; give the packed data and the output directory")
+        run = RunDirectory.above(self.model_path)
+        if run is None:
+            raise UserError(
+                f"{self.model_path}: lies in no run directory; give the packed data and the output directory"
+            )
+        return run
 
     def _run_data(self) -> Path:
         return Artifacts(load_experiment(self._run().config)).packed

@@ -1,9 +1,12 @@
 """Generation: each small function alone, then whole texts. Transformers' samplers are the oracle of ours."""
 
+import codecs
 import itertools
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +23,7 @@ from sllm.checkpoint import save_model
 from sllm.config import ModelConfig
 from sllm.errors import UserError
 from sllm.export import gpt2_config, gpt2_weights
+from sllm.files import write_manifest
 from sllm.inference import (
     Sampling,
     TextGenerator,
@@ -34,12 +38,14 @@ from sllm.inference import (
     prefill,
     prepare,
     sample,
+    utf8_table,
 )
 from sllm.model import GPT
 from sllm.tokenizer import Tokenizer
 
 CONFIG = ModelConfig(d_model=32, n_layers=2, n_heads=2, d_ff=96, context_length=64, dropout=0.1)
 GREEDY = Sampling(temperature=0)
+CTRL_C = "\x03"
 PROMPTS = ["한국어", "a", "The quick brown fox", "", "대한민국의 수도는"]
 
 
@@ -144,6 +150,61 @@ def test_values_without_meaning_are_named(wrong: dict[str, float]) -> None:
         Sampling(**wrong)  # type: ignore[arg-type]
 
 
+finite = st.floats(-(2.0**127), 2.0**127, width=32)
+positive = st.floats(0, exclude_min=True, allow_nan=False, allow_infinity=False)
+
+
+@given(
+    rows=st.integers(1, 12).flatmap(lambda size: st.lists(st.lists(finite, min_size=size, max_size=size), min_size=1)),
+    temperature=st.just(0.0) | positive,
+    top_k=st.none() | st.integers(1, 10**30),
+    top_p=st.floats(0, 1, exclude_min=True),
+    penalty=positive,
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    masked=st.booleans(),
+    data=st.data(),
+)
+def test_any_numbers_give_a_token(
+    rows: list[list[float]],
+    temperature: float,
+    top_k: int | None,
+    top_p: float,
+    penalty: float,
+    dtype: torch.dtype,
+    masked: bool,
+    data: st.DataObject,
+) -> None:
+    Sampling(temperature, top_k, top_p, penalty)
+    logits = torch.tensor(rows).to(dtype)
+    seen = torch.tensor(data.draw(st.lists(st.booleans(), min_size=logits.numel(), max_size=logits.numel())))
+    logits = penalize_repetition(logits, seen.view_as(logits), penalty)
+    if masked:
+        logits[:, 1:] = -torch.inf
+    tokens = sample(logits, temperature, top_k, top_p, torch.Generator().manual_seed(0))
+    assert tokens.shape == (len(rows),)
+    assert logits.gather(1, tokens[:, None]).isfinite().all()
+
+
+@pytest.mark.parametrize("temperature", [1e-38, 1e-45, 5e-324])
+def test_the_smallest_temperatures_are_greedy(temperature: float) -> None:
+    logits = torch.randn(4, 50)
+    assert sample(logits, temperature).tolist() == logits.argmax(-1).tolist()
+
+
+def test_the_smallest_top_p_keeps_the_likeliest() -> None:
+    logits = torch.randn(4, 50)
+    assert sample(logits, 1.0, top_p=1e-300).tolist() == logits.argmax(-1).tolist()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64, -(10**30)])
+def test_a_seed_has_64_bits(generator: TextGenerator, seed: int) -> None:
+    for use in (generator.generate, generator.stream, lambda text, seed: talk(generator, [text], seed=seed)):
+        with pytest.raises(UserError, match="seed"):
+            list(use("a", seed=seed))
+    assert generator.generate("a", 4, seed=2**64 - 1)
+    assert talk(generator, ["a", "b"], seed=2**64 - 1)
+
+
 # --- many steps -----------------------------------------------------------------------------------
 
 
@@ -234,6 +295,63 @@ def test_a_prompt_without_room_is_a_user_error(generator: TextGenerator, wrong: 
         generator.stream(wrong)
 
 
+# --- whole characters -----------------------------------------------------------------------------
+
+HALVES = [(4 + 0xEA, 4 + 0xB0), (4 + 0x80, 4 + 0xEA), (260, 261), (4 + ord("a"), 260), (4 + 0xED, 4 + 0x95)]
+"""Tokens that end, begin or both in the middle of a character."""
+
+
+def model_of_halves() -> tuple[GPT, Tokenizer]:
+    tokenizer = Tokenizer(HALVES)
+    torch.manual_seed(1)
+    model = GPT(CONFIG, tokenizer.vocab_size).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.add_(torch.randn_like(parameter) * (0.5 if "norm" not in name else 0.1))
+    return model, tokenizer
+
+
+def begins_a_text(tokenizer: Tokenizer, ids: list[int]) -> bool:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        text = decoder.decode(tokenizer.decode_bytes(ids))
+        held_back, _ = decoder.getstate()
+    except UnicodeDecodeError:
+        return False
+    return min(ids) >= 3 and "\ufffd" not in text and not (3 in ids and held_back) and held_back[:2] < b"\xed\xa0"
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_only_tokens_that_make_text_are_chosen(use_cache: bool) -> None:
+    """Every step takes the likeliest of the tokens that Python's decoder takes; each row has a state of its own."""
+    model, tokenizer = model_of_halves()
+    prompts = [tokenizer.encode(text, bos=True) for text in ("가", "a", "The")]
+    utf8 = utf8_table(tokenizer, torch.device("cpu"))
+    steps = torch.stack(list(next_tokens(model, prompts, 20, GREEDY, None, utf8, use_cache)), dim=1).tolist()
+    cut = 0
+    for prompt, found in zip(prompts, steps, strict=True):
+        for i, token in enumerate(found):
+            logits = model(torch.tensor([prompt + found[:i]]))[0, -1]
+            before = found[:i][found[:i].index(3) + 1 :] if 3 in found[:i] else found[:i]
+            order = logits.argsort(descending=True).tolist()
+            assert token == next(t for t in order if begins_a_text(tokenizer, [*before, t]))
+            cut += token != order[0]
+    assert cut > 10, "the mask had something to do"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_text_has_no_broken_character(generator: TextGenerator, seed: int) -> None:
+    arguments = {"temperature": 3.0, "top_p": 1.0, "seed": seed}
+    texts = [
+        *generator.generate(PROMPTS, 64, **arguments),
+        "".join(generator.stream("가", 64, **arguments)),
+        *complete(generator.model, generator.tokenizer, PROMPTS, 30, sampling=Sampling(3.0, top_p=1.0), seed=seed),
+        talk(generator, PROMPTS, seed=seed, sampling=Sampling(3.0, top_p=1.0)),
+    ]
+    assert not any("\ufffd" in text for text in texts)
+    assert "\ufffd" in "".join(generator.generate(PROMPTS, 64, **arguments, valid_utf8=False))
+
+
 # --- streaming and chat ---------------------------------------------------------------------------
 
 
@@ -252,9 +370,11 @@ class Scripted(TextGenerator):
         self.model = random_model().eval()
         self.said = self.tokenizer.encode(text, eos=True)
         self.asked: list[list[int]] = []
+        self.rooms: list[int] = []
 
     def stream_ids(self, ids: list[int], new_tokens: int, *_: object) -> Iterator[str]:
         self.asked.append(ids)
+        self.rooms.append(new_tokens)
         decoder = self.tokenizer.stream_decoder()
         for token in self.said[:new_tokens]:
             if piece := decoder.feed(token):
@@ -275,34 +395,87 @@ def test_a_character_cut_in_two_is_left_out(generator: TextGenerator, monkeypatc
     assert list(generator.stream("a", 10)) == ["한", "국"]
 
 
-def talk(generator: TextGenerator, lines: list[str], **arguments: int) -> str:
+def talk(generator: TextGenerator, lines: list[str], **arguments: Any) -> str:
+    """What the chat writes; what it tells goes to `told`."""
     script = iter(lines)
     written: list[str] = []
 
     def read(_: str) -> str:
-        try:
-            return next(script)
-        except StopIteration:
-            raise EOFError from None
+        line = next(script, None)
+        if line is None:
+            raise EOFError
+        if line == CTRL_C:
+            raise KeyboardInterrupt
+        return line
 
-    chat(generator, read=read, write=written.append, **arguments)
+    chat(generator, read=read, write=written.append, **{"tell": lambda _: None, **arguments})
     return "".join(written)
 
 
 def test_chat_continues_a_growing_transcript() -> None:
     generator = Scripted("\n 좋다.\n더 말하지 않는다")
     assert talk(generator, ["날씨가", "그래서"], reply_tokens=30) == " 좋다.\n 좋다.\n\n"
-    decode_bytes = generator.tokenizer.decode
-    assert decode_bytes(generator.asked[0]) == "날씨가"
-    # 64 tokens of context less 30 for the reply: the newest 34 are kept, cut where they are cut.
-    assert decode_bytes(generator.asked[1]).endswith("좋다.\n그래서")
-    assert len(generator.asked[1]) <= 34
+    assert generator.asked == [
+        generator.tokenizer.encode("날씨가", bos=True),
+        generator.tokenizer.encode("날씨가 좋다.\n그래서", bos=True),
+    ]
+
+
+@pytest.mark.parametrize("reply_tokens", [1, 20, 64, 100_000])
+def test_chat_reads_the_line_whatever_the_room(reply_tokens: int) -> None:
+    """64 tokens of context. The reply gets shorter before a line does, and old lines go before that."""
+    generator = Scripted("b\n")
+    lines = ["0" * 20, "1" * 20, "2" * 45, "3" * 62]
+    talk(generator, lines, reply_tokens=reply_tokens)
+    bos, kept = {ids[0] for ids in generator.asked}, [generator.tokenizer.decode(ids) for ids in generator.asked]
+    assert bos == {2}
+    assert kept == [lines[0], f"{lines[0]}b\n{lines[1]}", lines[2], lines[3]]
+    assert generator.rooms == [min(reply_tokens, 64 - len(ids)) for ids in generator.asked]
+    assert generator.rooms[-1] == 1
+
+
+def test_chat_reads_the_end_of_a_line_that_is_longer_than_the_context() -> None:
+    generator, told = Scripted("b\n"), []
+    talk(generator, ["가나다" * 30 + "라", "end"], reply_tokens=64, tell=told.append)
+    first, second = generator.asked
+    assert first[0] == 2
+    assert generator.tokenizer.decode(first) == ("가나다" * 30 + "라")[-15:], (
+        "whole characters, a quarter for the reply"
+    )
+    assert generator.rooms == [16, 60]
+    assert generator.tokenizer.decode(second) == "end"
+    assert [line for line in told if "64 tokens" in line] == told[1:]
+
+
+def test_two_lines_get_two_answers(generator: TextGenerator) -> None:
+    """Where the room for a reply is the whole context, as with the 128 of `smoke`."""
+    assert len({talk(generator, [line], reply_tokens=64, seed=1) for line in ("민수", "Anna", "")}) == 3
 
 
 def test_chat_commands() -> None:
-    generator = Scripted("b\n")
-    assert talk(generator, ["a", "/new", "c", "/quit", "never"]) == "b\nb\n"
-    assert [generator.tokenizer.decode(ids) for ids in generator.asked] == ["a", "c"]
+    generator, told = Scripted("b\n"), []
+    lines = ["a", "/new", "c", "/help", "/hlep me", " /", "/usr/bin", "/quit", "never"]
+    assert talk(generator, lines, tell=told.append) == "b\n" * 3
+    assert [generator.tokenizer.decode(ids) for ids in generator.asked] == ["a", "c", "cb\n/usr/bin"]
+    greeting, _, helped, unknown, alone = told
+    assert "/help" in greeting
+    assert all(command in helped for command in ("/new", "/help", "/quit", "Ctrl-C"))
+    assert unknown.startswith("/hlep: no such command")
+    assert alone.startswith("/: no such command")
+
+
+def test_ctrl_c_ends_a_reply_and_not_the_chat() -> None:
+    class Interrupted(Scripted):
+        def stream_ids(self, *arguments: Any) -> Iterator[str]:
+            for i, piece in enumerate(super().stream_ids(*arguments)):
+                if i == 2:
+                    raise KeyboardInterrupt
+                yield piece
+
+    generator, told = Interrupted("안녕하세요\n"), []
+    assert talk(generator, ["a", CTRL_C, "b"], tell=told.append) == "안녕\n\n안녕\n\n"
+    assert generator.tokenizer.decode(generator.asked[1]) == "a안녕\nb", "what was said stays"
+    assert "Ctrl-D" in told[-1]
 
 
 def test_chat_with_a_real_model_fills_the_context(generator: TextGenerator) -> None:
@@ -325,12 +498,24 @@ def test_complete_leaves_a_training_as_it_was() -> None:
     assert model.embedding.weight.grad is not None
 
 
-def test_complete_forgets_the_beginning_of_a_long_prompt() -> None:
+def test_complete_cuts_only_what_is_too_long() -> None:
     model, tokenizer = random_model().eval(), Tokenizer([])
+
+    def asked(text: str, new_tokens: int) -> str:
+        [found] = complete(model, tokenizer, [text], new_tokens, sampling=GREEDY)
+        return found
+
+    def continued(text: str, new_tokens: int) -> str:
+        ids = tokenizer.encode(text, bos=True)
+        utf8 = utf8_table(tokenizer, torch.device("cpu"))
+        [row] = continue_ids(model, [ids], [new_tokens], tokenizer.eos_id, GREEDY, utf8=utf8)
+        return "".join(map(tokenizer.stream_decoder().feed, row))
+
     long = "abcdefghij" * 20
-    texts = complete(model, tokenizer, [long, long[-44:]], 20, sampling=GREEDY)
-    assert texts[0] == texts[1]
-    assert complete(model, tokenizer, ["a"], 1000, sampling=GREEDY)
+    assert asked(long[-44:], 1000) == continued(long[-44:], 19)
+    assert asked(long[-62:], 20) == continued(long[-62:], 1)
+    assert asked(long, 20) == continued(long[-47:], 16), "the newest, after <bos>, and a quarter for the rest"
+    assert asked(long, 5) == continued(long[-58:], 5)
     assert complete(model, tokenizer, [], 5) == []
 
 
@@ -382,3 +567,27 @@ def test_a_tokenizer_of_another_model_is_refused(directory: Path, tmp_path: Path
             TextGenerator(directory, device="cuda")
     with pytest.raises(UserError, match="no model here"):
         TextGenerator(tmp_path, device="cpu")
+
+
+def test_a_checkpoint_takes_the_tokenizer_of_its_run(directory: Path, tmp_path: Path) -> None:
+    wanted = TextGenerator(directory, device="cpu").generate("a", temperature=0)
+    (tmp_path / "config.yaml").write_text("name: run\n", encoding="utf-8")
+    checkpoint = shutil.copytree(directory, tmp_path / "checkpoints" / "step-00000001")
+    (checkpoint / "tokenizer.json").unlink()
+    write_manifest(checkpoint)
+    assert TextGenerator(checkpoint, device="cpu").generate("a", temperature=0) == wanted
+
+
+def test_weights_that_are_not_numbers_are_named(directory: Path, tmp_path: Path) -> None:
+    model = random_model()
+    with torch.no_grad():
+        model.final_norm.bias[0] = torch.nan
+    save_model(tmp_path / "diverged", model, directory / "tokenizer.json")
+    with pytest.raises(UserError, match="diverged: its weights are not numbers"):
+        TextGenerator(tmp_path / "diverged", device="cpu")
+
+
+def test_every_prompt_that_is_too_long_is_named(generator: TextGenerator) -> None:
+    with pytest.raises(UserError) as caught:
+        generator.generate(["x" * 100, "fine", "y" * 100])
+    assert [line[:9] for line in str(caught.value).split("\n")] == ["prompt 'x", "prompt 'y"]

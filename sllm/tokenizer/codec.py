@@ -17,6 +17,7 @@ from unicodedata import category, combining, normalize
 
 from sllm.errors import UserError
 from sllm.files import write_text
+from sllm.tokenizer.characters import states_after
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,6 +87,11 @@ class Tokenizer:
         """SHA-256 of all that decides which ids a text becomes."""
         content = json.dumps([SPECIAL_TOKENS, self.pattern, self.merges], separators=(",", ":"))
         return hashlib.sha256(content.encode("utf-8")).hexdigest()
+
+    @cached_property
+    def utf8_states(self) -> list[bytes]:
+        """Where each token leaves a decoder of UTF-8, by where it stood before: see `sllm.tokenizer.characters`."""
+        return states_after(FIRST_BYTE, self.eos_id, self.merges)
 
     @cached_property
     def _encoding(self) -> "tiktoken.Encoding":
@@ -172,12 +178,18 @@ class Tokenizer:
     # --- tokenizer.json ---------------------------------------------------------------------------
 
     def save(self, path: Path) -> None:
-        """Write a Hugging Face `tokenizer.json`, which `tokenizers` and Transformers load."""
+        """Write a Hugging Face `tokenizer.json`, which `tokenizers` and Transformers load.
+
+        They put `<bos>` before a text, as it stands in training, unless asked not to (`add_special_tokens=False`).
+        """
         write_text(path, json.dumps(self._document(), ensure_ascii=False, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
-        """Raises UserError if `path` cannot be read or is not a tokenizer of this kind."""
+        """Raises UserError if `path` cannot be read or is not a tokenizer of this kind.
+
+        What it puts around a text (`post_processor`) may be anything: our `encode` asks its caller.
+        """
         path = Path(path)
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
@@ -210,6 +222,10 @@ class Tokenizer:
     def _document(self) -> dict[str, Any]:
         names = [*SPECIAL_TOKENS, *(byte_level_name(token) for token in self.token_bytes[FIRST_BYTE:])]
         byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+        first, second = (
+            [{"SpecialToken": {"id": "<bos>", "type_id": i}}, {"Sequence": {"id": name, "type_id": i}}]
+            for i, name in enumerate("AB")
+        )
         split = {"type": "Split", "pattern": {"Regex": self.pattern}, "behavior": "Isolated", "invert": False}
         return {
             "version": "1.0",
@@ -229,7 +245,12 @@ class Tokenizer:
             ],
             "normalizer": {"type": "NFC"},
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
-            "post_processor": None,
+            "post_processor": {
+                "type": "TemplateProcessing",
+                "single": first,
+                "pair": first + second,
+                "special_tokens": {"<bos>": {"id": "<bos>", "ids": [self.bos_id], "tokens": ["<bos>"]}},
+            },
             "decoder": byte_level,
             "model": {
                 "type": "BPE",

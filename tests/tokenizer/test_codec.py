@@ -61,7 +61,7 @@ def transformers_peer(path: Path) -> PreTrainedTokenizerFast:
 def assert_equal_to_peers(text: str, tokenizer: Tokenizer, peer: Any, transformers_peer: Any) -> None:
     ids = tokenizer.encode(text)
     assert ids == tokenizer.encode_to_numpy(text).tolist()
-    assert ids == peer.encode(text).ids
+    assert ids == peer.encode(text, add_special_tokens=False).ids
     assert ids == transformers_peer.encode(text, add_special_tokens=False)
     assert tokenizer.decode(ids) == peer.decode(ids, skip_special_tokens=False) == normalize("NFC", text)
 
@@ -169,6 +169,23 @@ def test_transformers_knows_the_special_tokens(tokenizer: Tokenizer, transformer
     assert transformers_peer.bos_token_id == tokenizer.bos_id == 2
     assert transformers_peer.eos_token_id == tokenizer.eos_id == 3
     assert len(transformers_peer) == tokenizer.vocab_size == 2000
+
+
+def test_peers_begin_with_bos_as_the_training_does(tokenizer: Tokenizer, peer: Any, transformers_peer: Any) -> None:
+    first, second = "하나 <bos> 둘", "three"
+    alone = tokenizer.encode(first, bos=True)
+    pair = [*alone, *tokenizer.encode(second, bos=True)]
+    assert peer.encode(first).ids == transformers_peer(first).input_ids == alone
+    assert peer.encode(first, second).ids == transformers_peer(first, second).input_ids == pair
+    assert [encoding.ids for encoding in peer.encode_batch([first, (first, second)])] == [alone, pair]
+    assert transformers_peer([first, second]).input_ids == [alone, tokenizer.encode(second, bos=True)]
+
+
+def test_a_file_from_before_bos_was_put_first(path: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    (tmp_path / "old.json").write_bytes(changed(lambda d: d.update(post_processor=None))(path.read_bytes()))
+    old = Tokenizer.load(tmp_path / "old.json")
+    assert old.fingerprint == tokenizer.fingerprint
+    assert old.encode("하나 둘", bos=True) == tokenizer.encode("하나 둘", bos=True)
 
 
 # --- there and back -------------------------------------------------------------------------------
