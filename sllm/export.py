@@ -1,7 +1,7 @@
 """A trained model as a Transformers directory: a `GPT2LMHeadModel` with our weights and, as positions, our sinusoid.
 
 Writing needs no Transformers. Where it is installed, the written directory is loaded with it and its logits are
-compared with ours before anything appears at the output.
+compared with ours, and its text with ours, before anything appears at the output.
 """
 
 import importlib.util
@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sllm.errors import UserError
-from sllm.files import MANIFEST, CorruptError, atomic_directory, read_json, write_json
-from sllm.inference import load_pair
+from sllm.files import atomic_directory, check_replaceable, write_json
+from sllm.inference import Sampling, continue_ids, load_pair
 from sllm.model import GPT, Block
 from sllm.tokenizer import Tokenizer
 
@@ -22,6 +23,9 @@ FORMAT = "transformers-gpt2"
 
 # Both compute in fp32 but add in different orders; logits are of the order of 1 to 10.
 TOLERANCE = 1e-3
+
+CHECKED_PROMPTS = ("대한민국", "The")
+CHECKED_TOKENS = 32
 
 
 def export(model_path: Path | str, output: Path | str, tokenizer_path: Path | str | None = None) -> float | None:
@@ -35,22 +39,33 @@ def export(model_path: Path | str, output: Path | str, tokenizer_path: Path | st
         The largest difference between Transformers' logits and ours; None if Transformers is not installed.
 
     Raises:
-        UserError: no model there, or something other than an export at `output`.
+        UserError: no model there, other files than those of an export at `output`, or no place to write.
     """
     output = Path(output)
+    check_replaceable(output, FORMAT)
     model, tokenizer = load_pair(model_path, tokenizer_path, "cpu")
-    _refuse_other_files(output)
     difference = None
-    with atomic_directory(output, format=FORMAT) as directory:
-        save_file(gpt2_weights(model), directory / "model.safetensors", metadata={"format": "pt"})
-        write_json(directory / "config.json", gpt2_config(model, tokenizer))
-        write_json(directory / "generation_config.json", _generation_config(tokenizer))
-        tokenizer.save(directory / "tokenizer.json")
-        write_json(directory / "tokenizer_config.json", _tokenizer_config(model))
-        if importlib.util.find_spec("transformers"):
-            difference = logit_difference(model, directory)
-            assert difference < TOLERANCE, f"Transformers' logits differ from ours by {difference}"
+    try:
+        with atomic_directory(output.resolve(), format=FORMAT) as directory:
+            _write_weights(gpt2_weights(model), directory / "model.safetensors")
+            write_json(directory / "config.json", gpt2_config(model, tokenizer))
+            write_json(directory / "generation_config.json", generation_config(tokenizer))
+            tokenizer.save(directory / "tokenizer.json")
+            write_json(directory / "tokenizer_config.json", _tokenizer_config(model))
+            if importlib.util.find_spec("transformers"):
+                difference = compare(model, tokenizer, directory)
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno is None:  # Transformers', not the disk's
+            raise
+        raise UserError(f"{output}: cannot be written ({getattr(error, 'strerror', error)})") from error
     return difference
+
+
+def _write_weights(tensors: dict[str, Tensor], path: Path) -> None:
+    path.touch()
+    mode = path.stat().st_mode  # as the umask says; safetensors lets nobody else read
+    save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(mode)
 
 
 def gpt2_weights(model: GPT) -> dict[str, Tensor]:
@@ -100,7 +115,7 @@ def gpt2_config(model: GPT, tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def _generation_config(tokenizer: Tokenizer) -> dict[str, Any]:
+def generation_config(tokenizer: Tokenizer) -> dict[str, Any]:
     return {
         "bos_token_id": tokenizer.bos_id,
         "eos_token_id": tokenizer.eos_id,
@@ -123,27 +138,49 @@ def _tokenizer_config(model: GPT) -> dict[str, Any]:
         "clean_up_tokenization_spaces": False,
         # A special token written in the text is text, as in training.
         "split_special_tokens": True,
+        # What tokenizer.json does; some programs look only here.
+        "add_bos_token": True,
+        "add_eos_token": False,
+        # Never token_type_ids, which GPT-2 would add to the embeddings.
+        "model_input_names": ["input_ids", "attention_mask"],
     }
 
 
 @torch.inference_mode()
-def logit_difference(model: GPT, directory: Path) -> float:
-    """The largest absolute difference between our logits and Transformers', on random tokens over the whole context."""
-    from transformers import GPT2LMHeadModel
+def compare(model: GPT, tokenizer: Tokenizer, directory: Path) -> float:
+    """The largest absolute difference between our logits and Transformers', on random tokens over the whole context.
+
+    Raises AssertionError if it is more than rounding, or if Transformers goes on otherwise from the same prompt, taking
+    the likeliest tokens.
+    """
+    from transformers import AutoTokenizer, GPT2LMHeadModel
 
     theirs = GPT2LMHeadModel.from_pretrained(directory, local_files_only=True).eval()
+    their_tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(model.vocab_size, (2, model.config.context_length), generator=generator)
-    return (theirs(tokens).logits - model(tokens)).abs().max().item()
+    difference = (theirs(tokens).logits - model(tokens)).abs().max().item()
+    assert difference < TOLERANCE, f"Transformers' logits differ from ours by {difference}"
+
+    greedy = Sampling(temperature=0, valid_utf8=False)
+    for prompt in CHECKED_PROMPTS:
+        ids = tokenizer.encode(prompt, bos=True)
+        inputs = their_tokenizer(prompt, return_tensors="pt")
+        assert inputs.input_ids.tolist() == [ids], f"Transformers reads {prompt!r} as {inputs.input_ids.tolist()}"
+        new_tokens = min(CHECKED_TOKENS, model.config.context_length - len(ids))
+        if new_tokens < 1:
+            continue
+        found = theirs.generate(**inputs, max_new_tokens=new_tokens, do_sample=False, temperature=1.0, top_p=1.0)
+        [ours] = continue_ids(model, [ids], [new_tokens], tokenizer.eos_id, greedy)
+        text, expected = their_tokenizer.decode(found[0, len(ids) :], skip_special_tokens=True), tokenizer.decode(ours)
+        # Where two tokens are equally likely, rounding chooses.
+        assert text == expected or _below_likeliest(model, found, len(ids)) < TOLERANCE, (
+            f"from {prompt!r} Transformers goes on with {text!r}, we with {expected!r}: texts differ"
+        )
+    return difference
 
 
-def _refuse_other_files(output: Path) -> None:
-    """`atomic_directory` replaces what is there, so be sure that it is an export or nothing."""
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return
-    try:
-        if read_json(output / MANIFEST).get("format") == FORMAT:
-            return
-    except (OSError, CorruptError, AttributeError):
-        pass
-    raise UserError(f"{output}: exists and is not a former export; give a new directory")
+def _below_likeliest(model: GPT, ids: Tensor, start: int) -> float:
+    """How far the logits of the tokens from `start` on in ids (1, T) are, at most, below those of the likeliest."""
+    logits = model(ids[:, :-1])[0, start - 1 :]
+    return (logits.amax(dim=-1) - logits.gather(-1, ids[0, start:, None])[:, 0]).max().item()
