@@ -8,6 +8,7 @@ import errno
 import glob
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -31,10 +32,13 @@ def examples(*commands: str) -> str:
 def _experiments(incomplete: str) -> list[str]:
     from jobs.presets import preset_names
 
-    paths = sorted(glob.glob(f"{glob.escape(incomplete)}*"))  # noqa: PTH207 - as typed, ./ and all
-    files = [f"{path}/" if Path(path).is_dir() else path for path in paths]
     presets = [name for name in preset_names() if name.startswith(incomplete)]
-    return presets + [file for file in files if file.endswith((".yaml", "/"))]
+    return presets + [path for path in _paths(incomplete) if path.endswith((".yaml", "/"))]
+
+
+def _paths(incomplete: str) -> list[str]:
+    paths = sorted(glob.glob(f"{glob.escape(incomplete)}*"))  # noqa: PTH207 - as typed, ./ and all
+    return [f"{path}/" if Path(path).is_dir() else path for path in paths]
 
 
 def _profiles(incomplete: str) -> list[str]:
@@ -47,6 +51,10 @@ def _runs(incomplete: str) -> list[str]:
     from jobs.status import RUNS, runs_in
 
     return [run.name for run in runs_in(RUNS) if run.name.startswith(incomplete)]
+
+
+def _models(incomplete: str) -> list[str]:
+    return _runs(incomplete) + [path for path in _paths(incomplete) if path.endswith(("/", ".safetensors"))]
 
 
 def _stages(incomplete: str) -> list[str]:
@@ -109,13 +117,18 @@ Profile = Annotated[str | None, typer.Option(metavar="PROFILE", autocompletion=_
 RunName = Annotated[
     str, typer.Argument(metavar="RUN", autocompletion=_runs, help="Name of a run under runs/, or a path.")
 ]
-Model = Annotated[Path, typer.Option(help="Directory of a model: runs/NAME/best.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        metavar="MODEL", autocompletion=_models, help="A run, whose best model is taken, or a directory with a model."
+    ),
+]
 TokenizerFile = Annotated[Path | None, typer.Option(help="tokenizer.json, if not the one beside the model.")]
 Temperature = Annotated[float, typer.Option(help="0 always takes the likeliest token.")]
 TopK = Annotated[int | None, typer.Option(help="Choose among the k likeliest tokens.")]
 TopP = Annotated[float, typer.Option(help="Choose among the likeliest tokens that together reach this probability.")]
 Penalty = Annotated[float, typer.Option(help="Above 1 makes tokens that were used before less likely.")]
-Seed = Annotated[int | None, typer.Option(help="Equal seeds give equal text.")]
+Seed = Annotated[int | None, typer.Option(metavar="NUMBER", help="Equal seeds give equal text.")]
 
 
 def main() -> None:
@@ -435,7 +448,13 @@ def generate(
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT", help="Texts to continue.")],
     model: Model,
     tokenizer: TokenizerFile = None,
-    max_length: Annotated[int, typer.Option(min=2, help="Tokens of prompt and continuation together, at most.")] = 256,
+    max_length: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Tokens of prompt and continuation together, at most. 256 if not given; never more than the context.",
+        ),
+    ] = None,
     temperature: Temperature = 0.8,
     top_k: TopK = None,
     top_p: TopP = 0.95,
@@ -443,17 +462,16 @@ def generate(
     seed: Seed = None,
 ) -> None:
     """Continue texts with a trained model."""
-    from sllm.inference import TextGenerator
+    from jobs.models import find_model
 
-    texts = TextGenerator(model, tokenizer).generate(
-        prompts,
-        max_length,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-    )
+    directory = find_model(model, tokenizer)
+    from sllm.inference import Sampling, TextGenerator, check_seed
+
+    sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
+    check_seed(seed)
+    generator = TextGenerator(directory, tokenizer)
+    _tell_limit("--max-length", max_length, generator.model.config.context_length)
+    texts = generator.generate(prompts, max_length or 256, **asdict(sampling), seed=seed)
     for prompt, text in zip(prompts, texts, strict=True):
         print(prompt + text)
 
@@ -462,7 +480,10 @@ def generate(
 def chat(
     model: Model,
     tokenizer: TokenizerFile = None,
-    reply_tokens: Annotated[int, typer.Option(min=1, help="Tokens of one reply, at most.")] = 128,
+    reply_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens of one reply, at most. 128 if not given; never more than the context."),
+    ] = None,
     temperature: Temperature = 0.8,
     top_k: TopK = None,
     top_p: TopP = 0.95,
@@ -470,11 +491,23 @@ def chat(
     seed: Seed = None,
 ) -> None:
     """Write a text together with a trained model, turn by turn."""
-    from sllm.inference import Sampling, TextGenerator
+    from jobs.models import find_model, keyboard
+
+    directory = find_model(model, tokenizer)
+    from sllm.inference import Sampling, TextGenerator, check_seed
     from sllm.inference import chat as talk
 
     sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
-    talk(TextGenerator(model, tokenizer), reply_tokens=reply_tokens, sampling=sampling, seed=seed)
+    check_seed(seed)
+    generator = TextGenerator(directory, tokenizer)
+    _tell_limit("--reply-tokens", reply_tokens, generator.model.config.context_length)
+    talk(generator, read=keyboard(), reply_tokens=reply_tokens or 128, sampling=sampling, seed=seed)
+
+
+def _tell_limit(option: str, asked: int | None, context_length: int) -> None:
+    if asked is not None and asked > context_length:
+        print(f"sllm: {option} {asked}: the model's context, and so every text, ends at {context_length} tokens",
+              file=sys.stderr)  # fmt: skip
 
 
 @app.command(rich_help_panel=MODEL, epilog=examples("sllm export --model runs/smoke/best --output exported"))
@@ -483,14 +516,19 @@ def export(
     output: Annotated[Path, typer.Option(help="Directory to write; a former export there is replaced.")],
     tokenizer: TokenizerFile = None,
 ) -> None:
-    """Write a trained model as a Transformers directory, and check that its logits match."""
+    """Write a trained model as a Transformers directory, and check that its logits and its text are the same there."""
+    from jobs.models import find_model
+
+    directory = find_model(model, tokenizer)
     from sllm.export import export as export_model
 
-    difference = export_model(model, output, tokenizer)
+    difference = export_model(directory, output, tokenizer)
     checked = (
-        "not checked: Transformers is not installed" if difference is None else f"differ by at most {difference:.1e}"
+        "not checked: Transformers is not installed"
+        if difference is None
+        else f"the same text from Transformers, logits differ by at most {difference:.1e}"
     )
-    print(f"{output}: logits {checked}")
+    print(f"{output}: {checked}")
 
 
 # --- the machine ----------------------------------------------------------------------------------

@@ -1,0 +1,82 @@
+"""What the commands of models need before a model is loaded: which one is meant, and a person who types."""
+
+import contextlib
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from jobs.status import RUNS, find_run, runs_in
+from sllm.errors import UserError
+from sllm.files import CorruptError, RunDirectory, read_json
+
+CONFIG = "config.json"
+
+
+def find_model(name: str, tokenizer: Path | None = None) -> Path:
+    """The directory of the model that `name` means: a run (by name or path; its best model), a checkpoint, another
+    directory with a model, or the model.safetensors in it. Only names are looked at, nothing is loaded.
+
+    Raises:
+        UserError: there is none, with those that are there; or there is no `tokenizer`.
+    """
+    try:
+        directory = _find_model(name)
+        if tokenizer is not None and not tokenizer.exists():
+            raise UserError(f"{tokenizer}: no such file; name a tokenizer.json, or leave it out")
+    except OSError as error:  # a name that is too long, a folder that is closed to us
+        raise UserError(f"--model {name}: {error.strerror}") from None
+    return directory
+
+
+def _find_model(name: str) -> Path:
+    for path in (Path(name), RUNS / name):
+        directory = path.parent if path.is_file() else path
+        if (directory / CONFIG).is_file():
+            _refuse_export(directory)
+            return directory
+    try:
+        run = find_run(name)
+    except UserError:
+        raise UserError(
+            f"--model {name}: no model here; give a run or a directory with a model. {_models(Path(name))}"
+        ) from None
+    if not (run.best / CONFIG).is_file():
+        checkpoints = _checkpoints(run)
+        way_out = (
+            f"until then: --model {checkpoints[-1]}" if checkpoints else f"`sllm status {name}` says how far it is"
+        )
+        raise UserError(f"--model {name}: no best model yet, which its first validation writes; {way_out}")
+    return run.best
+
+
+def _refuse_export(directory: Path) -> None:
+    with contextlib.suppress(CorruptError):  # loading says more
+        about = read_json(directory / CONFIG)
+        if not isinstance(about, dict) or "model" not in about:
+            raise UserError(f"--model {directory}: not a model of sllm; of an export give the model it was made from")
+
+
+def _checkpoints(run: RunDirectory) -> list[Path]:
+    return sorted(config.parent for config in run.checkpoints.glob(f"step-*/{CONFIG}"))
+
+
+def _models(directory: Path) -> str:
+    """Those that could have been meant."""
+    inside = [str(config.parent) for config in sorted(directory.glob(f"*/{CONFIG}"))] if directory.is_dir() else []
+    runs = [run.name for run in runs_in(RUNS) if (run.best / CONFIG).is_file() or _checkpoints(run)]
+    return f"There are: {', '.join(inside or runs)}" if inside or runs else f"There is none yet under {RUNS}/"
+
+
+def keyboard() -> Callable[[str], str]:
+    """How a chat reads its lines: on a terminal with line editing and a prompt, from a pipe as they are.
+    Ctrl-C ends a chat from a pipe: nobody is there to say /quit.
+    """
+    if sys.stdin is None:
+        raise UserError("chat: standard input is closed, so nobody can write")
+    if not sys.stdin.isatty():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        return lambda _: input()
+    with contextlib.suppress(ImportError):  # some builds of Python have none; then the terminal's own editing
+        import readline  # noqa: F401 - `input` uses it once it is there
+    return input

@@ -1,0 +1,230 @@
+"""`sllm generate`, `chat` and `export`: which model is meant, and what a person types."""
+
+import os
+import pty
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import command, variables
+
+from jobs.cli import main
+from jobs.models import find_model
+from sllm.errors import UserError
+
+Run = Callable[..., tuple[int, str, str]]
+MODELS = ["tiny", "runs/tiny", "runs/tiny/", "runs/tiny/best", "tiny/best", "runs/tiny/best/model.safetensors"]
+
+
+@pytest.fixture(autouse=True)
+def here(place: Path, finished: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(place)
+    return place
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The command line in this process, where PyTorch is loaded once: exit code, standard output, standard error."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["sllm", *words])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        return int(caught.value.code or 0), *capsys.readouterr()
+
+    return run
+
+
+# --- which model ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_names_of_the_best_model(name: str, here: Path) -> None:
+    assert find_model(name).resolve() == here / "runs" / "tiny" / "best"
+    assert find_model(str(here / "runs" / "tiny")) == here / "runs" / "tiny" / "best"
+
+
+def test_a_checkpoint_generates(here: Path, run: Run) -> None:
+    checkpoint = max((here / "runs" / "tiny" / "checkpoints").iterdir())
+    assert find_model(str(checkpoint)) == checkpoint
+    results = [
+        run("generate", "Anna", "--seed", "1", "--model", str(name))
+        for name in (checkpoint, checkpoint / "model.safetensors", "tiny")
+    ]
+    assert results[0] == results[1]
+    for code, out, err in results:
+        assert (code, err) == (0, "")
+        assert out.startswith("Anna")
+
+
+def test_what_is_not_there_names_what_is(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = here / "runs" / "tiny" / "checkpoints"
+    (tmp_path / "notes").touch()
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "config.json").write_text('{"model_type": "gpt2"}', encoding="utf-8")
+    for name, message in {
+        "nowhere": r"no model here; .* There are: tiny",
+        "": r"no model here",
+        "runs/tiny/stages": r"no model here",
+        str(checkpoints): rf"no model here; .* There are: {checkpoints}/step-",
+        "x" * 300: r"File name too long",
+        str(tmp_path / "notes"): r"no model here",
+        str(tmp_path / "export"): r"not a model of sllm",
+    }.items():
+        with pytest.raises(UserError, match=f"^--model {name}: {message}") as caught:
+            find_model(name)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"lost.json: no such file"):
+        find_model("tiny", Path("lost.json"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"There is none yet"):
+        find_model("tiny")
+
+
+def test_a_run_without_a_best_model_says_so(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    young = tmp_path / "runs" / "young"
+    young.mkdir(parents=True)
+    shutil.copy(here / "runs" / "tiny" / "config.yaml", young)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"young: no best model yet, .* `sllm status young`"):
+        find_model("young")
+    step = shutil.copytree(max((here / "runs" / "tiny" / "checkpoints").iterdir()), young / "checkpoints" / "step-9")
+    with pytest.raises(UserError, match=rf"young: no best model yet, .* --model {step}$"):
+        find_model("young")
+
+
+@pytest.mark.parametrize("arguments", [["generate", "a"], ["chat"], ["export", "--output", "x"]])
+@pytest.mark.parametrize("model", [["nowhere"], ["tiny", "--tokenizer", "nowhere"]])
+def test_a_wrong_path_costs_no_torch(arguments: list[str], model: list[str], here: Path) -> None:
+    code = "import atexit, sys, jobs.cli; atexit.register(lambda: print('torch' in sys.modules)); jobs.cli.main()"
+    words = [sys.executable, "-c", code, *arguments, "--model", *model]
+    result = subprocess.run(words, cwd=here, env=variables(), capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (2, "False\n")
+    assert re.fullmatch(r"sllm: .*nowhere: no .*\n", result.stderr)
+
+
+# --- numbers and texts ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--temperature", "nan"],
+        ["--temperature=-1"],
+        ["--top-k", "0"],
+        ["--top-p", "1.5"],
+        ["--repetition-penalty", "0"],
+        ["--repetition-penalty", "inf"],
+        ["--seed=-5"],
+        ["--seed", "99999999999999999999999"],
+    ],
+)
+def test_a_number_without_meaning_is_one_line(arguments: list[str], run: Run) -> None:
+    for words in (["generate", "a"], ["chat"]):
+        code, out, err = run(*words, "--model", "tiny", *arguments)
+        assert (code, out) == (2, "")
+        assert re.fullmatch(r"sllm: (temperature|top_k|top_p|repetition_penalty|seed): .*\n", err)
+
+
+def test_a_length_above_the_context_is_told(run: Run) -> None:
+    extremes = ["--temperature", "1e-320", "--repetition-penalty", "1e-40", "--top-p", "1e-300", "--top-k", str(10**30)]
+    for length, told in (([], ""), (["--max-length", "16"], ""), (["--max-length", str(10**30)], "--max-length 1")):
+        code, out, err = run("generate", "", "  ", "\x00", "--model", "tiny", *length, *extremes)
+        assert code == 0
+        assert out.count("\n") >= 3
+        assert "\ufffd" not in out
+        assert err.startswith(f"sllm: {told}") if told else not err
+        assert err.count("\n") == bool(told)
+
+
+def test_export_names_what_is_in_the_way(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    for output in (tmp_path / "file", tmp_path / "file" / "x", "x" * 300, tmp_path):
+        code, out, err = run("export", "--model", "tiny", "--output", str(output))
+        assert (code, out) == (2, "")
+        assert err.startswith(f"sllm: {output}: ")
+        assert err.count("\n") == 1
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "mine"
+
+
+# --- chat -----------------------------------------------------------------------------------------
+
+
+def test_chat_from_a_pipe(here: Path) -> None:
+    """Replies alone go to the output, and an invalid byte ends nothing."""
+    words = command("chat", "--model", "tiny", "--seed", "1", "--reply-tokens", "100000")
+    lines = "민수\n".encode() + b"abc \xff\n/help\n/hlep\n\nAnna"
+    result = subprocess.run(words, cwd=here, env=variables(), input=lines, capture_output=True)
+    assert result.returncode == 0, result.stderr.decode()
+    assert result.stdout.count(b"\n") == 5
+    assert b"\xef\xbf\xbd" not in result.stdout
+    told = result.stderr.decode()
+    assert "--reply-tokens 100000: " in told
+    assert "base model" in told
+    assert "/hlep: no such command" in told
+    no_stdin = subprocess.run(["sh", "-c", '"$@" <&-', "-", *words], cwd=here, env=variables(), capture_output=True)
+    assert no_stdin.returncode in (0, 2)
+    assert b"Traceback" not in no_stdin.stderr
+
+
+class Terminal:
+    """`sllm chat` on a terminal."""
+
+    def __init__(self, cwd: Path, *arguments: str) -> None:
+        self.screen, its = pty.openpty()
+        self.shown = b""
+        self.process = subprocess.Popen(
+            command("chat", *arguments),
+            cwd=cwd,
+            env=variables(LC_ALL="C.UTF-8", TERM="dumb"),
+            stdin=its,
+            stdout=its,
+            stderr=its,
+            start_new_session=True,
+            preexec_fn=lambda: __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0),
+        )
+        os.close(its)
+
+    def until(self, pattern: bytes) -> bytes:
+        """Read on until something is shown; what was shown up to there."""
+        while not (found := re.search(pattern, self.shown)):
+            self.shown += os.read(self.screen, 4096)
+        before, self.shown = self.shown[: found.end()], self.shown[found.end() :]
+        return before
+
+    def type(self, keys: bytes) -> None:
+        os.write(self.screen, keys)
+
+
+def test_chat_on_a_terminal(here: Path) -> None:
+    terminal = Terminal(here, "--model", "tiny", "--seed", "1")
+    assert "base model" in terminal.until(rb"> $").decode()
+    terminal.type(
+        "/한글".encode() + b"\x7f\x7f" + "나".encode() + b"\x01\x06\x06\x0b\n"
+    )  # ⌫ ⌫, to the start, → →, kill
+    assert "\r\n/나: no such command".encode() in terminal.until(rb"> $")
+    terminal.type(b"half a line\x03")
+    terminal.until(rb"Ctrl-D ends[^\n]*\n> $")
+    terminal.type(b"abc \xff\n")
+    terminal.until(rb"\n[^\n]*\n> $")
+    terminal.type(b"\x04")
+    assert terminal.process.wait() == 0
+
+
+def test_ctrl_c_ends_a_reply_on_a_terminal(here: Path, tmp_path: Path) -> None:
+    """A reply that would take for ever, of a model that never ends a line."""
+    terminal = Terminal(here, "--model", "tiny", "--seed", "1", "--temperature", "1e30")
+    terminal.until(rb"> $")
+    terminal.type(b"\n")
+    os.killpg(terminal.process.pid, signal.SIGINT)
+    terminal.type(b"/help\n")
+    terminal.until(rb"/quit")
+    terminal.until(rb"> $")
+    terminal.type(b"/quit\n")
+    assert terminal.process.wait() == 0
