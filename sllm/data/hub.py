@@ -7,6 +7,7 @@ from the start of a file. A file and a row are a position that cannot be misunde
 reading the footer.
 """
 
+import json
 import logging
 import random
 import re
@@ -81,6 +82,8 @@ def wait_for_hub(check: Check = no_check, tell: Tell = tell_stderr) -> None:
         logging.getLogger(package).setLevel(logging.WARNING)  # else a line for each request
     if constants.HF_HUB_OFFLINE:
         return  # what needs it says so
+    if not constants.ENDPOINT.startswith(("http://", "https://")):
+        raise UserError(f"HF_ENDPOINT is {constants.ENDPOINT}; set it to an address such as https://huggingface.co")
     for attempt in count(1):
         try:
             _knock(constants.ENDPOINT, min(LONGEST_PATIENCE, FIRST_PATIENCE * 2 ** (attempt - 1)), check)
@@ -206,7 +209,7 @@ def _file_system() -> Any:
 
 def _hub_files(source: HubSource) -> HubFiles:
     import datasets
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -267,6 +270,11 @@ def _hub_files(source: HubSource) -> HubFiles:
             raise
         raise UserError(
             f"{where}: {dataset} is a loading script, which is never run; if the hub has converted it, {export}"
+        ) from None
+    except json.JSONDecodeError:
+        raise UserError(
+            f"{where}: what answers at {constants.ENDPOINT} is not the hub: log in to the network if it wants that, or "
+            f"correct HF_ENDPOINT"
         ) from None
     except ValueError as error:  # a configuration that does not exist, or none named where there are several
         names = re.findall(r"'([^']*)'", str(error).partition("[")[2].partition("]")[0])

@@ -4,13 +4,15 @@ loses a row or gives one twice."""
 import random
 import re
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from hub import Fault, Hub, add_dataset, cut, fails, hangs, hub, reset, truncated, write_parquet
+from hub import Fault, Hub, add_dataset, cut, fails, hangs, hub, reset, truncated, use, write_parquet
 from huggingface_hub import constants
 
 import sllm.data.hub
@@ -248,6 +250,31 @@ def test_one_that_is_never_reached_is_given_up(
         wait_for_hub(tell=told.append)
     assert "\n" not in str(caught.value)
     assert [re.sub(".*; (.*),.*", r"\1", text) for text in told] == [f"try {number} of 8" for number in range(1, 8)]
+
+
+def test_what_is_no_hub_is_told(news: Hub, waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    class LoginPage(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "6")
+            self.end_headers()
+            self.wfile.write(b"<html>" if self.command == "GET" else b"")
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), LoginPage) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        use(f"http://127.0.0.1:{server.server_port}", news.root.parent / "hf", monkeypatch)
+        wait_for_hub()
+        with pytest.raises(UserError, match=r"web: what answers at http://.* is not the hub: log in"):
+            hub_files(source())
+        server.shutdown()
+    monkeypatch.setattr(constants, "ENDPOINT", "huggingface.co")
+    with pytest.raises(UserError, match=r"HF_ENDPOINT is huggingface\.co; set it to an address such as https://"):
+        wait_for_hub()
 
 
 def test_a_stop_ends_the_wait_for_an_answer(silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
