@@ -250,11 +250,9 @@ def job(path: str, name: str, token: str | None = None, share: tuple[int, int] |
     one this is a Slurm job, whose rank 0 opens it. `share` is the number of this task in a job array, from 0, and of
     all its tasks. Variables say no more than which rank of that it is: those of other jobs may be set here, too.
     """
-    for number in SIGNALS:
-        # Until our handlers are there, and again once they are gone: submitit's own would requeue the job.
-        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCONT, signal.SIG_DFL)  # comes with each of Slurm's signals; submitit would log it
-    with stop_on_signals() as stop:
+    with stop_on_signals(last=True) as stop:  # in place of submitit's own handlers, which would requeue the job
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # a local launcher has started us with them blocked
         run, stage = RunDirectory(Path(path)), STAGES[name]
         if share is not None:
             stage = stage.share(*share)

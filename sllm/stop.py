@@ -11,7 +11,10 @@ from types import FrameType
 
 from sllm.errors import Stopped
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
+TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGHUP)
+"""Ctrl-C, and a terminal that goes away. Whoever starts us may have them ignored: `nohup` the latter, a shell script
+the former for what it starts in the background."""
 
 
 class StopFlag:
@@ -22,7 +25,8 @@ class StopFlag:
         self._signal: int | None = None
 
     def set(self, signal_number: int) -> None:
-        self._signal = signal_number
+        if self._signal is None:  # what follows the first is only impatience
+            self._signal = signal_number
 
     @property
     def requested(self) -> bool:
@@ -41,16 +45,31 @@ class StopFlag:
 
 
 @contextmanager
-def stop_on_signals(deadline: float | None = None) -> Iterator[StopFlag]:
-    """A StopFlag set by one of `SIGNALS` (or Ctrl-C) while the block runs; the old handlers come back after it."""
+def stop_on_signals(deadline: float | None = None, *, last: bool = False) -> Iterator[StopFlag]:
+    """A StopFlag set by one of `SIGNALS` while the block runs; the old handlers come back after it, or with `last`,
+    where nothing follows but the end of the process, the signals are ignored.
+
+    A signal of the terminal that is ignored stays ignored.
+    """
     flag = StopFlag(deadline)
 
     def handle(number: int, _: FrameType | None) -> None:
         flag.set(number)
 
-    old = {number: signal.signal(number, handle) for number in SIGNALS}
+    ignored = [number for number in TERMINAL_SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
+    old = {number: signal.signal(number, handle) for number in SIGNALS if number not in ignored}
     try:
         yield flag
     finally:
         for number, handler in old.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if last else handler)
+
+
+@contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Processes started in this block inherit its mask: the signals wait until the process asks for them."""
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)

@@ -13,7 +13,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
-from sllm.stop import SIGNALS, StopFlag
+from sllm.stop import StopFlag, signals_blocked
 
 R = TypeVar("R")
 
@@ -81,16 +81,6 @@ def _answer(parent: Connection, seconds: float, function: Callable[..., Any], ar
     except BaseException as error:  # a panic of Rust code is no Exception
         answer = None, f"{type(error).__name__}: {error}".split("\n")[0]
     parent.send(answer)
-
-
-@contextmanager
-def signals_blocked() -> Iterator[None]:
-    """Processes started in this block inherit its mask."""
-    old = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, old)
 
 
 def _start_worker(parent: Connection) -> None:

@@ -18,6 +18,7 @@ LAYERS = [
         "sllm.stop",
         "sllm.progress",
         "sllm.compiled",
+        "sllm.terminal",
         "sllm.utf8",
         "sllm.workers",
         "sllm.yaml_text",

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from sllm.errors import Stopped
-from sllm.stop import SIGNALS, StopFlag, stop_on_signals
+from sllm.stop import SIGNALS, StopFlag, signals_blocked, stop_on_signals
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -35,3 +35,32 @@ def test_handlers_come_back_after_an_exception() -> None:
     with pytest.raises(ValueError, match="inside"), stop_on_signals():
         raise ValueError("inside")
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_only_what_the_terminal_sends_stays_ignored(number: signal.Signals) -> None:
+    """`nohup` ignores SIGHUP for us and a script's shell SIGINT, and they mean it. Others are ignored until we can take
+    them."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with stop_on_signals() as stop:
+            os.kill(os.getpid(), number)
+            assert stop.requested == (number not in (signal.SIGINT, signal.SIGHUP))
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
+def test_the_first_signal_is_the_reason() -> None:
+    with stop_on_signals() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.reason == "SIGHUP"
+
+
+def test_a_blocked_signal_waits() -> None:
+    with stop_on_signals() as stop:
+        with signals_blocked():
+            signal.raise_signal(signal.SIGHUP)  # to this thread: others may have been started before
+            assert not stop.requested
+        assert stop.requested

@@ -50,8 +50,8 @@ from sllm.files import (
     write_text,
 )
 from sllm.progress import Bar, format_amount, track
-from sllm.stop import StopFlag
-from sllm.workers import signals_blocked, worker_pool
+from sllm.stop import StopFlag, signals_blocked
+from sllm.workers import worker_pool
 
 PART_BYTES = 256_000_000
 """Files are taken together until they are as large as this: the least that a part is worth a process."""

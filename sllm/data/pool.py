@@ -5,8 +5,8 @@ from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from sllm.stop import StopFlag
-from sllm.workers import signals_blocked, worker_pool
+from sllm.stop import StopFlag, signals_blocked
+from sllm.workers import worker_pool
 
 R = TypeVar("R")
 
