@@ -117,6 +117,7 @@ Profile = Annotated[str | None, typer.Option(metavar="PROFILE", autocompletion=_
 RunName = Annotated[
     str, typer.Argument(metavar="RUN", autocompletion=_runs, help="Name of a run under runs/, or a path.")
 ]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Model = Annotated[
     str,
     typer.Option(
@@ -175,9 +176,12 @@ def submit(
     config: Config,
     overrides: Overrides = None,
     on: Annotated[
-        Literal["here", "local", "slurm"],
-        typer.Option(help="here: in this process; local: as processes of this machine; slurm: as jobs."),
-    ] = "local",
+        Literal["here", "local", "slurm"] | None,
+        typer.Option(
+            help="here: in this process; local: as processes of this machine; slurm: as jobs. If not given: slurm with "
+            "a profile for it, else where the run ran before, else local."
+        ),
+    ] = None,
     cluster: Profile = None,
     until: Annotated[
         str | None, typer.Option(metavar="STAGE", autocompletion=_stages, help="Stop after this stage.")
@@ -186,19 +190,23 @@ def submit(
     resume: Annotated[
         bool, typer.Option("--resume", help="Only go on: submit what is missing, and refuse if a setting has changed.")
     ] = False,
+    yes: Yes = False,
 ) -> None:
     """Run every stage that is not done: download, tokenizer, pack, pretrain, validate, benchmark."""
     from rich.console import Console
 
-    from jobs.cluster import load_cluster
+    from jobs.launch import destination
     from jobs.launch import submit as launch
     from sllm.config import load_experiment
 
     experiment = load_experiment(config, overrides or ())
-    if cluster is None and on == "slurm":
-        raise UserError("--on slurm: needs --cluster PROFILE; see configs/cluster for examples")
-    profile = load_cluster(cluster or "laptop")
-    exit_code = launch(experiment, profile, on, until=until, dry_run=dry_run, resume=resume, console=Console())
+    where, profile, why = destination(experiment, on, cluster)
+    console = Console()
+    if why:
+        console.print(f"On {where}: {why}; --on says otherwise", highlight=False, soft_wrap=True)
+    exit_code = launch(
+        experiment, profile, where, until=until, dry_run=dry_run, resume=resume, yes=yes, console=console
+    )
     raise typer.Exit(exit_code)
 
 
@@ -213,13 +221,14 @@ def prepare(
     config: Config,
     overrides: Overrides = None,
     cluster: Annotated[str, typer.Option(metavar="PROFILE", autocompletion=_profiles, help=PROFILE_HELP)] = "h100",
+    yes: Yes = False,
 ) -> None:
     """Write the run directory for the scripts in sbatch/, and print its path."""
     from jobs.cluster import load_cluster
     from jobs.launch import prepare as prepare_run
     from sllm.config import load_experiment
 
-    print(prepare_run(load_experiment(config, overrides or ()), load_cluster(cluster)).path)
+    print(prepare_run(load_experiment(config, overrides or ()), load_cluster(cluster), yes=yes).path)
 
 
 @app.command(rich_help_panel=RUNNING, epilog=examples("sllm status", "sllm status smoke --watch"))
@@ -344,6 +353,7 @@ def download(
     english: Annotated[bool, typer.Option("--english", help="Only the English sources.")] = False,
     source: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this source; may be repeated.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Delete what is on disk of these sources first.")] = False,
+    yes: Yes = False,
 ) -> None:
     """Collect, clean and split the documents. Goes on where the last attempt was ended."""
     from jobs.corpus import choose, download_some, forget
@@ -357,7 +367,8 @@ def download(
     languages = [language for language, wanted in (("ko", korean), ("en", english)) if wanted]
     names = choose(experiment, languages, source or [])
     if force:
-        forget(experiment, names)
+        for line in forget(experiment, names, yes=yes):
+            print(line)
     if names is None:
         _run_stage("download", config, changes)
     else:

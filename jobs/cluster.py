@@ -135,6 +135,9 @@ class StageResources(Section):
     benchmark: Resources = Resources()
 
 
+STAGE_NAMES = tuple(field.alias or name for name, field in StageResources.model_fields.items())
+
+
 class Cluster(Section):
     defaults: Resources = Resources()
     stages: StageResources = StageResources()
@@ -145,6 +148,12 @@ class Cluster(Section):
         merged: Resources = self.defaults.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})
         merged._fit(signal_seconds=min(120, 30 * merged.time_minutes))
         return merged
+
+    @property
+    def for_slurm(self) -> bool:
+        """Whether it names anything that only Slurm has, such as a partition."""
+        words = ("partition", "account", "qos", "constraint", "exclude", "reservation", "gres", "sbatch")
+        return any(getattr(self.resources(name), word) for name in STAGE_NAMES for word in words)
 
     def with_site_defaults(self) -> "Cluster":
         """What is asked of Slurm: the profile, and where it is silent what the site says."""
@@ -159,7 +168,7 @@ class Cluster(Section):
     @model_validator(mode="after")
     def _check(self) -> "Cluster":
         problems = []
-        for name in (field.alias or name for name, field in StageResources.model_fields.items()):
+        for name in STAGE_NAMES:
             resources = self.resources(name)
             if resources.gres and resources.gpus_per_node is not None:
                 problems.append(f"stages.{name}: gres and gpus_per_node are both set; keep one of them")
@@ -182,8 +191,7 @@ class Cluster(Section):
 
     def to_yaml(self) -> str:
         """The YAML text that loads back to this profile, every stage resolved."""
-        names = [field.alias or name for name, field in StageResources.model_fields.items()]
-        stages = {name: self.resources(name).model_dump(mode="json") for name in names}
+        stages = {name: self.resources(name).model_dump(mode="json") for name in STAGE_NAMES}
         return dump_yaml({"stages": stages})
 
 

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from jobs.hints import short
+from jobs.prepare import ask, is_interactive
 from sllm.artifacts import Artifacts
 from sllm.config import Experiment
 from sllm.data.check import CheckedSource, check_corpus
@@ -17,6 +19,9 @@ from sllm.progress import format_amount
 from sllm.stop import stop_on_signals
 
 SAMPLE_CHARACTERS = 300
+
+ASK_BYTES = 1e9
+"""More than this is not deleted without a question."""
 
 
 def choose(experiment: Experiment, languages: list[str], names: list[str]) -> list[str] | None:
@@ -47,13 +52,27 @@ def download_some(experiment: Experiment, names: list[str]) -> str:
     return "\n".join(lines)
 
 
-def forget(experiment: Experiment, names: list[str] | None) -> None:
-    """Delete the corpus, and what is on disk of these sources, or of all."""
+def forget(experiment: Experiment, names: list[str] | None, *, yes: bool) -> list[str]:
+    """Delete the corpus, and what is on disk of these sources, or of all. On a terminal it asks before gigabytes.
+    Returns lines that say what was deleted.
+
+    Raises:
+        UserError: the answer was no.
+    """
     corpus = Artifacts(experiment).corpus
     stores = [store_of(s, experiment, corpus) for s in experiment.data.sources if names is None or s.name in names]
-    for directory in (corpus, *stores):
-        if directory.exists():
-            shutil.rmtree(directory)
+    sizes = {directory: _bytes_below(directory) for directory in (corpus, *stores) if directory.exists()}
+    told = [f"{short(directory)} ({format_amount(size, 'bytes')})" for directory, size in sizes.items()]
+    question = f"--force deletes {', '.join(told)}, of every run that uses it. Go on?"
+    if sum(sizes.values()) > ASK_BYTES and not yes and is_interactive() and not ask(question):
+        raise UserError("--force: nothing was deleted")
+    for directory in sizes:
+        shutil.rmtree(directory)
+    return [f"deleted {text}" for text in told]
+
+
+def _bytes_below(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
 def show_corpus(experiment: Experiment, console: Console, *, samples: bool) -> int:

@@ -7,30 +7,40 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.progress_bar import ProgressBar
+from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from jobs import ledger, slurm
-from jobs.cluster import Cluster, Resources
+from jobs.cluster import Cluster, Resources, load_cluster
+from jobs.hints import command, short
 from jobs.partitions import misfits, partitions
-from jobs.pipeline import STAGES, Keys, Stage, Step, former_training, plan, setting_changes, up_to
-from jobs.prepare import lock, lock_holder, snapshot_code, swap_training, write_submission
+from jobs.pipeline import STAGES, Keys, Stage, Step, former_training, last_step, plan, setting_changes, up_to
+from jobs.prepare import (
+    Move,
+    ask,
+    confirm_moves,
+    is_interactive,
+    lock,
+    lock_holder,
+    snapshot_code,
+    swap_training,
+    training_moves,
+    write_submission,
+)
+from jobs.processes import local_processes, send_signal
 from jobs.run import adopt_device, job, new_token, require_parents, run_here, set_up_logging
-from jobs.status import progress_line, results_table
+from jobs.status import results_table
+from jobs.view import View, view
 from sllm.artifacts import Artifacts, differences, stage_keys
-from sllm.config import Experiment, check_world_size
+from sllm.config import Experiment, check_world_size, flops_per_token
 from sllm.errors import Stopped, UserError
 from sllm.files import RunDirectory, fingerprint
 from sllm.progress import format_seconds
-from sllm.stop import StopFlag, stop_on_signals
+from sllm.stop import StopFlag, signals_blocked, stop_on_signals
+from sllm.terminal import outlive_readers
 
 if TYPE_CHECKING:
     import submitit
@@ -38,13 +48,45 @@ if TYPE_CHECKING:
 Where = Literal["here", "local", "slurm"]
 
 POLL_SECONDS = 0.2
-LINE_SECONDS = 5.0
-TAIL_LINES = 25
 YEAR_MINUTES = 365 * 24 * 60
+
+CPU_FLOPS = 1e11
+"""What one core computes in a second, at the very most: two AVX2 multiply-adds of eight floats each at 3 GHz."""
 
 
 class StageFailedError(Exception):
     """A stage ended in an exception of ours or was killed; the message has been shown."""
+
+
+def destination(experiment: Experiment, on: Where | None, profile: str | None) -> tuple[Where, Cluster, str]:
+    """Where to run and with which profile, and why there, if that was not said.
+
+    Where it was not said: on Slurm if the profile is one for Slurm, else where the run ran before, else as processes of
+    this machine. Without a profile it is the one that the run had there.
+
+    Raises:
+        UserError: the profile is wrong, or missing for Slurm.
+    """
+    run = RunDirectory(experiment.run_path)
+    before = (ledger.read_or_none(run.submission) or {}).get("on")
+    given = load_cluster(profile) if profile is not None else None
+    if on is not None:
+        where, why = on, ""
+    elif given is not None and given.for_slurm:
+        where, why = "slurm", f"{profile} is a profile for Slurm"
+    elif before is not None and (given is None or given.to_yaml() == _recorded_profile(run)):
+        where, why = before, "" if before == "local" else "it ran there before"
+    else:
+        where, why = "local", ""
+    if given is None and where == before and run.cluster.is_file():
+        given = load_cluster(str(run.cluster))
+    if given is None and where == "slurm":
+        raise UserError("--on slurm: needs --cluster PROFILE; see configs/cluster for examples")
+    return where, given or load_cluster("laptop"), why
+
+
+def _recorded_profile(run: RunDirectory) -> str:
+    return run.cluster.read_text(encoding="utf-8") if run.cluster.is_file() else ""
 
 
 def submit(
@@ -56,15 +98,16 @@ def submit(
     until: str | None = None,
     dry_run: bool = False,
     resume: bool = False,
+    yes: bool = False,
 ) -> int:
     """Run what is not done. Returns the exit code: 0, 1 if a stage failed, 130 if it was asked to stop.
 
     With `resume` it only goes on with what was submitted before, and on Slurm, where some of its jobs may still be in
-    the queue, submits those that are neither there nor done.
+    the queue, submits those that are neither there nor done. Asks before much work moves or begins, unless `yes`.
 
     Raises:
         UserError: anything wrong with the experiment, the profile, the run directory or the input; with `resume`,
-            nothing was submitted before, or other settings.
+            nothing was submitted before, or other settings; the answer was no. What was there before is then unchanged.
     """
     run, stages, keys = RunDirectory(experiment.run_path), up_to(until), stage_keys(experiment)
     artifacts = Artifacts(experiment, keys)
@@ -75,47 +118,81 @@ def submit(
     steps = plan(run, keys, artifacts, stages)
     if dry_run:
         show_plan(console, run, steps, cluster.with_site_defaults() if where == "slurm" else cluster, where)
+        for line in [*map(str, training_moves(run, keys)), *_slow(experiment, run, steps, cluster, where)]:
+            console.print(line, highlight=False, soft_wrap=True)
         return 0
     if where == "slurm":
         slurm.require_slurm()
+    elif where == "local":
+        _require_machine(steps, cluster)
     if all(step.done for step in steps):
         done = ", ".join(step.stage.name for step in steps)
         console.print(f"Nothing to do: {done} are done in {run.path}", highlight=False, soft_wrap=True)
+        _show_next(console, _commands_after(run))
         return 0
-    with lock(run, Path(experiment.data_directory), command=_command_line()):
-        live = _live_jobs(run, keys)
-        steps = plan(run, keys, artifacts, stages)
-        missing = any(not step.done and step.stage.name not in live for step in steps)
-        if live and not (resume and where == "slurm" and missing):
-            text = f"Nothing submitted, {run.name} is in the queue: {_listed(live)}"
-            console.print(text, highlight=False, soft_wrap=True)
-            return 0
-        if not live:  # else its jobs keep the settings and the code that they were submitted with
-            swap_training(run, keys)
-            write_submission(run, experiment, keys, cluster)
+    try:
+        with lock(run, Path(experiment.data_directory), command=_command_line()):
+            live = _live_jobs(run, keys)
             steps = plan(run, keys, artifacts, stages)
-            if where != "here":
-                snapshot_code(run)
-        if where == "slurm":
-            jobs = {stage: job for stage, (job, _) in live.items()}
-            _submit_chain(run, steps, jobs, cluster.with_site_defaults(), console)
-            return 0
-        try:
-            if where == "here":
-                with slurm.without_foreign_variables():  # this process alone, whatever torchrun it was started in
-                    _run_here(experiment, run, keys, steps, cluster, console)
-            else:
-                _run_local(run, keys, steps, cluster, console)
-        except Stopped as stopped:
-            console.print(f"Stopped ({stopped}). The same command goes on from here.", highlight=False)
-            return 130
-        except StageFailedError:
-            return 1
+            missing = any(not step.done and step.stage.name not in live for step in steps)
+            if live and not (resume and where == "slurm" and missing):
+                text = f"Nothing submitted, {run.name} is in the queue: {_listed(live)}"
+                console.print(text, highlight=False, soft_wrap=True)
+                _show_next(console, _queue_commands(run))
+                return 0
+            require_no_processes(run)
+            confirm_slow(_slow(experiment, run, steps, cluster, where), yes=yes)
+            if not live:
+                confirm_moves(run, keys, yes=yes)
+            with stop_on_signals() as stop:
+                moves = list[Move]()
+                if not live:  # else its jobs keep the settings and the code that they were submitted with
+                    moves = swap_training(run, keys)
+                    write_submission(run, experiment, keys, cluster, where)
+                    steps = plan(run, keys, artifacts, stages)
+                    if where != "here":
+                        snapshot_code(run)
+                for move in moves:
+                    console.print(str(move), highlight=False, markup=False, soft_wrap=True)
+                if where == "slurm":
+                    jobs = {stage: job for stage, (job, _) in live.items()}
+                    _submit_chain(run, steps, jobs, cluster.with_site_defaults(), console, stop)
+                    return 0
+                outlive_readers()
+                if where == "here":
+                    with slurm.without_foreign_variables():  # this process alone, whatever torchrun it was started in
+                        _run_here(experiment, run, keys, steps, cluster, console, stop)
+                else:
+                    _run_local(run, keys, steps, cluster, console, stop)
+    except Stopped as stopped:
+        console.print(f"Stopped ({stopped}). The same command goes on from here.", highlight=False)
+        return 130
+    except StageFailedError:
+        return 1
     table = results_table(run)
     if table is not None:
         console.print(table)
     console.print(f"Run: {run.path}", highlight=False, soft_wrap=True)
+    _show_next(console, _commands_after(run))
     return 0
+
+
+def _show_next(console: Console, commands: list[str]) -> None:
+    for line in ["Next:", *(f"  {text}" for text in commands)]:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _commands_after(run: RunDirectory) -> list[str]:
+    """What to do with a run that has ended well."""
+    if not run.best.is_dir():
+        return [command("status", run), command("logs", run)]
+    model = short(run.best)
+    export = command("export", "--model", model, "--output", f"{model.removesuffix('best')}transformers")
+    return [command("chat", "--model", model), export, command("logs", run, "pretrain")]
+
+
+def _queue_commands(run: RunDirectory) -> list[str]:
+    return [command("status", run), command("logs", run, "-f"), command("cancel", run)]
 
 
 def _require_same_settings(run: RunDirectory, keys: Keys) -> None:
@@ -130,8 +207,65 @@ def _require_same_settings(run: RunDirectory, keys: Keys) -> None:
         )
 
 
+# --- before anything is written -------------------------------------------------------------------
+
+
+def _require_machine(steps: list[Step], cluster: Cluster) -> None:
+    """Raises UserError, a line for each problem, if the profile asks for what this machine does not have."""
+    problems = []
+    for stage in (step.stage for step in steps if not step.done):
+        resources = cluster.resources(stage.name)
+        if resources.nodes > 1:
+            problems.append(
+                f"stages.{stage}: nodes is {resources.nodes}, but --on local has one machine; use tasks_per_node"
+            )
+        if resources.promised_device == "gpu":
+            import torch
+
+            if resources.gpus > (there := torch.cuda.device_count()):
+                problems.append(
+                    f"stages.{stage}: asks for {resources.gpus} GPUs, but PyTorch sees {there} on this machine; ask "
+                    f"for no more, or submit it --on slurm"
+                )
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def _slow(experiment: Experiment, run: RunDirectory, steps: list[Step], cluster: Cluster, where: Where) -> list[str]:
+    """A line if training would take days because it would run without a GPU."""
+    resources = cluster.resources("pretrain")
+    if where == "slurm" or all(step.done for step in steps if step.stage.name == "pretrain"):
+        return []
+    if where == "local" and resources.promised_device == "gpu":
+        return []
+    model, train = experiment.model, experiment.train
+    left = train.max_steps - (0 if former_training(run) != stage_keys(experiment)["pretrain"] else last_step(run))
+    flops = flops_per_token(model, experiment.tokenizer.vocab_size) * left * train.global_batch * model.context_length
+    cores = len(os.sched_getaffinity(0))
+    days = flops / (cores * CPU_FLOPS) / 86_400
+    if days < 1:
+        return []
+    import torch
+
+    if torch.cuda.is_available() and where == "here":
+        return []
+    remedy = (
+        "give it GPUs: stages.pretrain.gpus_per_node in a profile, --cluster"
+        if torch.cuda.is_available()
+        else "this machine has no GPU"
+    )
+    return [f"pretrain would take at least {days:,.0f} days on {cores} CPU core{'s' if cores > 1 else ''} ({remedy})"]
+
+
+def confirm_slow(lines: list[str], *, yes: bool) -> None:
+    """Raises UserError if training would take days on the CPU, and nobody says that this is meant."""
+    if lines and not yes and not (is_interactive() and ask(f"{lines[0]}. Start it?")):
+        raise UserError(f"{lines[0]}: not started; --yes starts it")
+
+
 def show_plan(console: Console, run: RunDirectory, steps: list[Step], cluster: Cluster, where: Where) -> None:
-    table = Table(title=f"{run.path} on {where}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    console.print(f"{run.path} on {where}", style="bold", highlight=False, markup=False, soft_wrap=True)
+    table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("stage", "state", "resources", "why"):
         table.add_column(column, overflow="fold")
     for step in steps:
@@ -181,18 +315,23 @@ def _slurm_words(resources: Resources) -> dict[str, str | None]:
 
 
 def _run_here(
-    experiment: Experiment, run: RunDirectory, keys: Keys, steps: list[Step], cluster: Cluster, console: Console
+    experiment: Experiment,
+    run: RunDirectory,
+    keys: Keys,
+    steps: list[Step],
+    cluster: Cluster,
+    console: Console,
+    stop: StopFlag,
 ) -> None:
     set_up_logging()
-    with stop_on_signals() as stop:
-        for step in steps:
-            if step.done:
-                console.print(f"{step.stage}: done", highlight=False)
-                continue
-            console.print(f"{step.stage}: {'; '.join(step.reasons)}", highlight=False, soft_wrap=True)
-            stop.check()
-            adopt_device(cluster.resources(step.stage.name).promised_device)
-            run_here(step.stage, experiment, run, keys, stop, ledger.SUBMITTED)
+    for step in steps:
+        if step.done:
+            console.print(f"{step.stage}: done", highlight=False)
+            continue
+        console.print(f"{step.stage}: {'; '.join(step.reasons)}", highlight=False, soft_wrap=True)
+        stop.check()
+        adopt_device(cluster.resources(step.stage.name).promised_device)
+        run_here(step.stage, experiment, run, keys, stop, ledger.SUBMITTED)
 
 
 def run_single(name: str, experiment: Experiment) -> str:
@@ -205,6 +344,7 @@ def run_single(name: str, experiment: Experiment) -> str:
     run, stage, keys = RunDirectory(experiment.run_path), STAGES[name], stage_keys(experiment)
     artifacts = Artifacts(experiment, keys)
     with stop_on_signals() as stop:
+        outlive_readers()
         rank = int(os.environ.get("RANK", "0"))
         set_up_logging(rank)
         require_parents(stage, run, keys, artifacts)
@@ -223,7 +363,7 @@ def run_single(name: str, experiment: Experiment) -> str:
             )
         with lock(run, Path(experiment.data_directory), command=_command_line()):
             require_idle(run, keys)
-            write_submission(run, experiment, keys, None)
+            write_submission(run, experiment, keys)
             run_here(stage, experiment, run, keys, stop, name)
     return f"{name}: done in {run.path}"
 
@@ -238,13 +378,28 @@ def cancel(run: RunDirectory) -> str:
     if live:
         slurm.cancel_jobs([job for job, _ in live.values()])
         return "cancelled " + ", ".join(f"{stage} ({job})" for stage, (job, _) in live.items())
-    holder = lock_holder(run)
-    if holder is None:
-        raise UserError(f"{run.path}: nothing is queued or running")
-    if holder["node"] != platform.node():
+    holder, processes = lock_holder(run), local_processes(run)
+    if holder is not None and holder["node"] != platform.node():
         raise UserError(f"{run.path}: `{holder['command']}` runs on {holder['node']}; cancel it there")
-    os.kill(holder["pid"], signal.SIGTERM)
-    return f"asked process {holder['pid']} (`{holder['command']}`) to stop"
+    if holder is not None:
+        send_signal({holder["pid"]}, signal.SIGTERM)
+        return f"asked process {holder['pid']} (`{holder['command']}`) to stop"
+    if processes:
+        send_signal(set(processes), signal.SIGTERM)
+        return f"asked processes {_numbers(processes)}, whose submit is gone, to stop"
+    elsewhere = [attempt["node"] for _, attempt in _left_open(run) if attempt["node"] != platform.node()]
+    hint = f"; its last attempt began on {elsewhere[0]}, and whether it runs is known there" if elsewhere else ""
+    raise UserError(f"{run.path}: nothing is queued or running{hint}")
+
+
+def _left_open(run: RunDirectory) -> list[tuple[str, dict[str, Any]]]:
+    """Stages with an attempt, not of Slurm, whose end nobody has written down."""
+    attempts = ((name, ledger.open_attempt(run, name)) for name in STAGES)
+    return [(name, attempt) for name, attempt in attempts if attempt and attempt["job"] is None]
+
+
+def _numbers(processes: list[int]) -> str:
+    return ", ".join(map(str, processes))
 
 
 # --- Slurm ----------------------------------------------------------------------------------------
@@ -258,7 +413,7 @@ def _live_jobs(run: RunDirectory, keys: Keys) -> dict[str, tuple[str, str]]:
     """
     live = slurm.live_jobs(run)
     if live and ledger.read_or_none(run.path / "keys.json") != keys:
-        raise UserError(f"{run.path}: jobs with other settings are in the queue; `sllm cancel {run.name}` first")
+        raise UserError(f"{run.path}: jobs with other settings are in the queue; `{command('cancel', run)}` first")
     return live
 
 
@@ -267,30 +422,46 @@ def _listed(live: dict[str, tuple[str, str]]) -> str:
 
 
 def require_idle(run: RunDirectory, keys: Keys) -> None:
-    """Raises UserError if jobs of the run are queued or running, or Slurm does not say."""
+    """Raises UserError if something works on the run: jobs that are queued or running (or Slurm does not say), or
+    processes."""
     if live := _live_jobs(run, keys):
-        raise UserError(f"{run.path}: in the queue: {_listed(live)}; `sllm cancel {run.name}` first")
+        raise UserError(f"{run.path}: in the queue: {_listed(live)}; `{command('cancel', run)}` first")
+    require_no_processes(run)
 
 
-def prepare(experiment: Experiment, cluster: Cluster) -> RunDirectory:
+def require_no_processes(run: RunDirectory) -> None:
+    """Raises UserError if processes of a submit that was killed work on the run; else writes down that they ended."""
+    if processes := local_processes(run):
+        raise UserError(
+            f"{run.path}: processes {_numbers(processes)} still work on it, though their submit is gone; wait for "
+            f"them, or end them with `{command('cancel', run)}`"
+        )
+    for name, attempt in _left_open(run):
+        if attempt["node"] == platform.node():
+            ledger.close(run, name)
+
+
+def prepare(experiment: Experiment, cluster: Cluster, *, yes: bool = False) -> RunDirectory:
     """Write the run directory that the scripts in sbatch/ work on, and submit nothing.
 
     Raises:
-        UserError: anything wrong with the experiment or the directory, or the run is in the queue.
+        UserError: anything wrong with the experiment or the directory, the run is in the queue, or the answer was no.
     """
     run, keys = RunDirectory(experiment.run_path), stage_keys(experiment)
     slurm.require_usable_path(run, "slurm")
     check_world_size(experiment.train, cluster.resources("pretrain").ranks)
     with lock(run, Path(experiment.data_directory), command=_command_line()):
         require_idle(run, keys)
-        swap_training(run, keys)
-        write_submission(run, experiment, keys, cluster)
+        confirm_moves(run, keys, yes=yes)
+        for move in swap_training(run, keys):
+            print(move, file=sys.stderr)  # standard output is for the path
+        write_submission(run, experiment, keys, cluster, "slurm")
         snapshot_code(run)
     return run
 
 
 def _submit_chain(
-    run: RunDirectory, steps: list[Step], live: dict[str, str], cluster: Cluster, console: Console
+    run: RunDirectory, steps: list[Step], live: dict[str, str], cluster: Cluster, console: Console, stop: StopFlag
 ) -> None:
     """One job for each stage that is neither done nor `live` (stage → job id), each after those it needs. All of them
     or none."""
@@ -300,6 +471,7 @@ def _submit_chain(
             name = step.stage.name
             if step.done or name in live:
                 continue
+            stop.check()
             resources = cluster.resources(name)
             dependency = slurm.dependency_on([jobs[parent] for parent in step.stage.needs if parent in jobs])
             if resources.array > 1:
@@ -313,7 +485,8 @@ def _submit_chain(
         raise
     for name, job_id in jobs.items():
         console.print(f"{name}: job {job_id}{'' if name in new else ', in the queue before'}", highlight=False)
-    console.print(f"Submitted {run.name}. See: sllm status {run.path}", highlight=False, soft_wrap=True)
+    console.print(f"Submitted {run.name}", highlight=False, soft_wrap=True)
+    _show_next(console, _queue_commands(run))
 
 
 def _submit_job(
@@ -321,7 +494,8 @@ def _submit_job(
 ) -> str:
     """slurm.submit_job, whose error also names the lines of the profile that ask for what is not there."""
     try:
-        return slurm.submit_job(run, stage, resources, dependency, array=array)
+        with signals_blocked():  # else a Ctrl-C ends sbatch, perhaps after it has submitted a job that nobody knows
+            return slurm.submit_job(run, stage, resources, dependency, array=array)
     except UserError as error:
         wrong = [f"{misfit.problem} (set {misfit.remedy})" for misfit in misfits(resources, partitions())]
         raise UserError("; ".join([str(error), *wrong])) from None
@@ -334,8 +508,10 @@ def _command_line() -> str:
 # --- local processes ------------------------------------------------------------------------------
 
 
-def _run_local(run: RunDirectory, keys: Keys, steps: list[Step], cluster: Cluster, console: Console) -> None:
-    with stop_on_signals() as stop, view(run, steps, console) as shown:
+def _run_local(
+    run: RunDirectory, keys: Keys, steps: list[Step], cluster: Cluster, console: Console, stop: StopFlag
+) -> None:
+    with view(run, steps, console) as shown:
         for step in steps:
             if step.done:
                 continue
@@ -343,8 +519,10 @@ def _run_local(run: RunDirectory, keys: Keys, steps: list[Step], cluster: Cluste
             token = new_token()
             ledger.begin(run, step.stage.name, fingerprint(keys[step.stage.name]), token, ledger.SUBMITTED)
             shown.start(step.stage)
-            _wait(_start(run, step.stage, token, cluster.resources(step.stage.name)), stop, shown)
-            ending = ledger.close(run, step.stage.name)
+            _wait(run, _start(run, step.stage, token, cluster.resources(step.stage.name)), stop, shown)
+            # A rank that was told to stop before it could say anything has stopped, and was not killed.
+            silent_cause = ledger.STOPPED if stop.requested else ledger.KILLED
+            ending = ledger.close(run, step.stage.name, silent_cause)
             assert ending is not None, "a stage ended without an attempt"
             shown.end(step.stage, ending)
             if ending["ended"] == ledger.STOPPED or stop.requested:
@@ -361,10 +539,6 @@ def _start(run: RunDirectory, stage: Stage, token: str, resources: Resources) ->
     import submitit
     from submitit.helpers import environment_variables
 
-    if resources.nodes > 1:
-        raise UserError(
-            f"stages.{stage}: nodes is {resources.nodes}, but --on local has one machine; use tasks_per_node"
-        )
     cores = len(os.sched_getaffinity(0))
     threads = resources.cpus or max(1, cores // resources.ranks)
     executor = submitit.LocalExecutor(folder=run.stage(stage.name) / "submitit")
@@ -383,24 +557,22 @@ def _start(run: RunDirectory, stage: Stage, token: str, resources: Resources) ->
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": _free_port(),
     }
-    # Ctrl-C in a terminal reaches every process in the foreground. The controller would kill its ranks within a
-    # second of it; ignoring it is inherited, and the ranks take their own handlers.
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with slurm.without_foreign_variables(), environment_variables(**environment):
-            return executor.submit(job, str(run.path), stage.name, token)
-    finally:
-        signal.signal(signal.SIGINT, handler)
+    # The ranks find what came while they started, and the process of submitit's between us and them, which would kill
+    # them a second after a Ctrl-C in the terminal, never sees a signal.
+    with signals_blocked(), slurm.without_foreign_variables(), environment_variables(**environment):
+        return executor.submit(job, str(run.path), stage.name, token)
 
 
-def _wait(controller: "submitit.Job[None]", stop: StopFlag, shown: "View") -> None:
-    """Until every rank has ended. A stop is passed on as SIGTERM, once; the ranks save and leave."""
-    told = False
+def _wait(run: RunDirectory, controller: "submitit.Job[None]", stop: StopFlag, shown: View) -> None:
+    """Until every rank has ended. A stop is passed on to each of them, once; they save and leave."""
+    told = set[int]()
     while not controller.done():
-        if stop.requested and not told:
-            told = True
-            os.kill(int(controller.job_id), signal.SIGTERM)
-            shown.note(f"{stop.reason}: stopping at the next safe point …")
+        if stop.requested:
+            if not told:
+                shown.note(f"{stop.reason}: stopping at the next safe point …")
+            new = set(local_processes(run)) - told
+            send_signal(new, signal.Signals[stop.reason])
+            told |= new
         shown.refresh()
         time.sleep(POLL_SECONDS)
 
@@ -410,103 +582,3 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-# --- what is shown meanwhile ----------------------------------------------------------------------
-
-
-@contextmanager
-def view(run: RunDirectory, steps: list[Step], console: Console) -> Iterator["View"]:
-    """A live table on a terminal, plain lines elsewhere."""
-    shown = View(run, steps, console)
-    if not console.is_terminal:
-        yield shown
-        return
-    with Live(shown, console=console, refresh_per_second=5):
-        yield shown
-
-
-class View:
-    """The stages with their state, and the progress of the one that runs, read from its progress.json."""
-
-    def __init__(self, run: RunDirectory, steps: list[Step], console: Console) -> None:
-        self.run, self.console = run, console
-        self.states = {step.stage.name: "done" if step.done else "waiting" for step in steps}
-        self.details = {step.stage.name: "" for step in steps}
-        self.running: str | None = None
-        self._started = self._last_line = time.monotonic()
-        self._note = ""
-        for step in steps:
-            if step.done:
-                self._line(f"{step.stage}: done before")
-
-    def start(self, stage: Stage) -> None:
-        self.running, self.states[stage.name] = stage.name, "running"
-        self._started = self._last_line = time.monotonic()
-        self._line(f"{stage}: started, log in {self.run.log(stage.name)}")
-
-    def end(self, stage: Stage, ending: dict[str, Any]) -> None:
-        self.running = None
-        seconds = time.monotonic() - self._started
-        self.states[stage.name] = "done" if ending["ended"] == ledger.FINISHED else ending["ended"]
-        self.details[stage.name] = f"{seconds:.1f} s"
-        self._line(f"{stage}: {ending['ended']} after {seconds:.1f} s")
-
-    def fail(self, stage: Stage, ending: dict[str, Any]) -> None:
-        """Name the log of a stage that failed, and show its end."""
-        path = self.run.log(stage.name)
-        tail = path.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:] if path.exists() else []
-        tail += submitit_errors(self.run, stage.name) if ending["ended"] == ledger.KILLED else []
-        cause = ending["message"] or "killed, or ended without a word"
-        self.console.print(Text("\n".join(tail), style="dim"), soft_wrap=True)
-        self.console.print(Text(f"{stage} failed: {cause}\nlog: {path}", style="bold"), soft_wrap=True)
-
-    def note(self, text: str) -> None:
-        self._note = text
-        self._line(text)
-
-    def refresh(self) -> None:
-        if not self.console.is_terminal and time.monotonic() - self._last_line >= LINE_SECONDS:
-            progress = self._progress()
-            if progress is not None:
-                self._line(progress_line(progress))
-
-    def _line(self, text: str) -> None:
-        self._last_line = time.monotonic()
-        if not self.console.is_terminal:
-            self.console.print(text, highlight=False, soft_wrap=True)
-
-    def _progress(self) -> dict[str, Any] | None:
-        return ledger.read_or_none(self.run.progress(self.running)) if self.running else None
-
-    def __rich__(self) -> RenderableType:
-        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-        marks = {"done": "[green]✓[/]", "running": "[cyan]●[/]", "waiting": "[dim]·[/]"}
-        for name, state in self.states.items():
-            cells: list[RenderableType] = [Text(self.details[name], style="dim"), ""]
-            if state == "running":
-                cells = self._running_cells()
-            elif state == "waiting":
-                cells = [Text("waiting", style="dim"), ""]
-            elif state != "done":
-                cells = [Text(state, style="red"), ""]
-            table.add_row(marks.get(state, "[red]✗[/]"), name, *cells)
-        return Group(table, Text(self._note, style="yellow")) if self._note else table
-
-    def _running_cells(self) -> list[RenderableType]:
-        progress = self._progress()
-        elapsed = format_seconds(time.monotonic() - self._started)
-        if progress is None:
-            return [Text(f"starting  {elapsed}", style="cyan"), ""]
-        bar: RenderableType = ""
-        if progress["total"]:
-            bar = ProgressBar(total=progress["total"], completed=progress["completed"], width=24)
-        return [bar, Text(f"{progress_line(progress)}  {elapsed}")]
-
-
-def submitit_errors(run: RunDirectory, stage: str) -> list[str]:
-    """The last lines of what a rank printed before it could open its log (an import that fails, for example)."""
-    files = sorted((run.stage(stage) / "submitit").glob("*_log.err"), key=lambda path: path.stat().st_mtime)
-    if not files:
-        return []
-    return Path(files[-1]).read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]

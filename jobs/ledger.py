@@ -54,6 +54,14 @@ def current(run: RunDirectory, stage: str) -> dict[str, Any] | None:
     return read_or_none(_attempt_file(run, stage))
 
 
+def open_attempt(run: RunDirectory, stage: str) -> dict[str, Any] | None:
+    """The newest attempt as long as its line is not written: it is running, or nobody was left to write it."""
+    attempt = current(run, stage)
+    if attempt is None or any(line["token"] == attempt["token"] for line in attempts(run, stage)):
+        return None
+    return attempt
+
+
 def begin(
     run: RunDirectory,
     stage: str,
@@ -67,9 +75,7 @@ def begin(
 
     `launched` is the Unix time at which its job left the queue, before this process began.
     """
-    previous = current(run, stage)
-    if previous is not None:
-        close(run, stage)
+    close(run, stage)
     run.progress(stage).unlink(missing_ok=True)
     number = 1 + sum(1 for line in attempts(run, stage))
     write_json(
@@ -81,7 +87,7 @@ def begin(
             "why": why,
             "launched": launched,
             "started": time.time(),
-            "node": os.environ.get("SLURMD_NODENAME", platform.node()),
+            "node": os.environ.get("SLURMD_NODENAME", platform.node()) if job else platform.node(),
             "pid": os.getpid(),
             "job": job,
         },
@@ -125,8 +131,8 @@ def close(
     `silent_cause` is the cause when none of its processes could say one. With `retries`, the line says in `gave_up`
     why the stage should not be tried again, if so. `hint` replaces the message of processes that were killed.
     """
-    attempt = current(run, stage)
-    if attempt is None or any(line["token"] == attempt["token"] for line in attempts(run, stage)):
+    attempt = open_attempt(run, stage)
+    if attempt is None:
         return None
     token = attempt["token"]
     progress = read_or_none(run.progress(stage))

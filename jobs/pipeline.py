@@ -179,14 +179,21 @@ def read_done(run: RunDirectory, stage: str) -> dict[str, Any] | None:
 
 
 def former_training(run: RunDirectory) -> dict[str, Any] | None:
-    """The key under which the run's checkpoints were trained, or None without checkpoints."""
+    """The key under which the run's model was trained, or None if there is none: of its checkpoints, or, if they have
+    been deleted to make room, of its done.json."""
     for step in reversed(checkpoint_steps(run.checkpoints)):
         try:
             key: dict[str, Any] = read_json(checkpoint_path(run.checkpoints, step) / "state.json")["trajectory"]
             return key
         except (CorruptError, KeyError, FileNotFoundError):
             continue
-    return None
+    done = read_done(run, "pretrain")
+    return done["key"] if done else None
+
+
+def last_step(run: RunDirectory) -> int:
+    """The step of the newest checkpoint, 0 without one."""
+    return max(checkpoint_steps(run.checkpoints), default=0)
 
 
 def set_aside(run: RunDirectory, key: dict[str, Any]) -> Path:
@@ -209,7 +216,7 @@ def _reasons(run: RunDirectory, stage: Stage, key: dict[str, Any], artifacts: Ar
                 return [*reasons, f"comes back from previous/{fingerprint(key)}"]
             return [*reasons, f"the former training moves to previous/{fingerprint(former)}"]
         if done is None and former is not None:
-            return [f"goes on from step {checkpoint_steps(run.checkpoints)[-1]}"]
+            return [f"goes on from step {last_step(run)}"]
     if done is None:
         there = stage.shared is not None and _whole(stage.shared(artifacts))
         return ["takes what a run with the same settings made" if there else "not done yet"]

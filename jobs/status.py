@@ -17,6 +17,7 @@ from rich.text import Text
 from jobs import ledger, slurm
 from jobs.pipeline import STAGES, Keys, read_done, whole_stage
 from jobs.prepare import ROOM, lock_holder
+from jobs.processes import local_processes
 from sllm.errors import UserError
 from sllm.files import RunDirectory, fingerprint
 from sllm.progress import format_amount, format_seconds
@@ -126,18 +127,26 @@ def _stage_state(
         read_done(run, name),
     )
     open_ = current is not None and current["fingerprint"] == expected
-    open_ = open_ and all(line["token"] != current["token"] for line in lines if current)
+    open_ = open_ and ledger.open_attempt(run, name) is not None
     found = StageState(name, "waiting", lines, current if open_ else None, progress, job=job)
     if job is not None and queue and job in queue:
         state = queue[job]["state"].lower()
         return replace(found, state=state, queue=queue[job], current=found.current if state == "running" else None)
+    if open_ and current and current["job"] is None and not _alive(run, current, progress):
+        # Nobody is left to write its line: the submit that started it is gone. What its ranks said holds.
+        ending = ledger.ended(run, name, current["token"])
+        found = replace(found, state=ending["cause"] if ending else ledger.KILLED, current=None)
+        open_ = False
+        if done is None or done["fingerprint"] != expected:
+            return found
     if done is not None and done["fingerprint"] == expected and not open_:
         return replace(found, state="done", done=done)
     if open_ and current:
-        if current["job"] is None or queue is None:
-            if _alive(run, current, progress):
-                return replace(found, state="running")
-            return replace(found, state=ledger.KILLED if queue is not None else UNKNOWN, current=None)
+        if current["job"] is None:
+            return replace(found, state="running")
+        if queue is None:
+            alive = _alive(run, current, progress)
+            return replace(found, state="running" if alive else UNKNOWN, current=found.current if alive else None)
         return replace(found, state=final.get(current["job"], "lost").lower().replace("_", " "), current=None)
     if job is not None and all(line["job"] != job for line in lines):
         # Submitted, and neither queued nor ever begun: cancelled before, or because a stage before it failed.
@@ -157,9 +166,12 @@ def _goes_on(line: dict[str, Any]) -> bool:
 
 
 def _alive(run: RunDirectory, current: dict[str, Any], progress: dict[str, Any] | None) -> bool:
+    """Whether the attempt is running, as far as it can be seen from this machine."""
     holder = lock_holder(run)
-    if holder is not None and holder.get("pid") == current["pid"] and current["node"] == platform.node():
+    if holder is not None and (holder["pid"], holder["node"]) == (current["pid"], current["node"]):
         return True
+    if current["job"] is None and current["node"] == platform.node():
+        return bool(local_processes(run))
     last_sign = max(current["started"], progress["time"] if progress else 0)
     return time.time() - last_sign < SIGN_OF_LIFE_SECONDS
 
@@ -312,14 +324,19 @@ def _counted(causes: list[str]) -> list[str]:
 
 def progress_line(progress: dict[str, Any], *, left: bool = True) -> str:
     """`pretrain  120/300 steps  loss 3.21  tokens/s 9,400  0:31 left`"""
+    parts = progress_figures(progress)
+    if left and progress["seconds_left"] is not None:
+        parts.append(f"{format_seconds(progress['seconds_left'])} left")
+    return "  ".join(parts)
+
+
+def progress_figures(progress: dict[str, Any]) -> list[str]:
+    """What is done, how much of it, and the figures beside it."""
     amount = format_amount(progress["completed"], progress["unit"])
     if progress["total"]:
         total = format_amount(progress["total"], progress["unit"])
         amount = f"{amount.removesuffix(' ' + progress['unit'])}/{total}"
-    parts = [progress["description"], amount, *(f"{name} {value}" for name, value in progress["fields"].items())]
-    if left and progress["seconds_left"] is not None:
-        parts.append(f"{format_seconds(progress['seconds_left'])} left")
-    return "  ".join(parts)
+    return [progress["description"], amount, *(f"{name} {value}" for name, value in progress["fields"].items())]
 
 
 # --- what came of it ------------------------------------------------------------------------------

@@ -469,6 +469,11 @@ class RunDirectory:
         return self.path / "cluster.yaml"
 
     @property
+    def submission(self) -> Path:
+        """Where it was last submitted to."""
+        return self.path / "submission.json"
+
+    @property
     def code(self) -> Path:
         return self.path / "code"
 

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.filesize import decimal as readable_bytes
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.live import Live
+from rich.text import Text
 
 from sllm.files import to_json
 
@@ -45,18 +47,11 @@ class Bar:
         self.fields: dict[str, Any] = {}
         self._resumed_at, self._started = start, time.monotonic()
         self._last_line = self._last_file = self._started
-        self._bar: Progress | None = None
-        if not _silent and sys.stderr.isatty():
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TaskProgressColumn(),
-                TextColumn("{task.fields[text]}"),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-            )
-            self._bar.start()
-            self._task = self._bar.add_task(description, total=total, completed=int(start), text="")
+        self._live: Live | None = None
+        console = Console(stderr=True)
+        if not _silent and console.is_interactive and sys.stderr.isatty():
+            self._live = Live(self, console=console, refresh_per_second=5)
+            self._live.start()
         self._write_file()
 
     def advance(self, amount: float = 1, **fields: Any) -> None:
@@ -66,9 +61,8 @@ class Bar:
         self.completed = completed
         self.fields = {name: value for name, value in (self.fields | fields).items() if value is not None}
         now = time.monotonic()
-        if self._bar is not None:
-            self._bar.update(self._task, completed=completed, text=self._figures())
-        elif now - self._last_line >= (LINE_SECONDS if now - self._started < WATCHED_SECONDS else LATER_LINE_SECONDS):
+        watched = now - self._started < WATCHED_SECONDS
+        if self._live is None and now - self._last_line >= (LINE_SECONDS if watched else LATER_LINE_SECONDS):
             self._last_line = now
             _say(self.line())
         if now - self._last_file >= FILE_SECONDS:
@@ -91,18 +85,23 @@ class Bar:
 
     def line(self) -> str:
         """The state in one plain line, for logs."""
-        parts = [f"{time.strftime(TIME_FORMAT)} {self.description}", self._figures()]
+        parts = [f"{time.strftime(TIME_FORMAT)} {self.description}", *self._figures()]
         if self.total:
             parts.insert(1, f"{100 * self.completed / self.total:.0f}%")
         if self.seconds_left is not None:
             parts.append(f"{format_seconds(self.seconds_left)} left")
         return "  ".join(part for part in parts if part)
 
-    def _figures(self) -> str:
+    def _figures(self) -> list[str]:
         amount = format_amount(self.completed, self.unit)
         if self.total:
             amount = f"{amount.removesuffix(f' {self.unit}')}/{format_amount(self.total, self.unit)}"
-        return "  ".join([amount, *(f"{name} {value}" for name, value in self.fields.items())])
+        return [amount, *(f"{name} {value}" for name, value in list(self.fields.items()))]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        times = format_times(time.monotonic() - self._started, self.seconds_left)
+        yield progress_row(Text(f"{self.description}  "), self.completed, self.total, times, options)
+        yield from map(Text, fitted(self._figures(), options.max_width))
 
     def _write_file(self) -> None:
         self._last_file = time.monotonic()
@@ -130,8 +129,8 @@ class Bar:
                 file.truncate()
 
     def close(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        if self._live is not None:
+            self._live.stop()
         else:
             _say(self.line())
         self._write_file()
@@ -163,3 +162,43 @@ def format_seconds(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def format_times(elapsed: float, left: float | None) -> str:
+    """`0:31 elapsed, 2:10 left`"""
+    return f"{format_seconds(elapsed)} elapsed" + (f", {format_seconds(left)} left" if left is not None else "")
+
+
+# --- on a terminal --------------------------------------------------------------------------------
+
+BAR_CELLS = 40
+"""The widest bar; it is narrower where there is no room."""
+
+
+def progress_row(label: Text, completed: float, total: float | None, times: str, options: ConsoleOptions) -> Text:
+    """Label, bar, share and times in one row. Done and left differ without colours too."""
+    row = label.copy()
+    if total:
+        share = min(1.0, completed / total)
+        text = f"{int(100 * share):3d}%  {times}"
+        cells = min(BAR_CELLS, options.max_width - label.cell_len - max(len(text), 30) - 2)
+        if cells > 0:
+            done, rest = ("#", "-") if options.ascii_only else ("━", "─")
+            filled = int(cells * share)
+            row.append(done * filled, style="cyan").append(rest * (cells - filled), style="dim").append("  ")
+        row.append(text)
+    else:
+        row.append(times)
+    row.truncate(options.max_width, overflow="ellipsis")
+    return row
+
+
+def fitted(phrases: list[str], width: int) -> list[str]:
+    """Lines of phrases, each of them whole."""
+    lines: list[str] = []
+    for phrase in phrases:
+        if lines and cell_len(lines[-1]) + 2 + cell_len(phrase) <= width:
+            lines[-1] += f"  {phrase}"
+        else:
+            lines.append(phrase)
+    return lines

@@ -8,9 +8,13 @@ import tiny
 import typer
 
 from jobs.cli import app, main
+from jobs.cluster import load_cluster
+from jobs.prepare import write_submission
 from jobs.presets import PROFILES
 from sllm import __version__
+from sllm.artifacts import stage_keys
 from sllm.config import load_experiment
+from sllm.files import RunDirectory
 
 Sllm = Callable[..., tuple[int, str, str]]
 
@@ -50,6 +54,10 @@ def config(tmp_path: Path, texts: dict[str, Path]) -> Path:
         (["submit", "tiny.yaml", "--cluster", "nowhere"], "--cluster nowhere: no such file"),
         (["submit", "tiny.yaml", "--on", "slurm"], "--on slurm: needs --cluster PROFILE"),
         (["submit", "tiny.yaml", "runs_directory=tiny.yaml"], "cannot be written (Not a directory)"),
+        (["submit", "tiny.yaml", "data_directory=tiny.yaml"], "cannot be written (File exists)"),
+        (["submit", "tiny.yaml", "--cluster", "gpus.yaml"], "stages.pretrain: asks for 99 GPUs, but PyTorch sees "),
+        (["submit", "tiny.yaml", "--cluster", "nodes.yaml"], "nodes is 2, but --on local has one machine"),
+        (["submit", "tiny.yaml", "model.d_model=4096", "train.max_steps=99999999"], "not started; --yes starts it"),
         (["train", "tiny.yaml"], "pretrain: needs the stage pack, which is not done (not done yet); run `sllm pack"),
         (["status", "nowhere"], "nowhere: no run of this name"),
         (["logs", "nowhere"], "nowhere: no run of this name"),
@@ -61,6 +69,8 @@ def config(tmp_path: Path, texts: dict[str, Path]) -> Path:
 def test_one_line_and_nothing_written(
     sllm: Sllm, config: Path, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
+    (tmp_path / "gpus.yaml").write_text("stages: {pretrain: {gpus_per_node: 99}}", encoding="utf-8")
+    (tmp_path / "nodes.yaml").write_text("stages: {pretrain: {nodes: 2}}", encoding="utf-8")
     before = sorted(tmp_path.rglob("*"))
     code, out, err = sllm(*arguments)
     assert code == 2
@@ -187,3 +197,32 @@ def test_dry_run_names_reasons_and_resources_and_writes_nothing(sllm: Sllm, conf
     assert "2 processes, 1 core each" in out
     assert out.count("not done yet") == 6
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_where_a_run_goes_unless_it_is_said(sllm: Sllm, config: Path, tmp_path: Path) -> None:
+    plain = tmp_path / "plain.yaml"
+    plain.write_text("defaults: {cpus: 1}", encoding="utf-8")
+    run = RunDirectory(tmp_path / "runs" / "tiny")
+
+    def where(*arguments: str) -> str:
+        code, out, err = sllm("submit", str(config), "--dry-run", *arguments)
+        assert code == 0, err
+        return next(line for line in out.split("\n") if line.startswith(f"{run.path} on ")).rpartition(" on ")[2]
+
+    assert where() == "local"
+    assert where("--cluster", str(plain)) == "local"
+    assert where("--cluster", "h100") == "slurm"
+    assert where("--cluster", "h100", "--on", "local") == "local"
+
+    experiment = load_experiment(config)
+    write_submission(run, experiment, stage_keys(experiment), load_cluster("h100"), "slurm")
+    assert where() == "slurm"
+    assert "partition=gpu" in sllm("submit", str(config), "--dry-run")[1]
+    assert where("--resume") == "slurm"
+    assert where("--on", "local") == "local"
+    assert where("--cluster", str(plain)) == "local"
+
+    write_submission(run, experiment, stage_keys(experiment), load_cluster(str(plain)), "here")
+    assert where() == "here"
+    assert where("--cluster", str(plain)) == "here"
+    assert where("--cluster", "h100") == "slurm"

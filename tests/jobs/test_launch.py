@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 import tiny
-from conftest import ROOT, sllm, start, variables
+from conftest import ROOT, command, sllm, start, variables
 from foreign import OUTER_JOB, SITE
 
 from jobs import ledger
+from jobs.launch import require_no_processes
 from jobs.pipeline import STAGES, read_done
+from jobs.processes import local_processes
 from sllm.files import RunDirectory, read_json, read_jsonl
 
 STEPS = 300
@@ -192,16 +194,101 @@ def test_cancel_is_as_gentle_as_ctrl_c(config: Path, run: RunDirectory, place: P
 
 
 @pytest.mark.slow
+def test_a_terminal_that_closes_stops_as_sigterm_does(config: Path, run: RunDirectory, place: Path) -> None:
+    """A real one: its end hangs up, to the whole session, and what is then written to it is refused."""
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", ON_TERMINAL, os.ttyname(theirs), *command("submit", config, "--until", "pretrain")],
+        cwd=place,
+        env=variables(TERM="xterm"),
+        start_new_session=True,
+    )
+    while not steps(run):
+        os.read(ours, 65536)
+    os.close(theirs)
+    os.close(ours)
+    process.wait()
+    assert process.returncode == 130
+    assert (run.checkpoints / f"step-{steps(run)[-1]:08d}").is_dir()
+    (line,) = ledger.attempts(run, "pretrain")
+    assert (line["ended"], line["message"]) == ("stopped", "SIGHUP")
+    assert local_processes(run) == []
+    status = sllm("status", run.name, cwd=place).stdout.split("\n")
+    assert any(line.split()[:2] == ["pretrain", "stopped"] for line in status), status
+
+
+ON_TERMINAL = """
+import os, sys
+terminal = os.open(sys.argv[1], os.O_RDWR)  # the first that the leader of a session opens becomes its terminal
+for descriptor in range(3):
+    os.dup2(terminal, descriptor)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+@pytest.mark.slow
+def test_a_reader_that_leaves_stops_nothing(config: Path, run: RunDirectory, place: Path) -> None:
+    """`sllm submit … | head`, and `nohup`, which a hang-up then does not reach."""
+    process = subprocess.Popen(
+        ["nohup", *command("submit", config, "train.max_steps=120", "--until", "pretrain")],
+        cwd=place,
+        env=variables(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    while not steps(run):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGHUP)
+    assert process.wait() == 0
+    assert ends(run) == ["finished"]
+
+
+@pytest.mark.slow
+def test_ranks_whose_submit_was_killed_are_seen_and_can_be_cancelled(
+    config: Path, run: RunDirectory, place: Path
+) -> None:
+    arguments = ["submit", config, "train.max_steps=1000000", "--until", "pretrain"]
+    process = start(*arguments, cwd=place)
+    wait_for_step(run, 15, process)
+    process.kill()
+    process.wait()
+
+    status = sllm("status", run.name, cwd=place).stdout.split("\n")
+    assert any(line.split()[:2] == ["pretrain", "running"] for line in status), status
+    again = sllm(*arguments, cwd=place)
+    assert again.returncode == 2
+    assert "still work on it, though their submit is gone" in again.stderr
+    assert again.stderr.count("\n") == 1
+
+    numbers = ", ".join(map(str, local_processes(run)))
+    cancelled = sllm("cancel", run.name, cwd=place)
+    assert cancelled.stdout == f"asked processes {numbers}, whose submit is gone, to stop\n", cancelled.stderr
+    while local_processes(run):
+        time.sleep(0.05)
+    status = sllm("status", run.name, cwd=place).stdout.split("\n")
+    assert any(line.split()[:2] == ["pretrain", "stopped"] for line in status), status
+    assert f"goes on from step {steps(run)[-1]}" in sllm(*arguments, "--dry-run", cwd=place).stdout
+    require_no_processes(run)  # as the next submit does
+    assert ends(run) == ["stopped"]
+
+
+@pytest.mark.slow
 def test_a_rank_that_is_killed_ends_the_stage(config: Path, run: RunDirectory, place: Path) -> None:
     process = start("submit", config, cwd=place)
     wait_for_step(run, 15, process)
-    os.kill(processes_of(run)[-1], signal.SIGKILL)
+    os.kill(local_processes(run)[-1], signal.SIGKILL)
     output = process.communicate()[0]
     assert process.returncode == 1, output
     assert f"log: {run.log('pretrain')}" in output
     assert ends(run) == ["killed"]
     assert not run.stage("validate").exists()
-    assert processes_of(run) == []
+    assert local_processes(run) == []
 
 
 @pytest.mark.slow
@@ -277,16 +364,3 @@ def test_train_under_torchrun_is_ordinary_ddp(config: Path, run: RunDirectory, p
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("done already") == 1
     assert ends(run) == ["finished"]
-
-
-def processes_of(run: RunDirectory) -> list[int]:
-    """The ranks of a run: processes that submitit started below its directory."""
-    found = []
-    for directory in Path("/proc").glob("[0-9]*"):
-        try:
-            arguments = (directory / "cmdline").read_bytes()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if b"submitit.core._submit" in arguments and str(run.path).encode() in arguments:
-            found.append(int(directory.name))
-    return sorted(found)

@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 import tiny
 
+from jobs import ledger
 from jobs.pipeline import STAGES, former_training, plan, up_to
-from jobs.prepare import swap_training
+from jobs.prepare import swap_training, training_moves
 from jobs.run import perform
 from sllm.artifacts import Artifacts, stage_keys
 from sllm.config import Experiment, load_experiment
 from sllm.errors import UserError
 from sllm.files import RunDirectory, atomic_directory, fingerprint, write_json
+from sllm.progress import format_seconds
 from sllm.stop import StopFlag
 
 ALL = list(STAGES)
@@ -30,7 +32,7 @@ def finish(experiment: Experiment) -> RunDirectory:
     write_json(run.checkpoints / "step-00000030" / "state.json", {"trajectory": keys["pretrain"]})
     run.metrics.write_text(json.dumps({"seed": experiment.seed}) + "\n", encoding="utf-8")
     for stage, key in keys.items():
-        write_json(run.done(stage), {"key": key, "fingerprint": fingerprint(key)})
+        write_json(run.done(stage), {"key": key, "fingerprint": fingerprint(key), "summary": {"step": 30}})
     return run
 
 
@@ -132,6 +134,52 @@ def test_moving_a_training_can_be_cut_short_anywhere(config: Path) -> None:
     swap_training(run, stage_keys(second))
     assert {path.name for path in aside.iterdir()} == {"best", "metrics.jsonl", "checkpoints", "stages"}
     assert former_training(run) is None
+
+
+def test_what_is_left_of_a_training_is_set_aside_too(config: Path) -> None:
+    """Its checkpoints were deleted to make room: the model would be overwritten."""
+    first, second = load_experiment(config), load_experiment(config, ["seed=7"])
+    run = finish(first)
+    shutil.rmtree(run.checkpoints)
+    (move,) = swap_training(run, stage_keys(second))
+    assert move.target == run.path / "previous" / fingerprint(stage_keys(first)["pretrain"])
+    assert not run.best.exists()
+    assert (move.target / "best").is_dir()
+
+
+def test_coming_back_can_be_cut_short_anywhere(config: Path) -> None:
+    first, second, third = (load_experiment(config, [f"seed={seed}"]) for seed in (1, 2, 3))
+    run = finish(first)
+    swap_training(run, stage_keys(second))
+    aside = run.path / "previous" / fingerprint(stage_keys(first)["pretrain"])
+    (aside / "checkpoints").rename(run.checkpoints)  # as far as it came before the kill
+    swap_training(run, stage_keys(third))
+    assert {path.name for path in aside.iterdir()} == {"best", "metrics.jsonl", "checkpoints", "stages"}
+    (aside / "checkpoints").rename(run.checkpoints)
+    swap_training(run, stage_keys(first))
+    assert run.best.is_dir()
+    assert not aside.exists()
+
+
+def test_a_training_that_moves_says_what_and_how_it_comes_back(config: Path) -> None:
+    first, second = load_experiment(config), load_experiment(config, ["seed=7", "train.learning_rate=0.5"])
+    run = finish(first)
+    run.metrics.unlink()
+    ledger.begin(run, "pretrain", fingerprint(stage_keys(first)["pretrain"]), "token", ledger.SUBMITTED)
+    ledger.end(run, "pretrain", "token", ledger.FINISHED)
+    ledger.close(run, "pretrain")
+    seconds = ledger.attempts(run, "pretrain")[0]["seconds"]
+    (away,) = swap_training(run, stage_keys(second))
+    where = f"previous/{fingerprint(stage_keys(first)['pretrain'])}"
+    assert str(away) == (
+        f"The former training (30 steps, {format_seconds(seconds)}) moves to {run.path}/{where}, because of "
+        f"seed 1234 → 7; train.learning_rate 0.0006 → 0.5; submitting its settings again brings it back"
+    )
+    assert training_moves(run, stage_keys(second)) == []
+    (back,) = swap_training(run, stage_keys(first))
+    assert str(back) == (
+        f"The training with these settings (30 steps, {format_seconds(seconds)}) comes back from {run.path}/{where}"
+    )
 
 
 def test_until_takes_a_stage_and_what_it_needs() -> None:

@@ -1,16 +1,95 @@
 """What a run directory is given before the first stage starts."""
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 
 import jobs.prepare
-from jobs.prepare import snapshot_code
-from sllm.files import RunDirectory, read_manifest
+from jobs import ledger
+from jobs.cluster import Cluster
+from jobs.prepare import lock, snapshot_code, swap_training, write_submission
+from sllm.artifacts import stage_keys
+from sllm.config import load_experiment
+from sllm.errors import UserError
+from sllm.files import RunDirectory, read_manifest, write_json, write_text
 
 SOURCE = "from numba import njit\n\n\n@njit(cache=True)\ndef double(x):\n    return 2 * x\n"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    return RunDirectory(tmp_path / "runs" / "tiny")
+
+
+def all_of(directory: Path) -> dict[Path, bytes | None]:
+    return {path: path.read_bytes() if path.is_file() else None for path in directory.rglob("*")}
+
+
+def test_a_refused_submit_leaves_nothing(run: RunDirectory, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="refused"), lock(run, tmp_path / "data" / "deep", "sllm submit"):
+        write_json(run.path / "keys.json", {})
+        write_json(run.stage("download") / "job.json", {"job": "1"})
+        raise UserError("refused")
+    assert all_of(tmp_path) == {}
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"), lock(run, tmp_path / "file", "sllm submit"):
+        pass
+    assert all_of(tmp_path) == {tmp_path / "file": b""}
+
+
+def test_a_refused_submit_leaves_what_was_there(run: RunDirectory, tmp_path: Path, texts: dict[str, Path]) -> None:
+    first, second = (load_experiment(tiny.write_experiment(tmp_path, texts), [f"seed={seed}"]) for seed in (1, 2))
+    run = RunDirectory(first.run_path)
+    write_submission(run, first, stage_keys(first))
+    write_json(run.checkpoints / "step-00000030" / "state.json", {"trajectory": stage_keys(first)["pretrain"]})
+    write_text(run.best / "model", "first")
+    with lock(run, tmp_path / "data", "sllm submit"):
+        pass
+    before = all_of(tmp_path)
+    with pytest.raises(KeyboardInterrupt), lock(run, tmp_path / "data", "sllm submit"):
+        assert swap_training(run, stage_keys(second))
+        write_submission(run, second, stage_keys(second), Cluster(), "slurm")
+        assert not run.best.exists()
+        raise KeyboardInterrupt
+    after = all_of(tmp_path)
+    assert {path: content for path, content in after.items() if path != run.path / "previous"} == before
+
+
+def test_a_stage_that_has_begun_leaves_its_run(run: RunDirectory, tmp_path: Path) -> None:
+    with pytest.raises(UserError), lock(run, tmp_path / "data", "sllm submit"):
+        ledger.begin(run, "download", "f", "token", ledger.SUBMITTED)
+        ledger.end(run, "download", "token", ledger.BAD_INPUT, "wrong")
+        ledger.close(run, "download")
+        raise UserError("wrong")
+    assert [line["ended"] for line in ledger.attempts(run)] == ["bad input"]
+
+
+def test_one_submit_at_a_time_and_each_sees_who_is_at_work(run: RunDirectory, tmp_path: Path) -> None:
+    """Processes that all want a run that is not there, of which each is refused and takes it back."""
+    code = f"""
+import sys, pathlib
+from jobs.prepare import lock
+from sllm.errors import UserError
+from sllm.files import RunDirectory
+place = pathlib.Path({str(tmp_path)!r})
+alone = place / "alone"
+for _ in range(12):
+    try:
+        with lock(RunDirectory(place / "runs" / "tiny"), place / "data", "sllm submit"):
+            alone.touch(exist_ok=False)
+            alone.unlink()
+            raise UserError("refused")
+    except UserError as error:
+        assert str(error) == "refused" or "is at work on this run (process " in str(error), error
+"""
+    processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(4)]
+    assert [process.wait() for process in processes] == [0] * 4
+    assert not run.path.exists()
 
 
 def compiled_anew(root: Path) -> bool:

@@ -78,6 +78,8 @@ def test_a_profile_that_slurm_refuses(
     pretrain = {"partition": "gpu", "sbatch": [], **wrong}  # of a held job Slurm does not look at what it asks for
     chain = ["submit", config, "--on", "slurm", "--cluster", profile(pretrain, sbatch=["--hold"])]
     assert_one_line(sllm(*chain), "stages.pretrain: sbatch refuses: ", says, remedy)
+    assert not (config.parent / "runs").exists()
+    assert not (config.parent / "data").exists()
 
 
 def test_a_refused_chain_leaves_no_job_and_the_mended_one_is_taken(
@@ -87,8 +89,8 @@ def test_a_refused_chain_leaves_no_job_and_the_mended_one_is_taken(
     assert sllm(*chain, profile({"partition": "nowhere"}, sbatch=["--hold"]))[0] == 2
     wait(lambda: not cluster.run("squeue", "-h"), "the end of the jobs before the refused one")
     run = RunDirectory(config.parent / "runs" / "tiny")
-    assert not files(run.stage("pretrain"))
-    assert sllm(*chain, profile(sbatch=["--hold"]), "--resume")[0] == 0
+    assert not run.path.exists()
+    assert sllm(*chain, profile(sbatch=["--hold"]))[0] == 0
     assert len(submitted_jobs(run)) == 6
 
 
