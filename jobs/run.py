@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from jobs import ledger, slurm
 from jobs.pipeline import STAGES, Keys, Stage, plan
@@ -386,10 +386,22 @@ def redirect_output(path: Path) -> None:
     set_up_streams()
 
 
+class _StandardError(logging.StreamHandler[TextIO]):
+    """Writes to what standard error is at the time: a progress bar puts itself in between."""
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, stream: TextIO) -> None: ...
+
+
 def set_up_logging(rank: int = 0) -> None:
     level = logging.INFO if rank == 0 else logging.WARNING
     who = "" if rank == 0 else f"[rank {rank}] "
-    logging.basicConfig(level=level, format=f"%(asctime)s {who}%(message)s", datefmt=TIME_FORMAT, force=True)
+    format_ = f"%(asctime)s {who}%(message)s"
+    logging.basicConfig(level=level, format=format_, datefmt=TIME_FORMAT, handlers=[_StandardError()], force=True)
 
 
 def banner(run: RunDirectory, stage: Stage, token: str) -> None:

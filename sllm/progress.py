@@ -50,7 +50,8 @@ class Bar:
         self._live: Live | None = None
         console = Console(stderr=True)
         if not _silent and console.is_interactive and sys.stderr.isatty():
-            self._live = Live(self, console=console, refresh_per_second=5)
+            # What is printed meanwhile goes above the bar; what goes elsewhere than to the terminal, there.
+            self._live = Live(self, console=console, refresh_per_second=5, redirect_stdout=sys.stdout.isatty())
             self._live.start()
         self._write_file()
 
