@@ -24,6 +24,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+from jobs import slurm
 from sllm.errors import UserError
 from sllm.files import CorruptError, read_json, write_json
 
@@ -217,7 +218,7 @@ class DevCluster:
         """
         result = subprocess.run(
             [str(part) for part in command],
-            env=_outside_jobs(os.environ) | self.env,
+            env=slurm.own_variables() | self.env,
             cwd=cwd,
             capture_output=True,
             encoding="utf-8",
@@ -489,13 +490,6 @@ def _path() -> str:
     """PATH, plus the directories where Debian keeps daemons, which users do not have in theirs."""
     path = os.environ.get("PATH", os.defpath).split(os.pathsep)
     return os.pathsep.join([*path, *(directory for directory in SBIN if directory not in path)])
-
-
-def _outside_jobs(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment without what Slurm put there: a command run inside a job would take it as its options."""
-    return {
-        name: value for name, value in environment.items() if not re.match(r"(SLURM|SBATCH|SQUEUE|SINFO|SACCT)", name)
-    }
 
 
 def _user() -> str:
