@@ -155,6 +155,13 @@ def _float(text: str) -> float:
     return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
 
 
+def _text(text: str) -> str:
+    if "\0" in text:
+        raise ValueError
+    text.encode("utf-8")  # a UnicodeEncodeError is a ValueError: "\\ud800" is half of a character
+    return text
+
+
 def _refuse(loader: _Loader, node: yaml.Node) -> None:
     raise _error(f"the tag {node.tag.replace(_TAG, '!!')!r} has no meaning here; remove it", node)
 
@@ -164,8 +171,8 @@ _Loader.yaml_constructors = {
     f"{_TAG}bool": _scalar(lambda text: {"true": True, "false": False}[text.lower()], "true or false"),
     f"{_TAG}int": _scalar(lambda text: int(text, 0), "an integer that can be read"),
     f"{_TAG}float": _scalar(_float, "a number that can be read"),
-    f"{_TAG}str": yaml.SafeLoader.construct_yaml_str,
-    f"{_TAG}merge": yaml.SafeLoader.construct_yaml_str,
+    f"{_TAG}str": _scalar(_text, "text that a file can hold"),
+    f"{_TAG}merge": _scalar(_text, "text"),
     f"{_TAG}seq": yaml.SafeLoader.construct_yaml_seq,
     f"{_TAG}map": yaml.SafeLoader.construct_yaml_map,
     None: _refuse,

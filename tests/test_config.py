@@ -143,7 +143,7 @@ def test_a_problem_names_the_place_of_its_value(tmp_path: Path) -> None:
         ("validate.prompts=하나", "'하나'; input should be a list; write [하나]"),
         ("name=123", "123; input should be text; put it in quotes"),
         (f"name={'a' * 300}", "should have at most 128 characters"),
-        ('runs_directory="a\\0b"', "should match pattern"),
+        ('runs_directory="a\\0b"', r"'a\x00b' is not text that a file can hold"),
         ("data_directory=~nobody-of-this-name/x", "~nobody-of-this-name is nobody's home directory"),
         ("train=[]", "train=[] (command line): []; input should be a section of keys"),
         ("na\nme=a", "na�me=a (command line): na�me: unknown key; did you mean name?"),

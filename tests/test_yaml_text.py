@@ -92,6 +92,8 @@ NESTED = "\n".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]" for a, b in zip("a
         ("a: !!python/object/apply:os.system [ls]", "the tag '!!python/object/apply:os.system' has no meaning here"),
         ("a: !!timestamp 2026", "has no meaning here"),
         ("a: !env HOME", "the tag '!env' has no meaning here"),
+        (r'a: "\0"', r"'\x00' is not text that a file can hold"),
+        (r'"\ud800": 1', r"'\ud800' is not text that a file can hold"),
         ("a: !!int x", "'x' is not an integer that can be read"),
         ("a: " + "9" * 5000, "(5,000 characters) is not an integer that can be read"),
         ("a:\n\tb: 1", "x:2: not valid YAML: found character '\\t' that cannot start any token; indent with spaces"),
@@ -115,7 +117,7 @@ def test_what_cannot_be_read_is_one_line(text: str, problem: str) -> None:
 
 
 @given(
-    st.text(st.characters(exclude_categories=["Cs"]))
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
     | st.from_regex(r"[-+]?[0-9_.:eExob]{1,8}", fullmatch=True)
     | st.floats(allow_nan=False)
     | st.integers()
