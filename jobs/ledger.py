@@ -6,6 +6,7 @@ others only see that a peer is gone). Whoever is left, be it the process itself,
 next attempt, calls `close`, which writes the line.
 """
 
+import logging
 import os
 import platform
 import time
@@ -14,6 +15,8 @@ from typing import Any
 
 from jobs.cluster import Retries
 from sllm.files import CorruptError, RunDirectory, append_jsonl, read_json, read_jsonl, to_json, write_json
+
+log = logging.getLogger(__name__)
 
 # How an attempt ends.
 FINISHED = "finished"
@@ -107,6 +110,9 @@ def end(run: RunDirectory, stage: str, token: str, cause: str, message: str = ""
         return True
     except FileExistsError:
         return False
+    except OSError as error:  # a full disk makes no crash of a stop; whoever closes the attempt may know its cause
+        log.error("not written down how %s ends (%s): %s", stage, cause, error)
+        return True
 
 
 def ended(run: RunDirectory, stage: str, token: str) -> dict[str, Any] | None:

@@ -318,10 +318,10 @@ def rank_of_attempt(
         return EX_STOPPED
     except UserError as error:
         if ledger.end(run, stage.name, token, *describe(error)):
-            print(f"sllm: {error}", file=sys.stderr, flush=True)
+            _tell(f"sllm: {error}")
         return EX_BAD_INPUT
     except Superseded as superseded:
-        print(f"{stage}: {superseded}", file=sys.stderr, flush=True)
+        _tell(f"{stage}: {superseded}")
         return EX_FENCED
     except Exception as error:
         if lost_peer(error):
@@ -342,11 +342,14 @@ def leave(code: int) -> NoReturn:
     while the interpreter is being taken down, which aborts the process: after a training that had succeeded (3 of 120
     exits, torch 2.13). And a rank that has failed would wait in its clean-up for others, which wait for this one.
     """
+    logging.shutdown()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:  # the log's disk is full: Python's clean-up would try again, fail and change the exit code
+        os._exit(code)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         sys.exit(code)
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
     os._exit(code)
 
 
@@ -444,8 +447,13 @@ def watch(run: RunDirectory, stage: Stage, token: str, stop: StopFlag, deadline:
 
 
 def _end(message: str, code: int) -> None:
-    print(message, file=sys.stderr, flush=True)
+    _tell(message)
     os._exit(code)
+
+
+def _tell(message: str) -> None:
+    with contextlib.suppress(OSError):  # the log may be on a full disk, and what comes next matters more
+        print(message, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

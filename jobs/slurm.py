@@ -13,6 +13,7 @@ A job that ends without success and without being requeued fails, and Slurm canc
 """
 
 import contextlib
+import errno
 import io
 import math
 import os
@@ -259,7 +260,14 @@ def settle(run: RunDirectory, stage: str, silent_cause: str = ledger.KILLED, hin
     current = ledger.current(run, stage)
     if current is None or current["token"] != token:
         return False  # fenced off, or it never began
-    line = ledger.close(run, stage, silent_cause, resources(run, stage).retries, hint)
+    try:
+        line = ledger.close(run, stage, silent_cause, resources(run, stage).retries, hint)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        # An empty file finds room even on a full disk; the next attempt writes the line.
+        marker(run, stage).touch()
+        return True
     if line is None or line["gave_up"] or line["ended"] in (ledger.FINISHED, ledger.CANCELLED):
         if line and line["gave_up"]:
             print(f"not requeued: {line['gave_up']}", flush=True)
