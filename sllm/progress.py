@@ -62,8 +62,7 @@ class Bar:
         self.completed = completed
         self.fields = {name: value for name, value in (self.fields | fields).items() if value is not None}
         now = time.monotonic()
-        watched = now - self._started < WATCHED_SECONDS
-        if self._live is None and now - self._last_line >= (LINE_SECONDS if watched else LATER_LINE_SECONDS):
+        if self._live is None and now - self._last_line >= line_interval(now - self._started):
             self._last_line = now
             _say(self.line())
         if now - self._last_file >= FILE_SECONDS:
@@ -141,6 +140,11 @@ def _say(line: str) -> None:
     with contextlib.suppress(OSError):  # the log may be on a disk that is full
         if not _silent:
             print(line, file=sys.stderr, flush=True)
+
+
+def line_interval(elapsed: float) -> float:
+    """Seconds between two lines of a batch log, after so many of the work: a week of training is 10,000 lines."""
+    return LINE_SECONDS if elapsed < WATCHED_SECONDS else LATER_LINE_SECONDS
 
 
 @contextmanager

@@ -65,7 +65,7 @@ def train(run: RunDirectory, start: int, end: int) -> None:
     metrics.write("start", start, seconds=0.5)
     for step in range(start, end + 1):
         if step > start:
-            metrics.write("train", step, loss=1 / step)
+            metrics.write("train", step, loss=1 / step, gradient_norm=None, overflow=True)
         if step > start and (step % VALIDATE_EVERY == 0 or step == MAX_STEPS):
             sample = {"prompt": "한국", "continuation": f" <{step}>"}
             metrics.write("validation", step, loss=0.5 / step, languages={"ko": {"loss": 1.0}}, samples=[sample])
@@ -76,6 +76,7 @@ def expect_all_steps_once(server: WandbServer, last: int) -> None:
     rows = server.history()
     assert [row["_step"] for row in rows] == list(range(1, last + 1))
     assert [row["train/loss"] for row in rows] == [1 / step for step in range(1, last + 1)]
+    assert all(row["train/overflow"] and "train/gradient_norm" not in row for row in rows)  # null is left out
     validated = {row["_step"]: row["validation/loss"] for row in rows if "validation/loss" in row}
     due = [step for step in range(1, last + 1) if step % VALIDATE_EVERY == 0 or step == MAX_STEPS]
     assert validated == {step: 0.5 / step for step in due}

@@ -106,7 +106,7 @@ def test_straight_run_learns_and_is_complete(straight: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_twenty_kills_change_nothing(configure: Callable[..., Path], straight: Path) -> None:
-    """Every process is killed 20 times: at random moments, and while a checkpoint is being written."""
+    """Every process is killed 20 times: after some steps, and while a checkpoint is being written."""
     config = configure("killed")
     checkpoints = config.parent / "checkpoints"
     choose = random.Random(20)
@@ -117,16 +117,16 @@ def test_twenty_kills_change_nothing(configure: Callable[..., Path], straight: P
         if kind == "saving":
             happened = wait_until(lambda: any(checkpoints.glob(".step-*.tmp")), attempt, 60)
         else:
-            wait_until(lambda began=began: begun_since(config.parent, began), attempt, 60)  # type: ignore[misc]
-            time.sleep(choose.uniform(0.0, 0.3))
-            happened = attempt.processes[0].is_alive()
+            taken = choose.randint(0, 9)
+            happened = wait_until(lambda b=began, n=taken: steps_since(config.parent, b) >= n, attempt, 60)  # type: ignore[misc]
         attempt.signal(signal.SIGKILL)
         codes = attempt.wait()
         if happened and set(codes) == {-signal.SIGKILL}:
             kills[kind] += 1
         elif codes == [0, 0]:
-            # Finished before the kill: take the end away and go on killing from an older checkpoint.
-            shutil.rmtree(checkpoints / f"step-{STEPS:08d}")
+            # Finished before the kill: take the end away and go on killing from the checkpoint of step 20.
+            for step in (36, STEPS):
+                shutil.rmtree(checkpoints / f"step-{step:08d}")
     ranks.run(config, 2)
     assert kills["saving"] >= 5
     assert log_of(config).count("resumed from the checkpoint") >= 10
@@ -137,8 +137,10 @@ def losses_so_far(run: Path) -> list[Any]:
     return [record for record in read_jsonl(run / "metrics.jsonl") if record["kind"] == "train"]
 
 
-def begun_since(run: Path, time: float) -> bool:
-    return any(record["kind"] == "start" and record["time"] > time for record in read_jsonl(run / "metrics.jsonl"))
+def steps_since(run: Path, time: float) -> int:
+    """Steps that were taken since then; -1 before training has begun."""
+    kinds = [record["kind"] for record in read_jsonl(run / "metrics.jsonl") if record["time"] > time]
+    return kinds.count("train") if "start" in kinds else -1
 
 
 def wait_until(condition: Callable[[], bool], attempt: ranks.Ranks, timeout: float) -> bool:

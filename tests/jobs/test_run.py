@@ -1,15 +1,20 @@
 """How the end of an attempt is booked."""
 
+import shutil
 import socket
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 
-from jobs import ledger
+from jobs import ledger, slurm
+from jobs.cluster import Cluster
 from jobs.pipeline import STAGES
 from jobs.run import describe, telling_line, way_out
 from sllm.errors import UserError
+from sllm.files import RunDirectory
 
 PRETRAIN = STAGES["pretrain"]
 
@@ -114,3 +119,22 @@ def test_memory_that_is_not_there_is_bad_input() -> None:
     assert way_out(PRETRAIN, str(caught.value)).startswith("out of memory: lower train.micro_batch")
     assert telling_line(caught.value).startswith("RuntimeError: ")
     assert describe(UserError("out of memory"))[0] == ledger.BAD_INPUT
+
+
+def test_a_job_that_stops_on_a_full_disk_goes_back_into_the_queue(
+    mount_disk: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDirectory(mount_disk("1m"))
+    run.cluster.write_text(Cluster().to_yaml(), encoding="utf-8")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    ledger.begin(run, "pretrain", "fingerprint", "7-0", "submitted", job="7")
+    filler = run.path / "filler"
+    filler.write_bytes(bytes(shutil.disk_usage(run.path).free))
+    assert ledger.end(run, "pretrain", "7-0", ledger.PREEMPTED)
+    assert slurm.settle(run, "pretrain")
+    assert slurm.marker(run, "pretrain").exists()
+    filler.unlink()
+    line = ledger.close(run, "pretrain", silent_cause=ledger.PREEMPTED)  # as the next attempt does
+    assert line is not None
+    assert line["ended"] == ledger.PREEMPTED
