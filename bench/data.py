@@ -188,10 +188,10 @@ def run_clean(directory: Path, _: int) -> dict[str, Any]:
     groups = {language: list(raw_texts(directory, language)) for language in sorted(languages)}
     cleaners = {language: Cleaner(config, language) for language in groups}
     for language, texts in groups.items():
-        cleaners[language].clean(texts[0])  # loads what is compiled
+        list(cleaners[language].clean(texts[0]))  # loads what is compiled
     return timed(
         sum(map(text_bytes, groups.values())),
-        lambda: [cleaners[language].clean(text) for language, texts in groups.items() for text in texts],
+        lambda: [list(cleaners[language].clean(text)) for language, texts in groups.items() for text in texts],
     )
 
 

@@ -1,8 +1,8 @@
 """`sllm download` for some of the sources, and `sllm check-data`: what is on disk, as a table."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -13,7 +13,7 @@ from jobs.prepare import ask, is_interactive
 from sllm.artifacts import Artifacts
 from sllm.config import Experiment
 from sllm.data.check import CheckedSource, check_corpus
-from sllm.data.download import download_stage, store_of
+from sllm.data.download import download_stage, loss, loss_by_reason, store_of
 from sllm.errors import UserError
 from sllm.progress import format_amount
 from sllm.stop import stop_on_signals
@@ -22,6 +22,9 @@ SAMPLE_CHARACTERS = 300
 
 ASK_BYTES = 1e9
 """More than this is not deleted without a question."""
+
+NARROW = 72
+"""Columns of a terminal that has no room for a figure of less interest."""
 
 
 def choose(experiment: Experiment, languages: list[str], names: list[str]) -> list[str] | None:
@@ -84,12 +87,22 @@ def show_corpus(experiment: Experiment, console: Console, *, samples: bool) -> i
     except UserError as error:
         console.print(Text(f"not whole: {error}"), soft_wrap=True)
         return 1
-    table = Table(title=str(corpus), title_justify="left")
-    for column in ("source", "documents", "text", "on disk", "language", "duplicates", "filtered", "masked", "shards"):
-        table.add_column(column, justify="left" if column in ("source", "language", "filtered", "masked") else "right")
+    rows = [_row(source) for source in checked]
+    columns = [column for column in max(rows, key=len) if any(row.get(column) for row in rows)]
+    if console.width < NARROW:
+        columns = [column for column in columns if column != "on disk"]
+    table, notes = Table(box=None, padding=(0, 2, 0, 0)), Table.grid(padding=(0, 2, 0, 0))
+    for column in columns:
+        left = column in ("source", "language")
+        table.add_column(column, justify="left" if left else "right", overflow="fold", no_wrap=column != "source")
+    for row in rows:
+        table.add_row(*(Text(row.get(column, "")) for column in columns))
     for source in checked:
-        table.add_row(*_row(source))
+        for number, note in enumerate(_notes(source)):
+            notes.add_row(Text("" if number else source.name), Text(note))
+    console.print(Text(str(corpus), style="bold"), soft_wrap=True)
     console.print(table)
+    console.print(notes)
     for source in checked:
         for problem in source.problems:
             console.print(Text(f"{source.name}: {problem}", style="red"), soft_wrap=True)
@@ -97,33 +110,43 @@ def show_corpus(experiment: Experiment, console: Console, *, samples: bool) -> i
             for text in source.samples:
                 console.print(Text(f"\n--- {source.name}", style="bold"))
                 console.print(Text(text[:SAMPLE_CHARACTERS] + ("…" if len(text) > SAMPLE_CHARACTERS else "")))
-            for reason, texts in source.entry.get("examples", {}).items():
-                for text in texts:
-                    console.print(Text(f"\n--- {source.name}, dropped: {reason.replace('_', ' ')}", style="bold"))
-                    console.print(Text(text))
+            for reason, lost in source.entry.get("examples", {}).items():
+                for text in lost:
+                    title = f"\n--- {source.name}, {reason.replace('_', ' ')}: {text['where']}"
+                    console.print(Text(title, style="bold"), soft_wrap=True)
+                    console.print(Text(text["text"]))
     broken = [source.name for source in checked if source.problems]
     console.print(f"not whole: {', '.join(broken)}" if broken else "every file matches its checksum")
     return 1 if broken else 0
 
 
-def _row(source: CheckedSource) -> list[str]:
+def _row(source: CheckedSource) -> dict[str, str]:
     if not source.entry:
-        return [source.name, "–" if source.problems else "left out: optional, and not there", *[""] * 7]
-    dropped: dict[str, int] = source.entry["dropped"]
-    duplicates = {reason: count for reason, count in dropped.items() if "duplicate" in reason}
-    filtered = {reason: count for reason, count in dropped.items() if reason not in duplicates}
-    return [
-        source.name,
-        f"{source.documents:,}",
-        format_amount(source.entry["bytes"], "bytes"),
-        format_amount(source.compressed, "bytes"),
-        source.language if source.share is None else f"{source.language} {100 * source.share:.1f}%",
-        f"{sum(duplicates.values()):,}",
-        _listed(filtered),
-        _listed(source.entry["masked"]),
-        f"{source.whole}/{source.shards}",
-    ]
+        return {"source": source.name, "documents": "–"}
+    return {
+        "source": source.name,
+        "documents": f"{source.documents:,}",
+        "text": format_amount(source.entry["bytes"], "bytes"),
+        "on disk": format_amount(source.compressed, "bytes"),
+        "language": source.language if source.share is None else f"{source.language} {100 * source.share:.1f}%",
+        "lost": f"{100 * loss(source.entry):.0f}%",
+        "whole shards": "" if source.whole == source.shards else f"{source.whole}/{source.shards}",
+    }
 
 
-def _listed(counts: dict[str, Any]) -> str:
+def _notes(source: CheckedSource) -> Iterator[str]:
+    """What a source lost, line by line."""
+    if not source.entry:
+        if not source.problems:
+            yield "left out: optional, and not there"
+        return
+    if reasons := loss_by_reason(source.entry):
+        yield f"lost: {', '.join(reasons)}"
+    if dropped := _listed(source.entry["dropped"]):
+        yield f"documents dropped: {dropped}"
+    if masked := _listed(source.entry["masked"]):
+        yield f"masked: {masked}"
+
+
+def _listed(counts: dict[str, int]) -> str:
     return ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in counts.items() if count)

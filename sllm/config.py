@@ -162,11 +162,12 @@ class CleanConfig(Section):
     """Which documents stay, and what of them; the rules and their sources are in `sllm.data.clean` and docs/data.md."""
 
     min_hangul: Annotated[float, Field(ge=0, le=1)] = 0.2
-    """A document of a Korean source with a smaller share of Hangul among its letters is dropped."""
+    """A document of a Korean source with a smaller share of Hangul among its letters is dropped; Latin letters of code
+    and names do not count."""
     min_latin: Annotated[float, Field(ge=0, le=1)] = 0.8
-    """The same for Latin letters in an English source."""
+    """A document of an English source with a smaller share of Latin letters among all letters is dropped."""
     repetition: bool = True
-    """Drop documents that mostly repeat themselves."""
+    """Drop documents, and parts of long ones, that mostly repeat themselves."""
     boilerplate: bool = True
     """Remove lines such as copyright notices and cookie banners."""
     personal_data: bool = True
@@ -181,7 +182,7 @@ class DataConfig(Section):
     min_characters: Positive = 20
     """Shorter documents are dropped; not above max_characters if not set."""
     max_characters: Positive = 1_000_000
-    """Longer documents are dropped."""
+    """Longer documents become several, cut at the end of a paragraph where there is one."""
     clean: CleanConfig = CleanConfig()
     near_duplicates: bool = False
     """Drop documents that are nearly equal to another of any source, not only those that are equal."""

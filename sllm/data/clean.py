@@ -4,13 +4,18 @@ ever on one side of the train/validation split. docs/data.md has what each rule 
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from itertools import groupby
+from operator import gt
+from typing import TYPE_CHECKING, Literal
 
 from sllm.config import DataConfig, Language
 from sllm.tokenizer.codec import nfc
+
+if TYPE_CHECKING:
+    from sllm.data.measures import Measures
 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
@@ -160,36 +165,72 @@ _NOTICE = re.compile(
 _LONGEST_NOTICE = 160
 
 
-def remove_boilerplate(text: str) -> tuple[str, int]:
-    """`text` without lines that are navigation, or notices about copyright, cookies or JavaScript; how many those were.
+def remove_boilerplate(text: str) -> tuple[str, str]:
+    """`text` without lines that are navigation, or notices about copyright, cookies or JavaScript; and those lines.
 
     The idea is C4's (Raffel et al. 2020, section 2.2); because the corpora hold programming manuals, which speak of
     JavaScript and cookies, a line must read like the notice.
     """
     notices = [word for word in _NOTICES if word in text]
-    kept = []
-    lines = text.split("\n")
-    for line in lines:
+    kept: list[str] = []
+    removed: list[str] = []
+    for line in text.split("\n"):
         if (
             len(line) <= _LONGEST_NAVIGATION
             and line[:1] not in (" ", "\t")  # an indented line is code
             and line.strip(" []|<>·▶▲▼»«:").casefold() in _NAVIGATION
-        ):
-            continue
-        if (
+        ) or (
             notices
             and len(line) <= _LONGEST_NOTICE
             and any(word in line for word in notices)
             and _NOTICE.fullmatch(line.casefold())
         ):
-            continue
-        kept.append(line)
-    if len(kept) == len(lines):
-        return text, 0
-    return _tidy("\n".join(kept)), len(lines) - len(kept)
+            removed.append(line)
+        else:
+            kept.append(line)
+    if not removed:
+        return text, ""
+    return _tidy("\n".join(kept)), "\n".join(removed)
+
+
+# --- cutting --------------------------------------------------------------------------------------
+
+# Where a text may be cut, best first; from which share of the longest piece on each will do.
+_ENDS = (
+    (0.5, re.compile(r"\n\n+")),  # paragraphs
+    (0.7, re.compile(r"\n+")),
+    (0.8, re.compile(r"\n+|(?:(?<=[.!?…。])|(?<=[.!?…。][\"'”’)]))\s+")),  # sentences
+    (0.9, re.compile(r"\s+")),
+)
+
+
+def cut(text: str, longest: int) -> Iterator[tuple[int, int]]:
+    """Where the pieces of `text` begin and end: none has more than `longest` characters, and what lies between two is
+    white space. At the end of a paragraph if there is one in the second half of a piece, else of a line, of a
+    sentence, of a word; else where it becomes too long.
+
+    An end depends on the piece and not on what follows, so that without some of its pieces a text is cut as before.
+    """
+    start = 0
+    while len(text) - start > longest:
+        for number, (share, end) in enumerate(_ENDS):
+            until = _ENDS[number + 1][0] if number + 1 < len(_ENDS) else 1.0
+            found = end.search(text, start + int(share * longest), start + int(until * longest))
+            if found:
+                yield start, found.start()
+                start = found.end()
+                break
+        else:
+            yield start, start + longest
+            start += longest
+    yield start, len(text)
 
 
 # --- repetition -----------------------------------------------------------------------------------
+
+PIECE = 4_000
+"""Characters that are judged together, at most. The longer a text, the more of it came before: a limit for pages of the
+web drops manuals and books for their length. docs/data.md has what other lengths do."""
 
 # Rae et al. 2021 (Gopher), table A1: the largest share of lines, and of characters, that repeat what came before …
 MOST_LINES, MOST_LINE_CHARACTERS = 0.30, 0.20
@@ -206,27 +247,50 @@ FIRST_REPEATED: dict[Language, int] = {"ko": 3, "en": 5}
 MIN_WORDS = 50
 """Gopher drops shorter documents. We keep conversations and headlines: there an n-gram that comes twice says little."""
 
+# Our own: the largest share of a piece's characters in lines that stand in a piece before it.
+MOST_KNOWN = 0.80
+
 # Our own: ㅋㅋㅋㅋㅋㅋㅋㅋ and ━━━━━━━━. Of the 26,000 bundles of raw film reviews in the reference corpus one in a
 # thousand is above 0.17.
 MOST_RUNS = 0.30
 
 
+# --- language -------------------------------------------------------------------------------------
+
+MOST_CODE = 4
+"""Letters in all, for one of those that a Korean page must have: a listing with one Korean comment is not Korean."""
+
+
 # --- all of it ------------------------------------------------------------------------------------
+
+AT_ONCE = 10
+"""Times `max_characters` that are brought to the normal form together: a file of 200 MB should cost little more memory
+than its text."""
 
 
 class Dropped(StrEnum):
-    """Why a document is not in the corpus. (`sllm.data.dedup` drops more, when all sources are there.)"""
+    """Why a document, or a part of one, is not in the corpus. (`sllm.data.dedup` drops more, when all sources are
+    there.)"""
 
     TOO_SHORT = "too_short"
-    TOO_LONG = "too_long"
     LANGUAGE = "language"
+    BOILERPLATE = "boilerplate"
     REPEATED_CHARACTERS = "repeated_characters"
     REPEATED_LINES = "repeated_lines"
     REPEATED_PHRASES = "repeated_phrases"
 
+
+@dataclass(frozen=True)
+class Lost:
+    """What the corpus does not get of a text: all, or some pieces or lines."""
+
+    reason: Dropped
+    text: str
+
     @property
-    def reason(self) -> str:
-        return self.value
+    def size(self) -> int:
+        """Bytes in UTF-8."""
+        return len(self.text.encode("utf-8"))
 
 
 @dataclass(frozen=True)
@@ -240,65 +304,111 @@ class Document:
     split: Split
     masked: Counter[str]
     """Personal data that the text does not hold any more: how many of each kind."""
-    boilerplate: int
-    """Lines removed."""
 
 
 class Cleaner:
-    """Cleans the documents of a source. What becomes of a text depends on nothing but the text."""
+    """Cleans the texts of a source. What becomes of a text depends on nothing but the text."""
 
     def __init__(self, config: DataConfig, language: Language) -> None:
-        self._config, self._rules, self._language = config, config.clean, language
+        from sllm.data import measures  # compiled loops: those who only read a corpus need not load them
 
-    def clean(self, text: str) -> Document | Dropped:
-        """The document, or why it is dropped. What comes out, cleaned again, is the same.
+        self._config, self._rules, self._language, self._measures = config, config.clean, language, measures
+
+    def clean(self, text: str) -> Iterator[Document | Lost]:
+        """The document, and what it loses; or only that. What comes out, cleaned again, is the same.
+
+        A text of more than `max_characters` becomes several documents. A document that is judged in pieces stays one:
+        the pieces that are left stand in their order, a blank line between two that were not neighbours.
 
         The split depends on nothing but the clean text and `validation_fraction`, and a larger fraction only
         moves documents from train to validation: no text is ever on both sides, in whichever source it stands.
         """
-        if len(text) > 10 * self._config.max_characters:
-            return Dropped.TOO_LONG  # whatever it becomes: a file of 200 MB in one line should cost nothing
-        text = normalise(text)
-        masked: Counter[str] = Counter()
-        boilerplate = 0
-        if self._rules.personal_data:
-            text, masked = mask_personal_data(text)
-        if self._rules.boilerplate:
-            text, boilerplate = remove_boilerplate(text)
-        if len(text) < self._config.min_characters:
-            return Dropped.TOO_SHORT
-        if len(text) > self._config.max_characters:
-            return Dropped.TOO_LONG
-        reason = self._judge(text)
-        if reason:
-            return reason
+        longest = self._config.max_characters
+        for start, end in cut(text, AT_ONCE * longest):
+            block = normalise(text[start:end])
+            for first, last in cut(block, longest):
+                yield from self._clean(_tidy(block[first:last]), Counter())
+
+    def _clean(self, text: str, masked: Counter[str]) -> Iterator[Document | Lost]:
+        """`text` is in the normal form; `masked` counts what was masked in it."""
+        known: dict[str, Measures] = {}
+        # Until nothing is lost: without a piece, what stood around it may read differently.
+        while True:
+            if self._rules.personal_data:
+                text, found = mask_personal_data(text)
+                if found:
+                    masked.update(found)
+            if self._rules.boilerplate:
+                text, lines = remove_boilerplate(text)
+                if lines:
+                    yield Lost(Dropped.BOILERPLATE, lines)
+            if len(text) > self._config.max_characters:  # a mask may be longer than what it masks
+                for first, last in cut(text, self._config.max_characters):
+                    yield from self._clean(_tidy(text[first:last]), masked)
+                    masked = Counter()
+                return
+            if len(text) < self._config.min_characters:
+                yield Lost(Dropped.TOO_SHORT, text)
+                return
+            kept, lost = self._judge(text, known)
+            yield from lost
+            if not kept:
+                return
+            if not lost:
+                break
+            text = kept
         digest = digest_of(text)
         position = (int.from_bytes(digest[:8], "big") >> 11) / 2**53  # 53 bits: what a float holds exactly
         split: Split = "validation" if position < self._config.validation_fraction else "train"
-        return Document(text, digest, len(text.encode("utf-8")), position, split, masked, boilerplate)
+        yield Document(text, digest, len(text.encode("utf-8")), position, split, masked)
 
-    def _judge(self, text: str) -> Dropped | None:
-        from sllm.data.measures import measure  # compiled loops: those who only read a corpus need not load them
-
-        found = measure(text, FIRST_REPEATED[self._language], negligible=MOST_REPEATED[-1])
-        if self._language == "ko":
-            share, least = found.hangul, self._rules.min_hangul
-        else:
-            share, least = found.latin, self._rules.min_latin
-        if share < least * max(found.letters, 1):
-            return Dropped.LANGUAGE
+    def _judge(self, text: str, known: "dict[str, Measures]") -> tuple[str, list[Lost]]:
+        """What is left of a text, and what is not. `known` holds what was measured of it already."""
+        pieces = [text[start:end] for start, end in cut(text, PIECE)]
+        for piece in pieces:
+            if piece not in known:
+                first = FIRST_REPEATED[self._language]
+                known[piece] = self._measures.measure(piece, first, negligible=MOST_REPEATED[-1])
+        if not self._is_of_the_language(text, [known[piece] for piece in pieces]):
+            return "", [Lost(Dropped.LANGUAGE, text)]
         if not self._rules.repetition:
-            return None
-        if found.runs > MOST_RUNS:
-            return Dropped.REPEATED_CHARACTERS
-        if (
-            max(found.lines, found.paragraphs) > MOST_LINES
-            or max(found.line_characters, found.paragraph_characters) > MOST_LINE_CHARACTERS
-        ):
-            return Dropped.REPEATED_LINES
-        if found.words >= MIN_WORDS and (
-            any(share > most for share, most in zip(found.top, MOST_TOP, strict=True))
-            or any(share > most for share, most in zip(found.repeated, MOST_REPEATED, strict=True))
-        ):
-            return Dropped.REPEATED_PHRASES
-        return None
+            return text, []
+        reasons = [_repetition(known[piece]) for piece in pieces]
+        if len(pieces) > 1:
+            seen: set[str] = set()
+            for number, piece in enumerate(pieces):
+                lines = piece.split("\n")
+                if sum(map(len, filter(seen.__contains__, lines))) > MOST_KNOWN * len(piece):
+                    reasons[number] = reasons[number] or Dropped.REPEATED_LINES
+                elif not reasons[number]:
+                    seen.update(lines)
+        if not any(reasons):
+            return text, []
+        lost = [Lost(reason, piece) for piece, reason in zip(pieces, reasons, strict=True) if reason]
+        neighbours = groupby(zip(cut(text, PIECE), reasons, strict=True), key=lambda place: place[1] is None)
+        kept = [[place for place, _ in places] for is_kept, places in neighbours if is_kept]
+        return _tidy("\n\n".join(text[places[0][0] : places[-1][1]] for places in kept)), lost
+
+    def _is_of_the_language(self, text: str, found: "list[Measures]") -> bool:
+        letters, latin = sum([m.letters for m in found]), sum([m.latin for m in found])
+        if self._language == "en":
+            return latin >= self._rules.min_latin * max(letters, 1)
+        hangul, least = sum([m.hangul for m in found]), self._rules.min_hangul
+        if hangul >= least * max(letters, 1):
+            return True
+        # A Korean page may hold more code and names than Korean; what counts against it is prose.
+        foreign = letters - hangul - latin + self._measures.latin_prose(text)
+        return hangul >= least * max(hangul + foreign, letters / MOST_CODE, 1)
+
+
+def _repetition(found: "Measures") -> Dropped | None:
+    if found.runs > MOST_RUNS:
+        return Dropped.REPEATED_CHARACTERS
+    if (
+        max(found.lines, found.paragraphs) > MOST_LINES
+        or max(found.line_characters, found.paragraph_characters) > MOST_LINE_CHARACTERS
+    ):
+        return Dropped.REPEATED_LINES
+    if found.words >= MIN_WORDS and (any(map(gt, found.top, MOST_TOP)) or any(map(gt, found.repeated, MOST_REPEATED))):
+        return Dropped.REPEATED_PHRASES
+    return None

@@ -37,6 +37,7 @@ BYTES_WORTH_A_PROCESS = 32_000_000
 """Of shards, compressed. Starting a process takes half a second or more."""
 
 Check = Callable[[], None]
+Example = dict[str, str]
 
 
 @dataclass
@@ -49,15 +50,18 @@ class Removed:
     """Documents, by split."""
     bytes: Counter[str] = field(default_factory=Counter)
     """Their text in UTF-8, by split."""
-    examples: dict[str, list[str]] = field(default_factory=dict)
-    """By reason, how the first of them begin."""
+    lost: Counter[str] = field(default_factory=Counter)
+    """The same, by reason."""
+    examples: dict[str, list[Example]] = field(default_factory=dict)
+    """By reason, the first of them."""
 
     def add(self, other: "Removed") -> None:
         self.reasons += other.reasons
         self.documents += other.documents
         self.bytes += other.bytes
-        for reason, texts in other.examples.items():
-            self.examples[reason] = (self.examples.get(reason, []) + texts)[:EXAMPLES]
+        self.lost += other.lost
+        for reason, examples in other.examples.items():
+            self.examples[reason] = (self.examples.get(reason, []) + examples)[:EXAMPLES]
 
 
 def drop_duplicates(
@@ -94,9 +98,9 @@ def drop_duplicates(
     return removed
 
 
-def example(text: str) -> str:
-    """What a report shows of a dropped document."""
-    return mask_personal_data(text[:EXAMPLE_CHARACTERS])[0].encode("utf-8", "replace").decode("utf-8")
+def example(text: str, where: str) -> Example:
+    """What a report shows of a text that was dropped: how it begins, and where it stands."""
+    return {"text": mask_personal_data(text[:EXAMPLE_CHARACTERS])[0], "where": where}
 
 
 def _is_train(name: str) -> bool:
@@ -187,10 +191,12 @@ def _drop(shard: Path, equal: np.ndarray, near: np.ndarray, *, check: Check) -> 
             continue
         removed.reasons[reason] += 1
         removed.documents[split] += 1
-        removed.bytes[split] += len(text.encode("utf-8"))
+        size = len(text.encode("utf-8"))
+        removed.bytes[split] += size
+        removed.lost[reason] += size
         examples = removed.examples.setdefault(reason, [])
         if len(examples) < EXAMPLES:
-            examples.append(example(text))
+            examples.append(example(text, f"{shard.parent.name}/{shard.name}:{number + 1}"))
     with atomic_file(path) as file:
         file.write(np.sort(np.concatenate([equal, near])).astype("<u4").tobytes())
     return removed

@@ -1,7 +1,8 @@
 """The download stage: every source, cleaned, into corpus shards.
 
 <output>/<source>/train-00000-00000.jsonl.zst …  validation-00000-00000.jsonl.zst …   part and number
-<output>/manifest.json    for each source: language, documents, bytes, both by split, drops by reason, the hub's commit
+<output>/manifest.json    for each source: language, documents, bytes, both by split, what was dropped and lost by
+                          reason, the hub's commit
 
 A source is cut into parts (files that follow each other), which processes work off side by side. Each commits its
 shards whole, with a line in its journal that says how far it has read, below
@@ -27,8 +28,8 @@ from typing import Any, TypeVar
 
 from sllm.artifacts import VERSIONS
 from sllm.config import DataConfig, EmbeddedSource, Experiment, HubSource, Source
-from sllm.data.clean import SPLITS, Cleaner, Dropped
-from sllm.data.dedup import EXAMPLES, Removed, drop_duplicates, example
+from sllm.data.clean import SPLITS, Cleaner, Dropped, Lost
+from sllm.data.dedup import EXAMPLES, Example, Removed, drop_duplicates, example
 from sllm.data.find import file_stamps
 from sllm.data.hub import Check, hub_files, hub_texts, no_check, wait_for_hub
 from sllm.data.shards import ShardWriter, shard_name
@@ -58,6 +59,9 @@ PART_BYTES = 256_000_000
 
 SMALL_BYTES = 20_000_000
 """Of text: less is done before processes would have started."""
+
+TOLD_CHARACTERS = 60
+"""Of an example, in the line at the end."""
 
 SHRINKS = 0.5
 """What zstd leaves of a text, at most: to tell beforehand whether a disk has room."""
@@ -94,6 +98,7 @@ def download_stage(
         sources = {
             source.name: _figures(source, stores[source.name]) for source in wanted if source.name not in skipped
         }
+        _tell_losses(sources, experiment.data)
         return {"sources": sources, **_totals(sources), "missing": missing}
     sources = {
         source.name: _figures(source, stores[source.name])
@@ -109,6 +114,7 @@ def download_stage(
                 _subtract(sources[name], removed)
             for name in sources:
                 _check_not_empty(name, sources[name], sources[name].pop("lowest"), experiment.data)
+    _tell_losses(sources, experiment.data)
     return {"sources": sources, **_totals(sources), **({"skipped": skipped} if skipped else {})}
 
 
@@ -203,6 +209,10 @@ class Part:
     def journal(self) -> Path:
         return self.store / f"part-{self.number:05d}.jsonl"
 
+    def where(self, position: "Position") -> str:
+        """The text before `position`, for a person."""
+        return f"{self.files[position.file]} row {position.row}" if self.files else f"text {position.row}"
+
     def lines(self) -> list[dict[str, Any]]:
         return read_jsonl(self.journal)
 
@@ -249,8 +259,8 @@ def _download_shards(
     """Read until a shard is full, and commit it, together with the validation documents met on the way: what comes
     before the position that is returned is on disk, and nothing after it."""
     cleaner = Cleaner(part.data, part.source.language)
-    documents, sizes, masked, boilerplate = Counter[str](), Counter[str](), Counter[str](), 0
-    examples: dict[str, list[str]] = {}
+    documents, sizes, masked, lost = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+    examples: dict[str, list[Example]] = {}
     dropped = Counter({reason.value: 0 for reason in Dropped})
     first = {split: sum(line["shards"][split] for line in lines) for split in SPLITS}
     room = None if part.limit is None else part.limit - sum(line["read"] for line in lines)
@@ -270,17 +280,24 @@ def _download_shards(
             read += _size(text)
             if text is None:
                 dropped["not_utf8"] += 1
-            elif isinstance(document := cleaner.clean(text), Dropped):
-                dropped[document.reason] += 1
-                if dropped[document.reason] <= EXAMPLES:
-                    examples.setdefault(document.reason, []).append(example(text))
-            else:
-                writers[document.split].write(document.text)
-                documents[document.split] += 1
-                sizes[document.split] += document.size
-                masked += document.masked
-                boilerplate += document.boilerplate
-                lowest = min(lowest, document.position)
+                continue
+            kept, here = 0, Counter[str]()
+            for result in cleaner.clean(text):
+                if isinstance(result, Lost):
+                    here[result.reason.value] += result.size
+                    shown = examples.setdefault(result.reason.value, [])
+                    if len(shown) < EXAMPLES:
+                        shown.append(example(result.text, part.where(position)))
+                else:
+                    writers[result.split].write(result.text)
+                    kept += 1
+                    documents[result.split] += 1
+                    sizes[result.split] += result.size
+                    masked += result.masked
+                    lowest = min(lowest, result.position)
+            lost += here
+            if not kept:
+                dropped[max(here, key=here.__getitem__)] += 1
             if room is not None and read >= room:
                 break
             if sizes.total() >= part.data.shard_megabytes * 1_000_000:
@@ -295,9 +312,9 @@ def _download_shards(
         "documents": {split: documents[split] for split in SPLITS},
         "bytes": {split: sizes[split] for split in SPLITS},
         "dropped": dict(dropped),
+        "lost": dict(lost),
         "examples": examples,
         "masked": dict(masked),
-        "boilerplate_lines": boilerplate,
         "lowest": lowest,
         "shards": shards,
         "files": [
@@ -323,17 +340,15 @@ def _check_unchanged(part: Part) -> None:
 
 def _texts(part: Part, start: Position, check: Check) -> Iterator[tuple[Position, str | None]]:
     """The raw texts of a part from `start` on, each with the position after it; None for one that is not UTF-8."""
-    if isinstance(part.source, HubSource):
-        for number in range(start.file, len(part.files)):
-            row = start.row if number == start.file else 0
-            for text in hub_texts(part.source, part.files[number], row, check):
-                row += 1
-                yield Position(number, row), text
-    else:
-        # A local file is read again from its beginning: the row counts the texts of all files of the part.
-        texts = read_documents(part.source, part.seed, list(part.files), start.row)
-        for row, text in enumerate(texts, start.row + 1):
-            yield Position(0, row), text
+    for number in range(start.file, max(1, len(part.files))):  # embedded text has no file
+        first = start.row if number == start.file else 0
+        texts: Iterator[str | None]
+        if isinstance(part.source, HubSource):
+            texts = hub_texts(part.source, part.files[number], first, check)
+        else:
+            texts = read_documents(part.source, part.seed, list(part.files[number : number + 1]), first)
+        for row, text in enumerate(texts, first + 1):
+            yield Position(number, row), text
 
 
 def _size(text: str | None) -> int:
@@ -573,13 +588,14 @@ def _figures(source: Source, store: Path) -> dict[str, Any]:
         split: {name: sum(line[name][split] for line in lines) for name in ("documents", "bytes", "shards")}
         for split in SPLITS
     }
-    dropped, masked = Counter[str](), Counter[str]()
-    examples: dict[str, list[str]] = {}
+    dropped, lost, masked = Counter[str](), Counter[str](), Counter[str]()
+    examples: dict[str, list[Example]] = {}
     for line in lines:
         dropped.update(line["dropped"])
+        lost.update(line["lost"])
         masked.update(line["masked"])
-        for reason, texts in line["examples"].items():
-            examples[reason] = (examples.get(reason, []) + texts)[:EXAMPLES]
+        for reason, found in line["examples"].items():
+            examples[reason] = (examples.get(reason, []) + found)[:EXAMPLES]
     return {
         "language": source.language,
         **({"revision": plan["revision"]} if plan["revision"] else {}),
@@ -587,9 +603,9 @@ def _figures(source: Source, store: Path) -> dict[str, Any]:
         "bytes": sum(figures[split]["bytes"] for split in SPLITS),
         **figures,
         "dropped": dict(dropped),
+        "lost": dict(lost),
         "examples": examples,
         "masked": dict(masked),
-        "boilerplate_lines": sum(line["boilerplate_lines"] for line in lines),
         "lowest": min((line["lowest"] for line in lines), default=1.0),
     }
 
@@ -620,7 +636,9 @@ def _subtract(entry: dict[str, Any], removed: Removed) -> None:
         entry[split]["bytes"] -= removed.bytes[split]
     entry["documents"] -= removed.documents.total()
     entry["bytes"] -= removed.bytes.total()
-    entry["dropped"] |= {reason: removed.reasons[reason] for reason in ("duplicate", "near_duplicate")}
+    for reason in ("duplicate", "near_duplicate"):
+        entry["dropped"][reason] = removed.reasons[reason]
+        entry["lost"][reason] = removed.lost[reason]
     entry["examples"] |= removed.examples
 
 
@@ -630,8 +648,7 @@ def _check_not_empty(name: str, entry: dict[str, Any], lowest: float, config: Da
         why = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in entry["dropped"].items() if count)
         raise UserError(
             f"{where}: no document is left to train on ({why or 'its files hold none'}); add text, or change "
-            f"data.min_characters ({config.min_characters:,}), data.max_characters ({config.max_characters:,}) or the "
-            f"rules in data.clean"
+            f"data.min_characters ({config.min_characters:,}) or the rules in data.clean"
         )
     if not entry["train"]["documents"]:
         raise UserError(
@@ -646,6 +663,60 @@ def _check_not_empty(name: str, entry: dict[str, Any], lowest: float, config: Da
             f"{where}: none of its {entry['documents']:,} documents falls to validation at data.validation_fraction "
             f"{config.validation_fraction}; {way}"
         )
+
+
+# --- what is lost ---------------------------------------------------------------------------------
+
+WORTH_TELLING = 0.1
+"""A source that loses a larger share of its bytes is told at the end."""
+
+
+def loss(entry: dict[str, Any]) -> float:
+    """The share of a source's bytes, in the normal form, that the corpus does not hold; `entry` is its figures."""
+    lost: int = sum(entry["lost"].values())
+    return lost / max(lost + entry["bytes"], 1)
+
+
+def loss_by_reason(entry: dict[str, Any]) -> list[str]:
+    """`1.2 MB (7.3%) repeated phrases` for each reason, what took most first."""
+    lost = Counter[str](entry["lost"])
+    total = max(lost.total() + entry["bytes"], 1)
+    return [
+        f"{format_amount(size, 'bytes')} ({100 * size / total:.1f}%) {_named(reason)}"
+        for reason, size in lost.most_common()
+        if size
+    ]
+
+
+def _tell_losses(sources: dict[str, Any], data: DataConfig) -> None:
+    for name, entry in sources.items():
+        if loss(entry) > WORTH_TELLING:
+            reason = max(entry["lost"], key=entry["lost"].__getitem__)
+            first = entry["examples"][reason][0]
+            text = " ".join(first["text"].split())
+            text = f"{text[:TOLD_CHARACTERS]}…" if len(text) > TOLD_CHARACTERS else text
+            print(
+                f"{name}: {100 * loss(entry):.0f}% of its text is left out: {', '.join(loss_by_reason(entry))}. "
+                f"{_way_out(reason, entry['language'], data)}. First {_named(reason)}: {first['where']}: {text}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def _named(reason: str) -> str:
+    return reason.replace("_", " ")
+
+
+def _way_out(reason: str, language: str, data: DataConfig) -> str:
+    if reason == "duplicate":
+        return "Each of these texts stands once in the corpus"
+    if reason == "too_short":
+        return f"A smaller data.min_characters ({data.min_characters:,}) keeps what is too short"
+    if reason == "language":
+        name, least = ("min_hangul", data.clean.min_hangul) if language == "ko" else ("min_latin", data.clean.min_latin)
+        return f"A smaller data.clean.{name} ({least}) keeps what is of another language"
+    rule = {"near_duplicate": "near_duplicates", "boilerplate": "clean.boilerplate"}.get(reason, "clean.repetition")
+    return f"data.{rule}=false keeps {_named(reason)}{'s' if reason == 'near_duplicate' else ''}"
 
 
 def _totals(sources: dict[str, Any]) -> dict[str, int]:

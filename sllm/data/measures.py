@@ -8,7 +8,13 @@ from numba import uint64
 
 from sllm.compiled import compiled
 
-HANGUL, LATIN, OTHER_LETTER, DIGIT, SPACE, NEWLINE = range(1, 7)
+HANGUL, LATIN, OTHER_LETTER, DIGIT, OPENING, INNER, CLOSING, QUOTE, SPACE, NEWLINE = range(1, 11)
+"""Classes of characters; 0 is any other sign. OPENING to QUOTE are what prose has around words, and within them."""
+
+SIGNS = {OPENING: "([“‘", INNER: "'’-", CLOSING: ",.;:!?…)]”", QUOTE: '"'}
+
+PROSE = 4
+"""Words, at least, that stand in a row in prose, and hardly ever in code or in a list of names."""
 
 TOP = (2, 3, 4)
 """Lengths, in words, of the n-grams of which the most frequent is looked at."""
@@ -69,6 +75,9 @@ def _classes() -> np.ndarray:
     for first, last in ((0x41, 0x24F), (0x1E00, 0x1EFF), (0xFF21, 0xFF5A)):
         letters = classes[first : last + 1]
         letters[letters == OTHER_LETTER] = LATIN
+    for kind, signs in SIGNS.items():
+        for sign in signs:
+            classes[ord(sign)] = kind
     classes[ord("\n")] = NEWLINE
     return classes
 
@@ -101,7 +110,7 @@ def _measure(codes, classes, first, negligible):  # type: ignore[no-untyped-def]
     for i in range(length + 1):
         code = uint64(codes[i]) if i < length else uint64(10)
         kind = classes[code] if code < 65536 else 0
-        if kind < 5:
+        if kind < SPACE:
             word = (word ^ code) * _MULTIPLIER
             word ^= word >> uint64(29)
             word_size += 1
@@ -206,3 +215,38 @@ def _repeats(hashes, sizes, keys, stamps, stamp):  # type: ignore[no-untyped-def
             characters += sizes[i]
         stamps[slot], keys[slot] = stamp, hashes[i]
     return count, characters
+
+
+# What the characters of a word make of it: signs that open, Latin letters, signs that close; or no word of prose.
+START, LETTERS, END, NO_WORD = range(4)
+_NEXT = np.full((4, SPACE), NO_WORD, np.int8)
+_NEXT[START, [OPENING, QUOTE]] = START
+_NEXT[[START, LETTERS], LATIN] = LETTERS
+_NEXT[LETTERS, INNER] = LETTERS
+_NEXT[LETTERS : END + 1, [CLOSING, QUOTE]] = END
+
+
+def latin_prose(text: str) -> int:
+    """Latin letters in PROSE or more words in a row, of a line, that are nothing but words: neither code nor names."""
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+    return int(_latin_prose(codes, _classes()))
+
+
+@compiled
+def _latin_prose(codes, classes):  # type: ignore[no-untyped-def]
+    total, row, row_letters, letters, state = 0, 0, 0, 0, START
+    for i in range(len(codes) + 1):
+        code = codes[i] if i < len(codes) else 10
+        kind = classes[code] if code < 65536 else 0
+        if kind < SPACE:
+            letters += kind == LATIN
+            state = _NEXT[state, kind]
+            continue
+        if state in (LETTERS, END):
+            row, row_letters = row + 1, row_letters + letters
+        if state == NO_WORD or kind == NEWLINE:
+            if row >= PROSE:
+                total += row_letters
+            row, row_letters = 0, 0
+        state, letters = START, 0
+    return total

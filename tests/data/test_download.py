@@ -33,7 +33,6 @@ def test_what_goes_in_comes_out(tmp_path: Path) -> None:
         tmp_path / "input",
         {"ko": korean + repeated, "en": [*english, english[8], korean[8], "x" * 999]},
         min_characters=10,
-        max_characters=900,
     )
     corpus = tmp_path / "corpus"
     summary = download_stage(made, corpus, StopFlag())
@@ -42,13 +41,15 @@ def test_what_goes_in_comes_out(tmp_path: Path) -> None:
     assert manifest["sources"] == summary["sources"]
     kept = {}
     for source, count, dropped in (
-        ("ko", 300, {"too_short": 1, "too_long": 0, "duplicate": 2}),
-        ("en", 200, {"language": 1, "too_long": 1, "duplicate": 1}),
+        ("ko", 300, {"too_short": ["짧다"], "duplicate": [korean[7], korean[9]]}),
+        ("en", 200, {"language": [korean[8]], "repeated_characters": ["x" * 999], "duplicate": [english[8]]}),
     ):
         entry = summary["sources"][source]
         assert entry["language"] == source
         assert entry["documents"] == count
-        assert Counter(entry["dropped"]) == Counter(dropped)
+        assert Counter(entry["dropped"]) == Counter({reason: len(texts) for reason, texts in dropped.items()})
+        sizes = {reason: sum(len(text.encode()) for text in texts) for reason, texts in dropped.items()}
+        assert Counter(entry["lost"]) == Counter(sizes)
         for split in ("train", "validation"):
             texts = corpus_texts(corpus, source, split)
             assert entry[split]["documents"] == len(texts) > 0
@@ -63,6 +64,31 @@ def test_what_goes_in_comes_out(tmp_path: Path) -> None:
     assert kept["ko", "train"] == sorted(kept["ko", "train"], key=lambda text: order.get(text, 300))
 
 
+def test_what_a_source_loses_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line for each that loses more than a tenth of its bytes; the first file is not the one to be named."""
+    made = over_files(
+        tmp_path,
+        {"ko": sentences(200, "ko"), "ko-mixed": sentences(300, "ko")[190:], "en": [*sentences(200), "짧다"]},
+        validation_fraction=0.2,
+    )
+    foreign = [f"Foreign {text} and so on." for text in sentences(40)]
+    write_jsonl(tmp_path / "ko-mixed-2.jsonl", ["한글만 있는 글은 남습니다. 정말입니다.", *foreign, "짧다"])
+    ko, mixed, en = made.data.sources
+    mixed = mixed.model_copy(update={"paths": (*mixed.paths, str(tmp_path / "ko-mixed-2.jsonl"))})  # type: ignore[union-attr]
+    made = made.model_copy(update={"data": made.data.model_copy(update={"sources": (ko, mixed, en)})})
+    summary = download_stage(made, tmp_path / "corpus", StopFlag())
+    lines = [line for line in capsys.readouterr().err.splitlines() if "is left out" in line]
+    lost = summary["sources"]["ko-mixed"]["lost"]
+    assert lost["language"] == sum(len(text.encode()) for text in foreign)
+    share = sum(lost.values()) / (sum(lost.values()) + summary["sources"]["ko-mixed"]["bytes"])
+    (line,) = [line for line in lines if "ko-mixed: " in line]
+    assert f"{100 * share:.0f}% of its text is left out" in line
+    assert line.index(" language") < line.index(" duplicate")  # what took most is first
+    assert f"ko-mixed-2.jsonl row 2: {foreign[0][:40]}" in line
+    assert "data.clean.min_hangul (0.2)" in line
+    assert not [line for line in lines if " ko: " in line or line.startswith("ko: ") or "en: " in line]
+
+
 def test_embedded_text(tmp_path: Path) -> None:
     sources = [
         {"name": name, "kind": "embedded", "language": language, "megabytes": 0.1}
@@ -71,6 +97,7 @@ def test_embedded_text(tmp_path: Path) -> None:
     summary = download_stage(experiment(sources), tmp_path / "corpus", StopFlag())
     for entry in summary["sources"].values():
         assert 0.08e6 < entry["bytes"] < 0.13e6
+        assert sum(entry["lost"].values()) < 0.02 * entry["bytes"]
     hangul = sum("가" <= c <= "힣" for text in corpus_texts(tmp_path / "corpus", "ko", "train") for c in text)
     assert hangul > 5_000
 

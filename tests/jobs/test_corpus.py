@@ -1,15 +1,22 @@
 """`sllm download` with a choice of sources, `sllm check-data`, and no network after the download."""
 
+import io
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import tiny
+from rich.cells import cell_len
+from rich.console import Console
 from typer.testing import CliRunner
 
 import jobs.cli
+from jobs.corpus import show_corpus
+from sllm.config import load_experiment
 from sllm.errors import UserError
 
 
@@ -41,6 +48,25 @@ def test_sources_are_chosen_by_language_or_name(config: Path) -> None:
         run("download", config, "--english", "data.sources.1.language=ko")
     with pytest.raises(UserError, match="--small and --all exclude each other"):
         run("download", config, "--small", "--all")
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_check_data_fits_the_terminal(config: Path, texts: dict[str, Path], width: int) -> None:
+    more = config.parent / "more.jsonl"
+    lost = [*(f"{number} 짧은 글" for number in range(40)), "긴 한국어 문장이 있습니다 " * 40]
+    more.write_text("".join(json.dumps({"text": text}) + "\n" for text in lost), encoding="utf-8")
+    changes = [f"data.sources.0.paths=[{more},{texts['ko']}]", "data.sources.0.name=a-korean-source"]
+    run("download", config, *changes)
+    console = Console(width=width, record=True, file=io.StringIO())
+    assert show_corpus(load_experiment(config, changes), console, samples=True) == 0
+    text = console.export_text()
+    # Paths are not broken, so that they can be copied.
+    assert all(cell_len(line) <= width for line in text.splitlines() if "/" not in line)
+    assert re.search(r"^a-korean-source +300 +[0-9.]+ kB .*ko 100.0% +[0-9]+% *$", text, re.MULTILINE)
+    flat = " ".join(text.split())
+    assert re.search(r"lost: [0-9.]+ kB \([0-9.]+%\) repeated phrases, [0-9]+ bytes \([0-9.]+%\) too short", flat)
+    assert "documents dropped: 40 too short, 1 repeated phrases" in flat
+    assert f"a-korean-source, too short: {more} row 1" in text
 
 
 def test_a_small_corpus_is_another_corpus(config: Path) -> None:
