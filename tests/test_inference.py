@@ -285,6 +285,11 @@ def test_equal_seeds_equal_text_and_other_seeds_other_text(generator: TextGenera
     assert twins[0] != twins[1]
 
 
+@pytest.mark.parametrize("prompt", ["", "  ", "\n", "\x00", "\ud800", "abc \udcff"])
+def test_any_prompt_is_continued(generator: TextGenerator, prompt: str) -> None:
+    assert "\ufffd" not in generator.generate(prompt, 30, seed=1)[0]
+
+
 @pytest.mark.parametrize("wrong", ["x" * 64, "x" * 200])
 def test_a_prompt_without_room_is_a_user_error(generator: TextGenerator, wrong: str) -> None:
     with pytest.raises(UserError, match="context_length"):
