@@ -185,6 +185,18 @@ def test_any_numbers_give_a_token(
     assert logits.gather(1, tokens[:, None]).isfinite().all()
 
 
+@given(st.floats(), st.none() | st.integers(), st.floats(), st.floats())
+def test_numbers_are_refused_or_serve(temperature: float, top_k: int | None, top_p: float, penalty: float) -> None:
+    logits = torch.tensor([[3.0, -2.0, 0.0, 1.0]])
+    try:
+        Sampling(temperature, top_k, top_p, penalty)
+    except UserError as error:
+        assert "\n" not in str(error)
+    else:
+        penalized = penalize_repetition(logits, logits > 0, penalty)
+        assert 0 <= sample(penalized, temperature, top_k, top_p).item() < 4
+
+
 @pytest.mark.parametrize("temperature", [1e-38, 1e-45, 5e-324])
 def test_the_smallest_temperatures_are_greedy(temperature: float) -> None:
     logits = torch.randn(4, 50)
