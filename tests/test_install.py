@@ -22,6 +22,7 @@ validate.every=5 validate.tokens=512 wandb.mode=disabled"""
 def sllm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The command of a wheel, installed into a virtual environment that takes all other packages from this one."""
     pytest.importorskip("pip")
+    pytest.importorskip("setuptools", minversion="77")
     place = tmp_path_factory.mktemp("wheel")
     shutil.copytree(ROOT, place / "source", symlinks=True, ignore=NOT_SOURCES)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
