@@ -13,6 +13,8 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+from waiting import PATIENCE
+
 _context = multiprocessing.get_context("forkserver")
 # torch.optim imports torch._dynamo when the first optimizer is made: two seconds that every attempt would pay.
 _context.set_forkserver_preload(["sllm.training", "torch._dynamo", "ranks"])
@@ -74,9 +76,9 @@ class Ranks:
             if process.pid and process.is_alive() and (ranks is None or i in ranks):
                 os.kill(process.pid, number)
 
-    def wait(self, timeout: float = 120) -> list[int | None]:
+    def wait(self) -> list[int | None]:
         """Exit codes, negative for a signal."""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + PATIENCE
         for process in self.processes:
             process.join(max(0.1, deadline - time.monotonic()))
             assert process.exitcode is not None, "a rank did not end"

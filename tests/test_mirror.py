@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting import PATIENCE
 from wandb_server import WandbServer
 
 from jobs.sync import sync
@@ -93,7 +94,7 @@ def start_mirror(experiment: Experiment, run: RunDirectory) -> "subprocess.Popen
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, "it does not happen"
         time.sleep(0.05)

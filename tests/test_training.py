@@ -17,6 +17,7 @@ import pytest
 import ranks
 import torch
 import yaml
+from waiting import PATIENCE
 
 from sllm.checkpoint import Checkpoints, load_model
 from sllm.config import CheckpointConfig
@@ -104,7 +105,7 @@ def test_straight_run_learns_and_is_complete(straight: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3600)
 def test_twenty_kills_change_nothing(configure: Callable[..., Path], straight: Path) -> None:
     """Every process is killed 20 times: after some steps, and while a checkpoint is being written."""
     config = configure("killed")
@@ -115,10 +116,10 @@ def test_twenty_kills_change_nothing(configure: Callable[..., Path], straight: P
         attempt = ranks.start(config, 2)
         kind, began = "saving" if sum(kills.values()) % 3 == 2 else "random", time.time()
         if kind == "saving":
-            happened = wait_until(lambda: any(checkpoints.glob(".step-*.tmp")), attempt, 60)
+            happened = wait_until(lambda: any(checkpoints.glob(".step-*.tmp")), attempt)
         else:
             taken = choose.randint(0, 9)
-            happened = wait_until(lambda b=began, n=taken: steps_since(config.parent, b) >= n, attempt, 60)  # type: ignore[misc]
+            happened = wait_until(lambda b=began, n=taken: steps_since(config.parent, b) >= n, attempt)  # type: ignore[misc]
         attempt.signal(signal.SIGKILL)
         codes = attempt.wait()
         if happened and set(codes) == {-signal.SIGKILL}:
@@ -143,9 +144,9 @@ def steps_since(run: Path, time: float) -> int:
     return kinds.count("train") if "start" in kinds else -1
 
 
-def wait_until(condition: Callable[[], bool], attempt: ranks.Ranks, timeout: float) -> bool:
+def wait_until(condition: Callable[[], bool], attempt: ranks.Ranks) -> bool:
     """Poll, quickly enough to catch a file that lives a few milliseconds; False if the attempt ended first."""
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         if condition():
             return True
@@ -160,7 +161,7 @@ def test_a_signal_to_one_rank_stops_all_at_a_step_boundary(
 ) -> None:
     config = configure("signalled")
     attempt = ranks.start(config, 2)
-    assert wait_until(lambda: len(losses_so_far(config.parent)) >= 5, attempt, 60)
+    assert wait_until(lambda: len(losses_so_far(config.parent)) >= 5, attempt)
     attempt.signal(number, [1])
     assert attempt.wait() == [0, 0]
     summary = attempt.summary()
@@ -179,7 +180,7 @@ def test_a_stop_during_validation_is_honoured_and_the_validation_repeated(
 ) -> None:
     config = configure("validating")
     attempt = ranks.start(config, 2)
-    assert wait_until(lambda: len(losses(config.parent)) >= 15, attempt, 60)
+    assert wait_until(lambda: len(losses(config.parent)) >= 15, attempt)
     attempt.signal(signal.SIGTERM)  # the validation of step 15 has begun, or is about to
     assert attempt.wait() == [0, 0]
     assert attempt.summary()["outcome"] == "stopped"
@@ -233,7 +234,7 @@ def test_a_superseded_attempt_writes_nothing_more(configure: Callable[..., Path]
     config = configure("split")
     run, checkpoints = config.parent, config.parent / "checkpoints"
     attempt = ranks.start(config, 2)
-    assert wait_until(lambda: any(checkpoints.glob("step-*")), attempt, 60)
+    assert wait_until(lambda: any(checkpoints.glob("step-*")), attempt)
     attempt.signal(signal.SIGSTOP)
     for step in (600, 700):
         shutil.copytree(straight / "checkpoints" / f"step-{STEPS:08d}", checkpoints / f"step-{step:08d}")
@@ -310,14 +311,14 @@ def test_training_waits_for_room_for_its_metrics(
 ) -> None:
     config = on_small_disk()
     attempt = ranks.start(config, 2)
-    assert wait_until(lambda: len(losses_so_far(small_disk)) >= 5, attempt, 60)
+    assert wait_until(lambda: len(losses_so_far(small_disk)) >= 5, attempt)
     attempt.signal(signal.SIGSTOP)
     filler = fill(small_disk)
     attempt.signal(signal.SIGCONT)
-    assert wait_until(lambda: "training waits and tries again" in log_of(config), attempt, 60)
+    assert wait_until(lambda: "training waits and tries again" in log_of(config), attempt)
     progress = small_disk / "stages" / "pretrain" / "progress.json"
     waiting = {"waiting": "for room (No space left on device)"}
-    assert wait_until(lambda: read_json(progress)["fields"].items() >= waiting.items(), attempt, 60)
+    assert wait_until(lambda: read_json(progress)["fields"].items() >= waiting.items(), attempt)
     if stop:
         attempt.signal(signal.SIGTERM, [1])
         assert attempt.wait() == [0, 0]
@@ -400,7 +401,7 @@ def test_a_full_disk_costs_checkpoints_but_not_the_training(
     config = configure("full")
     (config.parent / "checkpoints").symlink_to(small_disk)
     attempt = ranks.start(config, 2)
-    assert wait_until(lambda: (small_disk / "step-00000004").is_dir(), attempt, 60)
+    assert wait_until(lambda: (small_disk / "step-00000004").is_dir(), attempt)
     filler = fill(small_disk)
     assert attempt.wait() == [0, 0]
     log = log_of(config)
@@ -423,7 +424,7 @@ def test_other_world_sizes_see_the_same_samples(configure: Callable[..., Path], 
         attempt = ranks.start(config, world)
         if until < STEPS:
             wanted = until
-            assert wait_until(lambda wanted=wanted: len(losses(config.parent)) >= wanted, attempt, 60)  # type: ignore[misc]
+            assert wait_until(lambda wanted=wanted: len(losses(config.parent)) >= wanted, attempt)  # type: ignore[misc]
             attempt.signal(signal.SIGTERM)
         assert set(attempt.wait()) == {0}
     mixed, reference = losses(config.parent), losses(straight)
@@ -449,7 +450,7 @@ def test_low_precision_trains_and_resumes_exactly(configure: Callable[..., Path]
     assert losses(whole.parent)[12] < losses(whole.parent)[1]
     broken = configure("broken", precision=precision, max_steps=12)
     attempt = ranks.start(broken, 1)
-    assert wait_until(lambda: len(losses(broken.parent)) >= 4, attempt, 60)
+    assert wait_until(lambda: len(losses(broken.parent)) >= 4, attempt)
     attempt.signal(signal.SIGTERM)
     assert attempt.wait() == [0]
     ranks.run(broken, 1)

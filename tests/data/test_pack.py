@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from small_corpora import downloaded, sentences
+from waiting import PATIENCE
 
 from sllm.config import Experiment
 from sllm.data.pack import pack_stage
@@ -226,7 +227,7 @@ def long_pack(tmp_path: Path) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while len([p for p in tmp_path.glob("out/packed.partial/parts/.*.tokens.*") if p.stat().st_size > 0]) < 2:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -248,7 +249,7 @@ def living(group: int) -> list[int]:
 
 
 def wait_until_gone(group: int) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while living(group):
         assert time.monotonic() < deadline, living(group)
         time.sleep(0.05)
@@ -259,7 +260,7 @@ def test_a_signal_to_every_process_stops_cleanly(
     tmp_path: Path, long_pack: subprocess.Popen, number: signal.Signals
 ) -> None:
     os.killpg(long_pack.pid, number)
-    _, errors = long_pack.communicate(timeout=30)
+    _, errors = long_pack.communicate()
     assert long_pack.returncode == 1
     assert f"stopped by {number.name}" in errors
     assert "Traceback" not in errors

@@ -329,6 +329,7 @@ def test_a_cancelled_run_stays_cancelled_and_goes_on_when_asked(
     assert all(stage in out for stage in ("pretrain", "validate", "benchmark"))
     assert stopped.wait_for_end() == "CANCELLED"
     assert stopped.wait_for_end("validate") == "CANCELLED"
+    wait(lambda: stopped.cluster.run("squeue", "-h") == "", "an empty queue")
     time.sleep(8)  # longer than a requeued job waits
     assert stopped.cluster.run("squeue", "-h") == ""
     assert stopped.ends() in (["cancelled"], ["killed"])
