@@ -30,6 +30,7 @@ from jobs.prepare import (
     training_moves,
     write_submission,
 )
+from jobs.presets import PROFILES
 from jobs.processes import local_processes, send_signal
 from jobs.run import adopt_device, job, new_token, require_parents, run_here, set_up_logging
 from jobs.status import results_table
@@ -81,7 +82,7 @@ def destination(experiment: Experiment, on: Where | None, profile: str | None) -
     if given is None and where == before and run.cluster.is_file():
         given = load_cluster(str(run.cluster))
     if given is None and where == "slurm":
-        raise UserError("--on slurm: needs --cluster PROFILE; see configs/cluster for examples")
+        raise UserError(f"--on slurm: needs --cluster PROFILE; copy and edit {PROFILES}/h100.yaml")
     return where, given or load_cluster("laptop"), why
 
 
