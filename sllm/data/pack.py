@@ -178,9 +178,18 @@ def _encode_shard(
     starts = []
     tokens = 0
     with atomic_file(part.tokens) as file:
-        for text in read_shard(shard):
+        for number, text in enumerate(read_shard(shard), 1):
             check()
-            ids = tokenizer.encode_to_numpy(text)
+            try:
+                ids = tokenizer.encode_to_numpy(text)
+            except BaseException as error:  # a panic of Rust code is no Exception
+                if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
+                    raise
+                says = f"{type(error).__name__}: {error}".split("\n")[0]
+                raise UserError(
+                    f"{shard}: document {number}, of {len(text):,} characters, cannot be encoded ({says}); leave it "
+                    f"out of the source {shard.parent.name}"
+                ) from None
             file.write(bos + ids.astype(dtype).tobytes() + eos)
             starts.append(tokens)
             tokens += len(ids) + 2

@@ -274,3 +274,23 @@ def test_workers_end_when_the_parent_is_killed(tmp_path: Path, long_pack: subpro
     long_pack.wait()
     wait_until_gone(long_pack.pid)
     assert not (tmp_path / "out" / "packed").exists()
+
+
+def test_a_document_that_cannot_be_encoded_is_named(tmp_path: Path, corpus: tuple[Experiment, Path]) -> None:
+    made, _ = corpus
+    pattern = r"\s+(?!\S)|\s+|\S+"  # as another tokenizer.json may have it; tiktoken gives up on it
+    Tokenizer([], pattern).save(tmp_path / "tokenizer.json")
+    shards = tmp_path / "corpus"
+    with atomic_directory(shards, kind="corpus", sources={"ko": {"language": "ko", **SIZES}}) as directory:
+        for split in ("train", "validation"):
+            with ShardWriter(directory / "ko", split, megabytes=2) as writer:
+                for text in ("가", " " * 1_100_000, "나"):
+                    writer.write(text)
+    with pytest.raises(
+        UserError, match=r"ko/train-\S+: document 2, of 1,100,000 characters, cannot be encoded .*source ko"
+    ):
+        pack_stage(made, shards, tmp_path / "tokenizer.json", tmp_path / "packed", StopFlag(), workers=1)
+    assert not (tmp_path / "packed").exists()
+
+
+SIZES = {split: {"bytes": 1_100_006, "documents": 3} for split in ("train", "validation")}
