@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from sllm.config import (
     BenchmarkConfig,
     EmbeddedSource,
+    Experiment,
     HubSource,
     TrainConfig,
+    _all_keys,
     check_world_size,
     load_experiment,
     parameter_count,
@@ -162,6 +164,25 @@ def test_a_problem_names_the_place_of_its_value(tmp_path: Path) -> None:
 def test_bad_values(overrides: str, expected: str) -> None:
     (line,) = problems(CONFIGS / "smoke.yaml", *overrides.split(" "))
     assert expected in line
+
+
+VALUES = st.sampled_from(
+    ["", "{}", "[]", "[[]]", "[null]", "{a: 1}", "-1", "1e999", ".nan", "9" * 5000, '"\\0"', "x" * 300]
+)
+
+
+@given(
+    key=st.sampled_from(sorted(_all_keys(Experiment))),
+    below=st.sampled_from(["", ".0", ".x", ".²"]),
+    value=VALUES | st.text(),
+)
+def test_whatever_is_typed_fits_or_is_told_on_a_line(key: str, below: str, value: str) -> None:
+    told = ""
+    try:
+        load_experiment(CONFIGS / "smoke.yaml", [f"{key}{below}={value}"])
+    except UserError as error:
+        told = str(error)
+    assert all(line.isprintable() and len(line) < 1000 for line in told.split("\n")), told
 
 
 @pytest.mark.parametrize(
