@@ -92,7 +92,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=examples("sllm submit smoke", "sllm status", "sllm generate 'In the morning' --model runs/smoke/best"),
+    epilog=examples("sllm submit smoke", "sllm status", "sllm generate 'In the morning' --model smoke"),
 )
 
 SCRIPTS = (Path(__file__).parent / "sbatch").resolve()
@@ -452,9 +452,7 @@ def _run_stage(name: str, config: Path, overrides: list[str] | None) -> None:
 # --- models ---------------------------------------------------------------------------------------
 
 
-@app.command(
-    rich_help_panel=MODEL, epilog=examples("sllm generate 'In the morning' --model runs/smoke/best --temperature 0.7")
-)
+@app.command(rich_help_panel=MODEL, epilog=examples("sllm generate 'In the morning' --model smoke --temperature 0.7"))
 def generate(
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT", help="Texts to continue.")],
     model: Model,
@@ -487,7 +485,7 @@ def generate(
         print(prompt + text)
 
 
-@app.command(rich_help_panel=MODEL, epilog=examples("sllm chat --model runs/smoke/best"))
+@app.command(rich_help_panel=MODEL, epilog=examples("sllm chat --model smoke"))
 def chat(
     model: Model,
     tokenizer: TokenizerFile = None,
@@ -521,7 +519,7 @@ def _tell_limit(option: str, asked: int | None, context_length: int) -> None:
               file=sys.stderr)  # fmt: skip
 
 
-@app.command(rich_help_panel=MODEL, epilog=examples("sllm export --model runs/smoke/best --output exported"))
+@app.command(rich_help_panel=MODEL, epilog=examples("sllm export --model smoke --output exported"))
 def export(
     model: Model,
     output: Annotated[Path, typer.Option(help="Directory to write; a former export there is replaced.")],
