@@ -143,7 +143,9 @@ class Checkpoints:
             try:
                 read_manifest(self.path(step), checksums=True)
                 state: dict[str, Any] = read_json(self.path(step) / STATE)
-                return state
+                if state["step"] == step:
+                    return state
+                log.warning("%s is of step %d, and passed over", self.path(step), state["step"])
             except (CorruptError, OSError) as error:
                 if isinstance(error, CorruptError):
                     self._damaged.add(step)

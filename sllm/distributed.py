@@ -96,6 +96,8 @@ def connect() -> Iterator[World]:
         dist.init_process_group("gloo", rank=rank, world_size=size, timeout=TIMEOUT)
         control = dist.group.WORLD
     wanted = os.environ.get(DEVICE)
+    if wanted not in ("gpu", "cpu", None):
+        raise UserError(f"{DEVICE}={wanted}: it is gpu or cpu; or unset it")
     device, seen = _choose_device(wanted, local_rank)
     world = World(rank, size, local_rank, device, control)
     found = world.gather(seen)

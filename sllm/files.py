@@ -298,6 +298,8 @@ def read_manifest(directory: Path, *, checksums: bool = False) -> dict[str, Any]
     if not path.is_file():
         raise CorruptError(f"{directory} has no {MANIFEST}: it was never finished")
     manifest: dict[str, Any] = read_json(path)
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), list):
+        raise CorruptError(f"{path} is no list of files")
     for entry in manifest["files"]:
         file = directory / entry["name"]
         if not file.is_file():

@@ -154,7 +154,7 @@ def _figures(sums: np.ndarray) -> dict[str, float | None]:
     loss = nats / tokens
     return {
         "loss": finite(loss),
-        "perplexity": finite(math.exp(min(loss, 700.0))),  # above that it is no longer a float
+        "perplexity": math.exp(min(loss, 700.0)) if math.isfinite(loss) else None,  # above 700 it is no longer a float
         "bits_per_byte": finite(nats / math.log(2) / text_bytes) if text_bytes else None,
         "accuracy": right / tokens,
         "tokens": int(tokens),

@@ -82,3 +82,9 @@ def test_a_cpu_in_spite_of_visible_gpus_is_told(
     with connect() as world:
         assert world.device.type == "cpu"
     assert caplog.text == ""
+
+
+def test_a_device_that_there_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(DEVICE, "cuda")
+    with pytest.raises(UserError, match="SLLM_DEVICE=cuda: it is gpu or cpu"), connect():
+        pass

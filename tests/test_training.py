@@ -21,7 +21,7 @@ from waiting import PATIENCE
 
 from sllm.checkpoint import Checkpoints, load_model
 from sllm.config import CheckpointConfig
-from sllm.files import read_json, read_jsonl, write_json, write_manifest
+from sllm.files import checkpoint_steps, read_json, read_jsonl, write_json, write_manifest
 from sllm.metrics import Metrics
 
 STEPS = 40
@@ -253,15 +253,25 @@ def test_a_superseded_attempt_writes_nothing_more(configure: Callable[..., Path]
 
 
 def test_an_attempt_prunes_what_it_superseded_or_found_damaged(straight: Path, tmp_path: Path) -> None:
-    saved = straight / "checkpoints" / f"step-{STEPS:08d}"
-    for step in (300, 400, 600, 700):
-        shutil.copytree(saved, tmp_path / f"step-{step:08d}")
-    os.truncate(tmp_path / "step-00000700" / "model.safetensors", 100)
+    def write(step: int, of: int | None = None) -> Path:
+        directory = tmp_path / f"step-{step:08d}"
+        shutil.copytree(straight / "checkpoints" / f"step-{STEPS:08d}", directory)
+        write_json(directory / "state.json", {**read_json(directory / "state.json"), "step": of or step})
+        write_manifest(directory)
+        return directory
+
+    for step in (300, 400, 600):
+        write(step)
+    os.truncate(write(700) / "model.safetensors", 100)
+    write(800, of=300)  # renamed by hand
+    write_json(write(900) / "manifest.json", [])
     checkpoints = Checkpoints(tmp_path, CheckpointConfig(every=100, keep_last=2))
-    assert checkpoints.newest_whole() == read_json(saved / "state.json")  # of step-00000600
-    shutil.copytree(saved, tmp_path / "step-00000500")
+    state = checkpoints.newest_whole()
+    assert state is not None
+    assert state["step"] == 600
+    write(500)
     checkpoints.prune(500)
-    assert [path.name for path in sorted(tmp_path.iterdir())] == ["step-00000400", "step-00000500", "step-00000600"]
+    assert checkpoint_steps(tmp_path) == [400, 500, 600, 800]
 
 
 def test_a_checkpoint_that_cannot_be_deleted_is_named_and_the_new_one_saved(

@@ -268,3 +268,22 @@ def test_parts_that_do_not_belong_together(setup: Prepared, run: RunDirectory, t
     Tokenizer(merges).save(tmp_path / "other.json")
     with pytest.raises(UserError, match="does not match the packed data"):
         ModelValidator(run.best, tmp_path / "other.json", setup.artifacts.packed, output=tmp_path)
+
+
+def test_a_model_that_overflows_has_figures_that_are_valid_json(setup: Prepared, tmp_path: Path) -> None:
+    weight = setup.model.final_norm.weight
+    kept = weight.detach().clone()
+    with torch.no_grad():
+        weight.fill_(math.inf)
+    try:
+        results = setup.evaluate()
+    finally:
+        with torch.no_grad():
+            weight.copy_(kept)
+    assert results["overall"]["loss"] is None
+    assert results["overall"]["perplexity"] is None
+    sllm.validation.write_results(
+        tmp_path, {**results, "samples": []}, *sllm.validation.tables({**results, "samples": []})
+    )
+    assert read_json(tmp_path / "results.json")["overall"]["bits_per_byte"] is None
+    assert "not finite" in (tmp_path / "results.txt").read_text(encoding="utf-8")
