@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jobs.status import RUNS, find_run, runs_in
 from sllm.errors import UserError
-from sllm.files import CorruptError, RunDirectory, read_json
+from sllm.files import CorruptError, RunDirectory, checkpoint_path, checkpoint_steps, read_json
 
 CONFIG = "config.json"
 
@@ -58,7 +58,7 @@ def _refuse_export(directory: Path) -> None:
 
 
 def _checkpoints(run: RunDirectory) -> list[Path]:
-    return sorted(config.parent for config in run.checkpoints.glob(f"step-*/{CONFIG}"))
+    return [checkpoint_path(run.checkpoints, step) for step in checkpoint_steps(run.checkpoints)]
 
 
 def _models(directory: Path) -> str:

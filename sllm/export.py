@@ -47,7 +47,7 @@ def export(model_path: Path | str, output: Path | str, tokenizer_path: Path | st
     difference = None
     try:
         with atomic_directory(output.resolve(), format=FORMAT) as directory:
-            _write_weights(gpt2_weights(model), directory / "model.safetensors")
+            save_file(gpt2_weights(model), directory / "model.safetensors", metadata={"format": "pt"})
             write_json(directory / "config.json", gpt2_config(model, tokenizer))
             write_json(directory / "generation_config.json", generation_config(tokenizer))
             tokenizer.save(directory / "tokenizer.json")
@@ -59,13 +59,6 @@ def export(model_path: Path | str, output: Path | str, tokenizer_path: Path | st
             raise
         raise UserError(f"{output}: cannot be written ({getattr(error, 'strerror', error)})") from error
     return difference
-
-
-def _write_weights(tensors: dict[str, Tensor], path: Path) -> None:
-    path.touch()
-    mode = path.stat().st_mode  # as the umask says; safetensors lets nobody else read
-    save_file(tensors, path, metadata={"format": "pt"})
-    path.chmod(mode)
 
 
 def gpt2_weights(model: GPT) -> dict[str, Tensor]:

@@ -93,7 +93,9 @@ def test_a_run_without_a_best_model_says_so(here: Path, tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"young: no best model yet, .* `sllm status young`"):
         find_model("young")
-    step = shutil.copytree(max((here / "runs" / "tiny" / "checkpoints").iterdir()), young / "checkpoints" / "step-9")
+    step = shutil.copytree(
+        max((here / "runs" / "tiny" / "checkpoints").iterdir()), young / "checkpoints" / "step-00000009"
+    )
     with pytest.raises(UserError, match=rf"young: no best model yet, .* --model {step}$"):
         find_model("young")
 
