@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unicodedata import category, combining, normalize
@@ -311,6 +311,7 @@ def _in_canonical_order(run: re.Match[str]) -> str:
     return "".join(sorted(marks, key=combining))
 
 
+@lru_cache(1 << 14)  # every text asks for some of its characters
 def _is_mark(character: str) -> bool:
     return combining(normalize("NFD", character)[0]) > 0
 
