@@ -132,7 +132,7 @@ def submit(
         _show_next(console, _commands_after(run))
         return 0
     try:
-        with lock(run, Path(experiment.data_directory), command=_command_line()):
+        with stop_on_signals() as stop, lock(run, Path(experiment.data_directory), command=_command_line()):
             live = _live_jobs(run, keys)
             steps = plan(run, keys, artifacts, stages)
             missing = any(not step.done and step.stage.name not in live for step in steps)
@@ -145,26 +145,26 @@ def submit(
             confirm_slow(_slow(experiment, run, steps, cluster, where), yes=yes)
             if not live:
                 confirm_moves(run, keys, yes=yes)
-            with stop_on_signals() as stop:
-                moves = list[Move]()
-                if not live:  # else its jobs keep the settings and the code that they were submitted with
-                    moves = swap_training(run, keys)
-                    write_submission(run, experiment, keys, cluster, where)
-                    steps = plan(run, keys, artifacts, stages)
-                    if where != "here":
-                        snapshot_code(run)
-                for move in moves:
-                    console.print(str(move), highlight=False, markup=False, soft_wrap=True)
-                if where == "slurm":
-                    jobs = {stage: job for stage, (job, _) in live.items()}
-                    _submit_chain(run, steps, jobs, cluster.with_site_defaults(), console, stop)
-                    return 0
-                outlive_readers()
-                if where == "here":
-                    with slurm.without_foreign_variables():  # this process alone, whatever torchrun it was started in
-                        _run_here(experiment, run, keys, steps, cluster, console, stop)
-                else:
-                    _run_local(run, keys, steps, cluster, console, stop)
+            stop.check()
+            moves = list[Move]()
+            if not live:  # else its jobs keep the settings and the code that they were submitted with
+                moves = swap_training(run, keys)
+                write_submission(run, experiment, keys, cluster, where)
+                steps = plan(run, keys, artifacts, stages)
+                if where != "here":
+                    snapshot_code(run)
+            for move in moves:
+                console.print(str(move), highlight=False, markup=False, soft_wrap=True)
+            if where == "slurm":
+                jobs = {stage: job for stage, (job, _) in live.items()}
+                _submit_chain(run, steps, jobs, cluster.with_site_defaults(), console, stop)
+                return 0
+            outlive_readers()
+            if where == "here":
+                with slurm.without_foreign_variables():  # this process alone, whatever torchrun it was started in
+                    _run_here(experiment, run, keys, steps, cluster, console, stop)
+            else:
+                _run_local(run, keys, steps, cluster, console, stop)
     except Stopped as stopped:
         console.print(f"Stopped ({stopped}). The same command goes on from here.", highlight=False)
         return 130
@@ -187,9 +187,8 @@ def _commands_after(run: RunDirectory) -> list[str]:
     """What to do with a run that has ended well."""
     if not run.best.is_dir():
         return [command("status", run), command("logs", run)]
-    model = short(run.best)
-    export = command("export", "--model", model, "--output", f"{model.removesuffix('best')}transformers")
-    return [command("chat", "--model", model), export, command("logs", run, "pretrain")]
+    export = command("export", "--model", run, "--output", short(run.path / "transformers"))
+    return [command("chat", "--model", run), export, command("logs", run, "pretrain")]
 
 
 def _queue_commands(run: RunDirectory) -> list[str]:

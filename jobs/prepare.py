@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -212,11 +213,17 @@ def is_interactive() -> bool:
 
 
 def ask(question: str) -> bool:
-    """On standard error, so that it is seen when standard output goes elsewhere."""
+    """On standard error, so that it is seen when standard output goes elsewhere. Ctrl-C is an answer too, whoever else
+    waits for it: KeyboardInterrupt."""
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return Confirm.ask(Text(question), console=Console(stderr=True), default=False)
     except EOFError:
         return False
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 # --- setting aside --------------------------------------------------------------------------------

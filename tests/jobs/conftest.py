@@ -29,6 +29,34 @@ def start(*arguments: str | Path, cwd: Path, **environment: str) -> "subprocess.
     )
 
 
+ON_TERMINAL = """
+import os, sys
+terminal = os.open(sys.argv[1], os.O_RDWR)  # the first that the leader of a session opens becomes its terminal
+for descriptor in range(3):
+    os.dup2(terminal, descriptor)
+os.close(terminal)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def start_on_terminal(words: list[str], cwd: Path) -> tuple["subprocess.Popen[bytes]", int]:
+    """Start a command on a terminal of its own. Returns our end of it too: what is shown is read from there, what is
+    written there is typed, and closing it hangs up."""
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", ON_TERMINAL, os.ttyname(theirs), *words],
+        cwd=cwd,
+        env=variables(TERM="xterm"),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    process.stdout.read()  # nothing: it is closed when the terminal has taken its place
+    os.close(theirs)
+    return process, ours
+
+
 def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "jobs.cli", *map(str, arguments)]
 

@@ -1,6 +1,7 @@
 """Runs as processes of this machine: finished, repeated, interrupted, killed, crashed. Everything here is real."""
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import tiny
-from conftest import ROOT, command, sllm, start, variables
+from conftest import ROOT, command, sllm, start, start_on_terminal, variables
 from foreign import OUTER_JOB, SITE
 
 from jobs import ledger
@@ -92,6 +93,18 @@ def test_a_submit_runs_every_stage_from_the_copied_code(
     assert read_json(run.checkpoints / "step-00000030" / "state.json")["world_size"] == 2
     for words in ("Korean perplexity", "English bits per byte", "next-token accuracy", "generation", str(run.path)):
         assert words in finished.stdout
+
+
+@pytest.mark.slow
+def test_the_commands_that_a_submit_ends_with_work_as_printed(
+    finished: "subprocess.CompletedProcess[str]", place: Path
+) -> None:
+    lines = finished.stdout.partition("Next:\n")[2].splitlines()
+    assert [shlex.split(line)[1] for line in lines] == ["chat", "export", "logs"]
+    for line in lines:
+        done = subprocess.run(shlex.split(line), cwd=place, env=variables(), input="", capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert sllm("submit", place / "tiny.yaml", cwd=place).stdout.endswith("\n".join(["Next:", *lines, ""]))
 
 
 def test_the_environment_is_written_down_without_variables(finished: Any, place: Path) -> None:
@@ -196,17 +209,10 @@ def test_cancel_is_as_gentle_as_ctrl_c(config: Path, run: RunDirectory, place: P
 @pytest.mark.slow
 def test_a_terminal_that_closes_stops_as_sigterm_does(config: Path, run: RunDirectory, place: Path) -> None:
     """A real one: its end hangs up, to the whole session, and what is then written to it is refused."""
-    ours, theirs = os.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", ON_TERMINAL, os.ttyname(theirs), *command("submit", config, "--until", "pretrain")],
-        cwd=place,
-        env=variables(TERM="xterm"),
-        start_new_session=True,
-    )
+    process, terminal = start_on_terminal(command("submit", config, "--until", "pretrain"), cwd=place)
     while not steps(run):
-        os.read(ours, 65536)
-    os.close(theirs)
-    os.close(ours)
+        os.read(terminal, 65536)
+    os.close(terminal)
     process.wait()
     assert process.returncode == 130
     assert (run.checkpoints / f"step-{steps(run)[-1]:08d}").is_dir()
@@ -215,15 +221,6 @@ def test_a_terminal_that_closes_stops_as_sigterm_does(config: Path, run: RunDire
     assert local_processes(run) == []
     status = sllm("status", run.name, cwd=place).stdout.split("\n")
     assert any(line.split()[:2] == ["pretrain", "stopped"] for line in status), status
-
-
-ON_TERMINAL = """
-import os, sys
-terminal = os.open(sys.argv[1], os.O_RDWR)  # the first that the leader of a session opens becomes its terminal
-for descriptor in range(3):
-    os.dup2(terminal, descriptor)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 @pytest.mark.slow

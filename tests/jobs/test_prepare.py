@@ -1,6 +1,8 @@
 """What a run directory is given before the first stage starts."""
 
+import contextlib
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 
 import pytest
 import tiny
+from conftest import command, start_on_terminal, variables
 
 import jobs.prepare
 from jobs import ledger
@@ -16,7 +19,7 @@ from jobs.prepare import lock, snapshot_code, swap_training, write_submission
 from sllm.artifacts import stage_keys
 from sllm.config import load_experiment
 from sllm.errors import UserError
-from sllm.files import RunDirectory, read_manifest, write_json, write_text
+from sllm.files import RunDirectory, append_jsonl, fingerprint, read_manifest, write_json, write_text
 
 SOURCE = "from numba import njit\n\n\n@njit(cache=True)\ndef double(x):\n    return 2 * x\n"
 
@@ -58,6 +61,48 @@ def test_a_refused_submit_leaves_what_was_there(run: RunDirectory, tmp_path: Pat
         raise KeyboardInterrupt
     after = all_of(tmp_path)
     assert {path: content for path, content in after.items() if path != run.path / "previous"} == before
+
+
+@pytest.mark.parametrize("answer", ["y", "n", "\x03", None], ids=["yes", "no", "Ctrl-C", "nobody to ask"])
+def test_an_hour_of_training_does_not_move_without_a_question(
+    tmp_path: Path, texts: dict[str, Path], answer: str | None
+) -> None:
+    config = tiny.write_experiment(tmp_path, texts)
+    first = load_experiment(config)
+    run, key = RunDirectory(first.run_path), stage_keys(first)["pretrain"]
+    write_submission(run, first, stage_keys(first))
+    write_json(run.checkpoints / "step-00000030" / "state.json", {"trajectory": key})
+    line = {"stage": "pretrain", "fingerprint": fingerprint(key), "token": "t", "seconds": 4000.0, "began": "submitted"}
+    append_jsonl(run.ledger, line)
+    words = command("prepare", config, "seed=7")
+    if answer is None:
+        done = subprocess.run(
+            words, cwd=tmp_path, env=variables(), stdin=subprocess.DEVNULL, capture_output=True, text=True
+        )
+        code, shown = done.returncode, done.stderr
+        assert done.stdout == f"{run.path}\n"
+    else:
+        code, shown = on_terminal(words, tmp_path, answer)
+    assert "The former training (30 steps, 1:06:40) moves to runs/tiny/previous/" in shown.replace("\r\n", " ")
+    moves = answer in ("y", None)
+    assert code == {"y": 0, "n": 2, "\x03": 130, None: 0}[answer]
+    assert run.checkpoints.exists() != moves
+    assert (run.path / "previous" / fingerprint(key) / "checkpoints").exists() == moves
+    assert load_experiment(run.config).seed == (7 if moves else 1234)
+
+
+def on_terminal(words: list[str], place: Path, answer: str) -> tuple[int, str]:
+    """Run a command on a terminal of its own, and answer what it asks. Returns its exit code and what it showed."""
+    process, terminal = start_on_terminal(words, cwd=place)
+    shown = b""
+    while b"[y/n]" not in shown:
+        shown += os.read(terminal, 65536)
+    os.write(terminal, f"{answer}\n".encode())
+    with contextlib.suppress(OSError):  # EIO: its other end is closed
+        while data := os.read(terminal, 65536):
+            shown += data
+    os.close(terminal)
+    return process.wait(), shown.decode()
 
 
 def test_a_stage_that_has_begun_leaves_its_run(run: RunDirectory, tmp_path: Path) -> None:
