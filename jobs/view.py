@@ -87,7 +87,7 @@ class View:
             progress = self._progress()
             if self.running and progress:
                 times = format_times(time.monotonic() - self._started, progress["seconds_left"])
-                self._line("  ".join([f"{self.running}:", *self._figures(progress), times]))
+                self._line(f"{self.running}: {'  '.join([*self._figures(progress), times])}")
 
     def _line(self, text: str) -> None:
         self._last_line = time.monotonic()

@@ -97,7 +97,7 @@ def test_plain_lines_where_no_cursor_moves(run: RunDirectory, where: str, monkey
     assert "\x1b" not in text
     assert text.split("\n") == [
         f"pretrain: started, log in {run.log('pretrain')}",
-        "pretrain:  120/480 steps  loss 3.213  tokens/s 9,400  validation loss 3.402 at step 120  "
+        "pretrain: 120/480 steps  loss 3.213  tokens/s 9,400  validation loss 3.402 at step 120  "
         "checkpoint at step 100  0:00 elapsed, 1:33 left",
         "pretrain: finished after 0:00  validation loss 3.402 at step 120  checkpoint at step 100",
         "",
