@@ -1,14 +1,38 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+# Else the command line would begin itself anew in a locale that is not UTF-8: in a test, pytest.
+export PYTHONUTF8 := 1
 
-.PHONY: demo test lint slurm clean
+.PHONY: demo test test-versions lint slurm clean
 
 demo: $(STAMP)  ## download → tokenizer → pack → pretrain → validate → benchmark, on this machine
 	$(BIN)/sllm submit configs/smoke.yaml --on local
 
 test: $(STAMP) lint slurm
 	$(BIN)/pytest
+
+# Short, and of what depends on other packages most. What numba compiles under one version is none of the others'.
+VERSIONS := oldest newest
+SHORT := $(addprefix tests/,test_imports.py test_config.py test_model.py test_training.py test_export.py test_inference.py \
+  tokenizer/test_codec.py data/test_sources.py jobs/test_cli.py jobs/test_cluster.py)
+test-versions: $(VERSIONS:%=.venv-%/.installed)  ## some of the tests under the floors of pyproject.toml, and under the newest versions
+	@for age in $(VERSIONS); do \
+	  echo "the $$age versions: $$(.venv-$$age/bin/python -c 'import torch; print("torch", torch.__version__)')"; \
+	  PYTHONPATH=$$PWD NUMBA_CACHE_DIR=$$PWD/.venv-$$age/numba .venv-$$age/bin/pytest -q -p no:cacheprovider \
+	    -m "not slow and not corpus" $(SHORT) || exit 1; \
+	done
+
+# Several GB each: of these versions PyPI has torch with CUDA only.
+.venv-oldest/.installed: requirements-oldest.txt
+	$(PYTHON) -m venv --clear .venv-oldest
+	.venv-oldest/bin/pip install --quiet --requirement requirements-oldest.txt
+	touch $@
+
+.venv-newest/.installed: requirements-oldest.txt
+	$(PYTHON) -m venv --clear .venv-newest
+	sed 's/==.*//' requirements-oldest.txt | .venv-newest/bin/pip install --quiet --requirement /dev/stdin
+	touch $@
 
 # The tests start Slurm daemons of their own; RUNLEVEL=1 keeps the system's off.
 slurm: $(STAMP)  ## Debian's packages of Slurm, where they may be installed
@@ -33,4 +57,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv runs data
+	rm -rf .venv .venv-oldest .venv-newest runs data
