@@ -323,17 +323,19 @@ class Cleaner:
         The split depends on nothing but the clean text and `validation_fraction`, and a larger fraction only
         moves documents from train to validation: no text is ever on both sides, in whichever source it stands.
         """
-        longest = self._config.max_characters
-        for start, end in cut(text, AT_ONCE * longest):
-            block = normalise(text[start:end])
-            for first, last in cut(block, longest):
-                yield from self._clean(_tidy(block[first:last]), Counter())
+        for start, end in cut(text, AT_ONCE * self._config.max_characters):
+            yield from self._clean(normalise(text[start:end]), Counter())
 
     def _clean(self, text: str, masked: Counter[str]) -> Iterator[Document | Lost]:
         """`text` is in the normal form; `masked` counts what was masked in it."""
         known: dict[str, Measures] = {}
         # Until nothing is lost: without a piece, what stood around it may read differently.
         while True:
+            if len(text) > self._config.max_characters:
+                for start, end in cut(text, self._config.max_characters):
+                    yield from self._clean(_tidy(text[start:end]), masked)
+                    masked = Counter()
+                return
             if self._rules.personal_data:
                 text, found = mask_personal_data(text)
                 if found:
@@ -343,10 +345,7 @@ class Cleaner:
                 if lines:
                     yield Lost(Dropped.BOILERPLATE, lines)
             if len(text) > self._config.max_characters:  # a mask may be longer than what it masks
-                for first, last in cut(text, self._config.max_characters):
-                    yield from self._clean(_tidy(text[first:last]), masked)
-                    masked = Counter()
-                return
+                continue
             if len(text) < self._config.min_characters:
                 yield Lost(Dropped.TOO_SHORT, text)
                 return
