@@ -70,7 +70,7 @@ def test_a_good_profile_and_a_model_that_is_too_large(
     for name in ("SBATCH_NO_REQUEUE", "SBATCH_TIMELIMIT", "SLURM_EXPORT_ENV"):
         assert found[f"note {name}"].startswith(f"{SITE[name]}: not for our jobs")
 
-    code, out, _ = sllm("doctor", config, "model.n_layers=10000", "model.d_model=4096", "--cluster", profile)
+    code, out, _ = sllm("doctor", config, "model.n_layers=1000", "model.d_model=4096", "--cluster", profile)
     assert code == 1
     found = findings(out)
     assert found.keys() >= {"bad here: space", "bad cpu: space", "bad gpu: space", "bad checkpoint"}
