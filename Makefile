@@ -35,13 +35,14 @@ test-versions: $(VERSIONS:%=.venv-%/.installed)  ## some of the tests under the 
 	touch $@
 
 # The tests start Slurm daemons of their own; RUNLEVEL=1 keeps the system's off.
-slurm: $(STAMP)  ## Debian's packages of Slurm, where they may be installed
+slurm: $(STAMP)  ## Debian's packages of Slurm, and of locales to test with, where they may be installed
 	@missing=$$($(BIN)/python -c 'from jobs.dev_cluster import missing_packages; print(*missing_packages())'); \
+	if [ ! -e /usr/share/i18n/charmaps/EUC-KR.gz ]; then missing="$$missing locales"; fi; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	install="apt-get install -y --no-install-recommends $$missing"; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
 	  && apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive $$install -qq >/dev/null; then exit 0; fi; \
-	echo "Slurm is not here: tests/slurm will be skipped. With root's rights on Debian or Ubuntu: $$install"
+	echo "Missing, so that tests/slurm or tests of locales will be skipped: $$missing. With root's rights on Debian or Ubuntu: $$install"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
