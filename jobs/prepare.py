@@ -32,6 +32,7 @@ from sllm.files import (
     CorruptError,
     RunDirectory,
     atomic_directory,
+    delete,
     fingerprint,
     read_json,
     read_manifest,
@@ -126,29 +127,33 @@ def _open_lock(run: RunDirectory) -> TextIO:
 
 
 def _written(run: RunDirectory) -> dict[Path, bytes]:
-    """What a submit writes, and what a stage that begins writes first."""
+    """What a submit writes, and what a stage that begins writes first; also in trainings that are set aside."""
     names = ["config.yaml", "cluster.yaml", "keys.json", "environment.txt", "submission.json"]
-    stages = [path for name in ("job", "array", "attempt") for path in run.path.glob(f"stages/*/{name}.json")]
+    patterns = [f"{place}stages/*/{name}.json" for place in ("", "previous/*/") for name in ("job", "array", "attempt")]
+    stages = [path for pattern in patterns for path in run.path.glob(pattern)]
     return {path: path.read_bytes() for path in [*(run.path / name for name in names), *stages] if path.is_file()}
+
+
+def _attempts(written: dict[Path, bytes]) -> set[bytes]:
+    return {content for path, content in written.items() if path.name == "attempt.json"}
 
 
 def _take_back(run: RunDirectory, before: dict[Path, bytes], *, whole: bool) -> None:
     """Leave the run as it was, unless an attempt has begun."""
-    now = _written(run)
-    if any(path.name == "attempt.json" and before.get(path) != now[path] for path in now):
+    if _attempts(_written(run)) - _attempts(before):
         return
     if whole:
         for path in sorted(run.path.iterdir(), key=lambda path: path == _lock_file(run)):  # the lock goes last
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         return
+    if (keys := before.get(run.path / "keys.json")) is not None:
+        swap_training(run, json.loads(keys))  # first: it also moves files that are to be as they were
+    now = _written(run)
     for path in now.keys() - before.keys():
         path.unlink()
     for path, content in before.items():
         if now.get(path) != content:
             write_text(path, content.decode("utf-8"))
-    keys = read_or_none(run.path / "keys.json")
-    if keys is not None:
-        swap_training(run, keys)
 
 
 def _take(file: TextIO) -> None:
@@ -291,6 +296,11 @@ def _move_training(move: Move) -> None:
     names = ["best", "report", "wandb", "wandb.json", "metrics.jsonl"]
     names += [f"stages/{stage}" for stage in ("benchmark", "validate", "pretrain")]
     names.append("checkpoints")
+    if not move.changes:
+        # What an attempt without a checkpoint has left in the run is no training, and gives way.
+        for name in names:
+            if (source / name).exists() and (target / name).exists():
+                delete(target / name)
     # In the run, what tells whose training it is goes last and comes first: until then, the move is not over.
     for name in names if move.changes else reversed(names):
         if (source / name).exists():

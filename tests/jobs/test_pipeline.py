@@ -14,7 +14,7 @@ from jobs.run import perform
 from sllm.artifacts import Artifacts, stage_keys
 from sllm.config import Experiment, load_experiment
 from sllm.errors import UserError
-from sllm.files import RunDirectory, atomic_directory, fingerprint, write_json
+from sllm.files import RunDirectory, atomic_directory, fingerprint, write_json, write_text
 from sllm.progress import format_seconds
 from sllm.stop import StopFlag
 
@@ -159,6 +159,20 @@ def test_coming_back_can_be_cut_short_anywhere(config: Path) -> None:
     swap_training(run, stage_keys(first))
     assert run.best.is_dir()
     assert not aside.exists()
+
+
+def test_what_an_attempt_without_a_checkpoint_left_gives_way_to_a_training_that_comes_back(config: Path) -> None:
+    first, second = load_experiment(config), load_experiment(config, ["seed=7"])
+    run = finish(first)
+    swap_training(run, stage_keys(second))
+    (run.stage("pretrain") / "submitit").mkdir(parents=True)
+    write_text(run.stage("pretrain") / "attempt.json", "{}")
+    write_text(run.checkpoints / "notes.txt", "")
+    write_text(run.best / "model", "")
+    swap_training(run, stage_keys(first))
+    assert reasons(first).keys() <= {"download", "tokenizer", "pack"}
+    assert not (run.stage("pretrain") / "attempt.json").exists()
+    assert list((run.path / "previous").iterdir()) == []
 
 
 def test_a_training_that_moves_says_what_and_how_it_comes_back(config: Path) -> None:

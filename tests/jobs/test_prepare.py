@@ -45,22 +45,31 @@ def test_a_refused_submit_leaves_nothing(run: RunDirectory, tmp_path: Path) -> N
     assert all_of(tmp_path) == {tmp_path / "file": b""}
 
 
-def test_a_refused_submit_leaves_what_was_there(run: RunDirectory, tmp_path: Path, texts: dict[str, Path]) -> None:
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_a_refused_submit_leaves_what_was_there(tmp_path: Path, texts: dict[str, Path], comes_back: bool) -> None:
     first, second = (load_experiment(tiny.write_experiment(tmp_path, texts), [f"seed={seed}"]) for seed in (1, 2))
     run = RunDirectory(first.run_path)
-    write_submission(run, first, stage_keys(first))
-    write_json(run.checkpoints / "step-00000030" / "state.json", {"trajectory": stage_keys(first)["pretrain"]})
-    write_text(run.best / "model", "first")
+    for experiment in (second, first) if comes_back else (first,):
+        swap_training(run, stage_keys(experiment))
+        write_submission(run, experiment, stage_keys(experiment))
+        write_json(run.checkpoints / "step-00000030" / "state.json", {"trajectory": stage_keys(experiment)["pretrain"]})
+        write_json(run.stage("pretrain") / "attempt.json", {"token": experiment.seed})
+        write_json(run.stage("pretrain") / "job.json", {"job": str(experiment.seed)})
+        write_text(run.best / "model", str(experiment.seed))
     with lock(run, tmp_path / "data", "sllm submit"):
         pass
     before = all_of(tmp_path)
     with pytest.raises(KeyboardInterrupt), lock(run, tmp_path / "data", "sllm submit"):
         assert swap_training(run, stage_keys(second))
         write_submission(run, second, stage_keys(second), Cluster(), "slurm")
-        assert not run.best.exists()
+        assert run.best.exists() == comes_back
+        (run.stage("pretrain") / "submitit").mkdir(parents=True)
+        write_json(run.stage("pretrain") / "job.json", {"job": "3"})
         raise KeyboardInterrupt
     after = all_of(tmp_path)
-    assert {path: content for path, content in after.items() if path != run.path / "previous"} == before
+    more = {path.relative_to(run.path).parts[-1] for path in after.keys() - before.keys()}
+    assert more <= {"previous", "submitit"}  # empty folders
+    assert {path: after.get(path) for path in before} == before
 
 
 @pytest.mark.parametrize("answer", ["y", "n", "\x03", None], ids=["yes", "no", "Ctrl-C", "nobody to ask"])
