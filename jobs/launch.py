@@ -564,9 +564,10 @@ def _start(run: RunDirectory, stage: Stage, token: str, resources: Resources) ->
 
 
 def _wait(run: RunDirectory, controller: "submitit.Job[None]", stop: StopFlag, shown: View) -> None:
-    """Until every rank has ended. A stop is passed on to each of them, once; they save and leave."""
+    """Until every rank has ended, also when the process between us and them was killed. A stop is passed on to each
+    of them, once; they save and leave."""
     told = set[int]()
-    while not controller.done():
+    while not controller.done() or local_processes(run):
         if stop.requested:
             if not told:
                 shown.note(f"{stop.reason}: stopping at the next safe point …")

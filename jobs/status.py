@@ -197,7 +197,7 @@ def runs_table(directory: Path) -> RenderableType:
         ends = [state.done["finished"] for state in states if state.done]
         finished = time.strftime("%Y-%m-%d %H:%M", time.localtime(max(ends))) if now is None else ""
         seconds = sum(state.elapsed for state in states)
-        stands = "" if now is None else "; ".join(_where_it_stands(run, now))
+        stands = "" if now is None else "; ".join(where_it_stands(run, now))
         table.add_row(run.name, state, _loss(run), finished, format_seconds(seconds) if seconds else "", stands)
     return table
 
@@ -232,7 +232,7 @@ def run_table(run: RunDirectory) -> RenderableType:
                 "limit in": queue.get("left", ""),
             }
         )
-        progress += _where_it_stands(run, state)
+        progress += where_it_stands(run, state)
         if state.attempts and state.over and state.state != "done":
             notes.append(f"{state.name}: {_why_over(state)}; log: {run.log(state.name)}")
         elif state.state == "failed":  # and has left nothing in the ledger
@@ -264,13 +264,14 @@ def _why_over(state: StageState) -> str:
     return why if state.state == last["ended"] else f"{state.state} in the queue, where it was after: {why}"
 
 
-def _where_it_stands(run: RunDirectory, state: StageState) -> list[str]:
+def where_it_stands(run: RunDirectory, state: StageState) -> list[str]:
     """A line on a stage that is not done, if there is something to tell."""
-    if state.state == "running" and state.current:
-        times = f"{format_seconds(time.time() - state.current['started'])} elapsed"
-        if state.progress is None or state.progress["time"] < state.current["started"]:
+    if state.state == "running" and not state.name.endswith(".*"):  # an array is many
+        began = state.current["started"] if state.current else None  # None: Slurm has started it, Python is on its way
+        times = f"{format_seconds(time.time() - began)} elapsed" if began else ""
+        if began is None or state.progress is None or state.progress["time"] < began:
             step = newest_checkpoint(run) if state.name == "pretrain" else None
-            return [f"{state.name}  starting{f' from step {step:,}' if step else ''}  {times}"]
+            return [f"{state.name}  starting{f' from step {step:,}' if step else ''}  {times}".rstrip()]
         if state.progress["seconds_left"] is not None:
             times += f", {format_seconds(state.progress['seconds_left'])} left"
         return [f"{progress_line(state.progress, left=False)}  {times}"]

@@ -289,6 +289,19 @@ def test_a_rank_that_is_killed_ends_the_stage(config: Path, run: RunDirectory, p
 
 
 @pytest.mark.slow
+def test_ranks_go_on_when_the_process_that_started_them_is_killed(config: Path, run: RunDirectory, place: Path) -> None:
+    process = start("submit", config, "--until", "pretrain", cwd=place)
+    wait_for_step(run, 5, process)
+    starter, *ranks = local_processes(run)
+    assert len(ranks) == 2
+    os.kill(starter, signal.SIGKILL)
+    output = process.communicate()[0]
+    assert process.returncode == 0, output
+    assert ends(run) == ["finished"]
+    assert steps(run)[-1] == STEPS
+
+
+@pytest.mark.slow
 def test_a_crash_shows_the_end_of_the_log(
     finished: Any, texts: dict[str, Path], place: Path, run: RunDirectory, config: Path, tmp_path: Path
 ) -> None:

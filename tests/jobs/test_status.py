@@ -9,7 +9,8 @@ import pytest
 from conftest import sllm
 
 from jobs import ledger
-from jobs.status import StageState, newest_checkpoint, run_table, runs_table, stage_states
+from jobs.prepare import lock
+from jobs.status import StageState, newest_checkpoint, run_table, runs_table, stage_states, where_it_stands
 from sllm.files import RunDirectory, write_json
 
 
@@ -63,17 +64,33 @@ def test_an_attempt_that_starts_says_from_where_and_for_how_long(run: RunDirecto
     for name in ("step-00000028", "step-00000500-copy", "step-x"):
         (run.checkpoints / name).mkdir(parents=True)
     assert newest_checkpoint(run) == 28
-    ledger.begin(run, "pretrain", KEY, "token", ledger.SUBMITTED)
-    assert "pretrain  starting from step 28  0:0" in shown(run_table(run))
+    with lock(run, run.path.parent / "data", "sllm submit mine"):  # what works on it is alive
+        ledger.begin(run, "pretrain", KEY, "token", ledger.SUBMITTED)
+        assert "pretrain  starting from step 28  0:0" in shown(run_table(run))
 
-    progress = {"description": "pretrain", "completed": 30, "total": 300, "unit": "steps", "fields": {}}
-    write_json(run.progress("pretrain"), {**progress, "seconds_left": 62, "time": time.time()})
-    text = shown(run_table(run))
-    assert "pretrain  30/300 steps  0:0" in text
-    assert "elapsed, 1:02 left" in text
-    (state,) = [state for state in stage_states(run) if state.name == "pretrain"]
-    assert state.elapsed > 0
-    assert "pretrain: running" in shown(runs_table(run.path.parent))
+        progress = {"description": "pretrain", "completed": 30, "total": 300, "unit": "steps", "fields": {}}
+        write_json(run.progress("pretrain"), {**progress, "seconds_left": 62, "time": time.time()})
+        text = shown(run_table(run))
+        assert "pretrain  30/300 steps  0:0" in text
+        assert "elapsed, 1:02 left" in text
+        (state,) = [state for state in stage_states(run) if state.name == "pretrain"]
+        assert state.elapsed > 0
+        assert "pretrain: running" in shown(runs_table(run.path.parent))
+
+
+def test_a_requeued_job_that_slurm_has_started_is_not_in_the_queue(run: RunDirectory) -> None:
+    """Python takes seconds until it says so in the ledger."""
+    (run.checkpoints / "step-00000028").mkdir(parents=True)
+    queue = {"state": "RUNNING", "reason": "None", "left": "", "start": "N/A", "node": "a", "partition": ""}
+    before = [{"token": "7-0", "ended": ledger.PREEMPTED, "last_step": 28, "seconds": 3.0}]
+    assert where_it_stands(run, StageState("pretrain", "pending", before, queue=queue)) == [
+        "pretrain  saved at step 28, 0 steps lost; in the queue"
+    ]
+    assert where_it_stands(run, StageState("pretrain", "running", before, queue=queue)) == [
+        "pretrain  starting from step 28"
+    ]
+    assert where_it_stands(run, StageState("pack", "running", [], queue=queue)) == ["pack  starting"]
+    assert where_it_stands(run, StageState("pack.*", "running", [], queue=queue)) == []
 
 
 def test_no_runs_and_where_to_look_for_them(tmp_path: Path) -> None:
