@@ -51,10 +51,17 @@ def _find_model(name: str) -> Path:
 
 
 def _refuse_export(directory: Path) -> None:
-    with contextlib.suppress(CorruptError):  # loading says more
+    if not _is_ours(directory):
+        raise UserError(f"--model {directory}: not a model of sllm; of an export give the model it was made from")
+
+
+def _is_ours(directory: Path) -> bool:
+    """Whether a directory with a config.json is a model of sllm, perhaps a damaged one: loading says more."""
+    try:
         about = read_json(directory / CONFIG)
-        if not isinstance(about, dict) or "model" not in about:
-            raise UserError(f"--model {directory}: not a model of sllm; of an export give the model it was made from")
+    except CorruptError:
+        return True
+    return isinstance(about, dict) and "model" in about
 
 
 def _checkpoints(run: RunDirectory) -> list[Path]:
@@ -63,7 +70,8 @@ def _checkpoints(run: RunDirectory) -> list[Path]:
 
 def _models(directory: Path) -> str:
     """Those that could have been meant."""
-    inside = [str(config.parent) for config in sorted(directory.glob(f"*/{CONFIG}"))] if directory.is_dir() else []
+    configs = sorted(directory.glob(f"*/{CONFIG}")) if directory.is_dir() else []
+    inside = [str(config.parent) for config in configs if _is_ours(config.parent)]
     runs = [run.name for run in runs_in(RUNS) if (run.best / CONFIG).is_file() or _checkpoints(run)]
     return f"There are: {', '.join(inside or runs)}" if inside or runs else f"There is none yet under {RUNS}/"
 

@@ -36,6 +36,8 @@ def find_experiment(name: str) -> Path:
             raise UserError(f"{name}: a run; its experiment is {RunDirectory(run).config}")
     if path.is_dir():
         return path  # reading it says which files are in it
+    if path.stem in profile_names():
+        raise UserError(f"{name}: a cluster profile, not an experiment; give it as --cluster {path.stem}")
     presets = difflib.get_close_matches(path.stem, preset_names(), n=1)
     near = similar_file(path) or (f"{presets[0]}, which comes with sllm" if presets else None)
     there_are = "" if near or path.suffix or "/" in name else f"; with sllm come: {', '.join(preset_names())}"

@@ -555,7 +555,7 @@ def chat(
                 return
             if command == "/new":
                 turns = []
-            tell({"/new": NEW, "/help": HELP}.get(command, NO_COMMAND.format(command.split()[0])))
+            tell({"/new": NEW, "/help": HELP}.get(command, NO_COMMAND.format(command)))
             continue
         turns.append(line)
         turn_seed = None if seed is None else (seed + turn) % (LARGEST_SEED + 1)

@@ -469,13 +469,13 @@ def test_two_lines_get_two_answers(generator: TextGenerator) -> None:
 
 def test_chat_commands() -> None:
     generator, told = Scripted("b\n"), []
-    lines = ["a", "/new", "c", "/help", "/hlep me", " /", "/usr/bin", "/quit", "never"]
+    lines = ["a", "/new", "c", "/help", "/help me", " /", "/usr/bin", "/quit", "never"]
     assert talk(generator, lines, tell=told.append) == "b\n" * 3
     assert [generator.tokenizer.decode(ids) for ids in generator.asked] == ["a", "c", "cb\n/usr/bin"]
     greeting, _, helped, unknown, alone = told
     assert "/help" in greeting
     assert all(command in helped for command in ("/new", "/help", "/quit", "Ctrl-C"))
-    assert unknown.startswith("/hlep: no such command")
+    assert unknown.startswith("/help me: no such command")
     assert alone.startswith("/: no such command")
 
 

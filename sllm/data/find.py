@@ -4,6 +4,7 @@ As in a shell `*` matches no hidden name, and `**` is any number of folders. Lin
 once and a file is taken once (by device and inode), however many names lead to it: a link to a folder above ends there.
 """
 
+import errno
 import fnmatch
 import glob
 import os
@@ -230,7 +231,8 @@ class _Search:
         try:
             return path.stat()
         except OSError as error:
-            if path.is_symlink():
+            # A link to a place that is closed to us leads somewhere.
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP) and path.is_symlink():
                 self.problems.append(
                     f"{path} is a link to {path.readlink()}, which is not there; restore it, or remove the link"
                 )

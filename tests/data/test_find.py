@@ -162,6 +162,11 @@ def test_a_link_that_leads_nowhere_is_told(tmp_path: Path, pattern: str, told: l
     assert all("which is not there; restore it, or remove the link" in line for line in found)
 
 
+def test_a_link_that_cannot_be_followed_is_told_with_the_reason(tmp_path: Path) -> None:
+    tree(tmp_path, f"a.jsonl -> {'x' * 300}")
+    assert problems(tmp_path, "*.jsonl") == ["a.jsonl: File name too long; put it right, or leave it out of the paths"]
+
+
 def test_many_problems_are_counted(tmp_path: Path) -> None:
     tree(tmp_path, *(f"{number:02d}.jsonl -> /scratch/{number}" for number in range(MOST_PROBLEMS + 7)))
     found = problems(tmp_path, "*.jsonl", "**/*.jsonl")

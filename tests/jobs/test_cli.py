@@ -1,5 +1,7 @@
 """What a user types wrong ends in one line and exit code 2, with nothing written."""
 
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import typer
 from jobs.cli import app, main
 from jobs.cluster import load_cluster
 from jobs.prepare import write_submission
-from jobs.presets import PROFILES
+from jobs.presets import PROFILES, find_experiment, preset_names
 from sllm import __version__
 from sllm.artifacts import stage_keys
 from sllm.config import load_experiment
@@ -99,6 +101,8 @@ def test_an_experiment_by_name(sllm: Sllm, config: Path, tmp_path: Path) -> None
         "configs/smoke.yaml": "configs/smoke.yaml: no such file; did you mean smoke, which comes with sllm?",
         "smok": "smok: no such file; did you mean smoke?",
         "default.yml": "default.yml: no such file; did you mean default, which comes with sllm?",
+        "laptop": "laptop: a cluster profile, not an experiment; give it as --cluster laptop",
+        "configs/h100.yaml": "configs/h100.yaml: a cluster profile, not an experiment; give it as --cluster h100",
         "elsewhere": "elsewhere: no such file; with sllm come: default, drill, my-files, small, smoke",
         "": ".: a folder; name a file in it: tiny.yaml",
         "x" * 300: f"{'x' * 300}: File name too long",
@@ -106,6 +110,25 @@ def test_an_experiment_by_name(sllm: Sllm, config: Path, tmp_path: Path) -> None
     }.items():
         assert sllm("config", typed) == (2, "", f"sllm: {answer}\n"), typed
     assert sllm("config", "runs/mine/config.yaml")[0] == 0
+
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "README.ko.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+)
+def test_experiments_and_overrides_in_the_pages_work(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / page).read_text(encoding="utf-8")
+    fenced = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    inline = re.findall(r"`(sllm [^`]+)`", re.sub(r"^```\w*\n.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
+    commands = [line for block in fenced for line in block.splitlines() if line.startswith("sllm ")] + inline
+    for typed in commands:
+        words = shlex.split(typed, comments=True)
+        experiments = [word for word in words[2:] if word in preset_names() or word.startswith("configs/")][:1]
+        for name in experiments if words[1] not in ("status", "logs", "cancel", "generate", "chat", "export") else []:
+            load_experiment(find_experiment(name), [word for word in words if "=" in word and not word.startswith("-")])
 
 
 def test_a_profile_for_an_experiment_and_the_other_way_round(sllm: Sllm, config: Path) -> None:
