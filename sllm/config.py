@@ -603,12 +603,13 @@ def _place(key: Key, origins: Mapping[Key, str]) -> str:
 def _line(problem: _Problem, origins: Mapping[Key, str]) -> str:
     """Names the overrides, too, that set what else the problem speaks of."""
     key, text = problem
+    named = () if text.startswith("unknown key") else re.findall(r"\w+", text)  # which lists what is valid instead
     others = [
         origin.removesuffix(COMMAND_LINE)
         for other, origin in origins.items()
         if origin.endswith(COMMAND_LINE)
         and other != key
-        and other[-1] in re.findall(r"\w+", text)
+        and other[-1] in named
         and (other[:-1] == key[:-1] or ".".join(other) in text or other[:-1] == key)
     ]
     return f"{_place(key, origins)}: {text}" + (f" (command line: {', '.join(others)})" if others else "")

@@ -99,6 +99,9 @@ def test_a_problem_names_the_place_of_its_value(tmp_path: Path) -> None:
     (line,) = problems(CONFIGS / "smoke.yaml", "train.max_steps=20")
     assert line.startswith(f"{CONFIGS}/smoke.yaml: train.warmup_steps: 30 is not below max_steps (20)")
     assert line.endswith(" (command line: train.max_steps=20)")
+    # A list of the keys that are valid speaks of none of them.
+    (line,) = problems(CONFIGS / "smoke.yaml", "train.max_stps=99", "train.warmup_steps=2")
+    assert line.endswith("activation_checkpointing, checkpoint")
 
 
 @pytest.mark.parametrize(
