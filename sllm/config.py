@@ -12,7 +12,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from sllm.errors import UserError
@@ -32,7 +32,16 @@ Width = Annotated[int, Field(gt=0, le=2**20)]
 """Of a model or a batch: above it there is a slip of the finger, and no machine."""
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 Strings = Annotated[tuple[str, ...], Field(strict=False)]
-Folder = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]+$")]
+
+
+def _folder(path: str) -> str:
+    # By hand: pydantic's own constraints refuse names that are not UTF-8, which a file system may hold.
+    if not path or "\0" in path:
+        raise ValueError("a path has at least one character, and no NUL")
+    return path
+
+
+Folder = Annotated[str, AfterValidator(_folder)]
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=128)]
 Language = Literal["ko", "en"]
 

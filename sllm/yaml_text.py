@@ -158,7 +158,8 @@ def _float(text: str) -> float:
 def _text(text: str) -> str:
     if "\0" in text:
         raise ValueError
-    text.encode("utf-8")  # a UnicodeEncodeError is a ValueError: "\\ud800" is half of a character
+    # A UnicodeEncodeError is a ValueError. "\\ud800" is half of a character; "\\udcff" is the byte of a file name.
+    text.encode("utf-8", "surrogateescape")
     return text
 
 
