@@ -370,8 +370,8 @@ def batch_parameters(
     if dependency:
         additional["kill-on-invalid-dep"] = "yes"
     for option in resources.sbatch:
-        name, equals, value = option.removeprefix("--").partition("=")
-        additional[name] = value if equals else True
+        key, equals, value = option.removeprefix("--").partition("=")
+        additional[key] = value if equals else True
     parameters = {
         "job_name": f"{run.name}.{stage}",
         "comment": f"sllm {run.path}",
