@@ -578,7 +578,10 @@ def live_jobs(run: RunDirectory) -> dict[str, tuple[str, str]]:
     jobs = submitted_jobs(run)
     found = queued(list(jobs.values()))
     if found is None:
-        raise UserError(f"{run.path}: was submitted to Slurm, which does not answer now (squeue); try again later")
+        raise UserError(
+            f"{run.path}: was submitted to Slurm, which does not answer now (squeue), so its jobs may be at work; try "
+            f"again later, or submit under another name=…"
+        )
     return {stage: (job, found[job]["state"]) for stage, job in jobs.items() if job in found}
 
 

@@ -106,7 +106,8 @@ def stage_states(run: RunDirectory) -> list[StageState]:
 
 def _shares(run: RunDirectory, stage: str) -> list[str]:
     """Names of the stage's job array and of the shares that its tasks have begun."""
-    numbers = sorted(int(path.suffix[1:]) for path in run.stage(stage).parent.glob(f"{stage}.[0-9]*"))
+    suffixes = [path.suffix[1:] for path in run.stage(stage).parent.glob(f"{stage}.[0-9]*")]
+    numbers = sorted(int(suffix) for suffix in suffixes if suffix.isdecimal())
     return [f"{stage}.*", *(f"{stage}.{number}" for number in numbers)]
 
 

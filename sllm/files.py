@@ -315,11 +315,20 @@ def read_manifest(directory: Path, *, checksums: bool = False) -> dict[str, Any]
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a growing .jsonl file; a last line that was cut off by a kill is not a line."""
+    """The whole lines of a growing .jsonl file; a last line that was cut off by a kill is not a line.
+
+    Raises:
+        UserError: one of them is damaged.
+    """
     if not path.exists():
         return []
-    lines = path.read_bytes().split(b"\n")[:-1]
-    return [json.loads(line) for line in lines if line]
+    records = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            records += [json.loads(line)] if line else []
+        except ValueError:
+            raise UserError(f"{path}: line {number} is damaged; delete this line") from None
+    return records
 
 
 def read_new_jsonl(path: Path, offset: int) -> tuple[list[dict[str, Any]], int]:
@@ -334,10 +343,16 @@ def read_new_jsonl(path: Path, offset: int) -> tuple[list[dict[str, Any]], int]:
 
 
 def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
-    """Append one line in a single write, so that a reader sees whole lines and a kill costs at most this one."""
+    """Append one line in a single write, so that a reader sees whole lines and a kill costs at most this one. Half a
+    line that a kill or a full disk has left is cut off."""
     require_ownership()
     line = json_line(record)
-    with path.open("ab") as file:
+    with path.open("a+b") as file:
+        if end := file.seek(0, os.SEEK_END):
+            file.seek(end - 1)
+            if file.read() != b"\n":
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
         file.write(line)
 
 

@@ -99,6 +99,15 @@ def test_a_torn_last_line_is_not_a_line(tmp_path: Path) -> None:
     with path.open("ab") as file:
         file.write(b'{"step": 3, "lo')
     assert read_jsonl(path) == [{"step": 1, "한글": "값"}, {"step": 2}]
+    append_jsonl(path, {"step": 4})
+    assert read_jsonl(path) == [{"step": 1, "한글": "값"}, {"step": 2}, {"step": 4}]
+
+    path.write_bytes(b'{"st')  # of the first line
+    append_jsonl(path, {"step": 5})
+    assert read_jsonl(path) == [{"step": 5}]
+    path.write_bytes(b'{"step": 1}\n\0\0\0\n{"step": 2}\n')
+    with pytest.raises(UserError, match=r"m\.jsonl: line 2 is damaged; delete this line"):
+        read_jsonl(path)
 
 
 json_values = st.recursive(

@@ -93,6 +93,11 @@ def test_a_requeued_job_that_slurm_has_started_is_not_in_the_queue(run: RunDirec
     assert where_it_stands(run, StageState("pack.*", "running", [], queue=queue)) == []
 
 
+def test_a_folder_that_is_no_share_is_passed_over(run: RunDirectory) -> None:
+    (run.stage("pack").parent / "pack.3 (copy)").mkdir(parents=True)
+    assert "pack.3" not in shown(run_table(run))
+
+
 def test_no_runs_and_where_to_look_for_them(tmp_path: Path) -> None:
     status = sllm("status", cwd=tmp_path)
     assert status.returncode == 0
