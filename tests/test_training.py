@@ -105,6 +105,7 @@ def test_straight_run_learns_and_is_complete(straight: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.kills
 @pytest.mark.timeout(3600)
 def test_twenty_kills_change_nothing(configure: Callable[..., Path], straight: Path) -> None:
     """Every process is killed 20 times: after some steps, and while a checkpoint is being written."""
