@@ -500,7 +500,11 @@ def submit_job(
         raise UserError(f"stages.{stage}: sbatch refuses: {sbatch_message(str(error))}") from None
     identifier: str = submitted.job_id.partition("_")[0]
     record = {"job": identifier, "submitted": time.time()}
-    write_json(run.stage(stage.name) / ("array.json" if array else "job.json"), record)
+    try:
+        write_json(run.stage(stage.name) / ("array.json" if array else "job.json"), record)
+    except OSError:
+        cancel_jobs([identifier])  # nobody would know of it
+        raise
     return identifier
 
 

@@ -29,6 +29,9 @@ cancel() {
   fi
 }
 trap cancel EXIT
+# Between two jobs, so that none is submitted and not known. sbatch itself does not hear them.
+stopped=
+trap 'stopped=1' INT HUP TERM
 
 submit() { # STAGE [JOB ...]: sets `job` to the id of the stage's job, which starts when the given jobs have succeeded
   send "$1" job "%j" "" "${@:2}"
@@ -51,12 +54,14 @@ send() { # STAGE RECORD LOG TASKS [JOB ...]
   if [ -n "$tasks" ]; then more+=("--array=0-$((tasks - 1))"); fi
   if [ $# -gt 0 ]; then more+=("--dependency=afterok:$(IFS=: && echo "$*")" --kill-on-invalid-dep=yes); fi
   mkdir -p "$run/stages/$stage"
-  job=$(sbatch --parsable --job-name="$(basename "$run").$stage" --output="$run/stages/$stage/$log.log" \
-    ${options[@]+"${options[@]}"} ${more[@]+"${more[@]}"} "$here/$stage.sbatch" "$run" ${tasks:+"$tasks"})
+  job=$(trap '' INT HUP TERM && sbatch --parsable --job-name="$(basename "$run").$stage" \
+    --output="$run/stages/$stage/$log.log" ${options[@]+"${options[@]}"} ${more[@]+"${more[@]}"} \
+    "$here/$stage.sbatch" "$run" ${tasks:+"$tasks"})
   job=${job%%;*}
   jobs=("$job" ${jobs[@]+"${jobs[@]}"}) # dependents first, the order to cancel them in
   echo "{\"job\": \"$job\"}" >"$run/stages/$stage/$record.json"
   echo "$stage: $record $job" >&2
+  if [ -n "$stopped" ]; then exit 130; fi
 }
 
 share download "${DOWNLOAD_ARRAY:-}"

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -109,6 +110,21 @@ def test_the_scripts(
         cluster.wait_for(job, "CANCELLED", PATIENCE)
 
     pretrain.write_text(good, encoding="utf-8")
+    command = [scripts / "pipeline.sh", config, f"runs_directory={runs}", "name=interrupted"]
+    interrupted = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert interrupted.stderr is not None
+    assert "download: array" in interrupted.stderr.readline()
+    os.killpg(interrupted.pid, signal.SIGINT)  # as a terminal sends it: sbatch is at work, most likely
+    assert "not all jobs could be submitted; cancelled: " in interrupted.stderr.read()
+    assert interrupted.wait() == 130
+    jobs = submitted_jobs(RunDirectory(runs / "interrupted"))
+    assert "download.*" in jobs
+    assert "benchmark" not in jobs
+    for job in jobs.values():
+        cluster.wait_for(job, "CANCELLED", PATIENCE)
+
     environment["SBATCH_ACCOUNT"] = "dev"
     done = pipeline()
     assert done.returncode == 0, done.stderr
