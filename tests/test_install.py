@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import venv
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,10 @@ validate.every=5 validate.tokens=512 wandb.mode=disabled"""
 @pytest.fixture(scope="module")
 def sllm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The command of a wheel, installed into a virtual environment that takes all other packages from this one."""
-    pytest.importorskip("pip")
-    pytest.importorskip("setuptools", minversion="77")
+    # Not imported: setuptools fails to be once anything has imported distutils. No setuptools counts as an old one.
+    versions = {found.name: found.version for found in distributions() if found.name in ("pip", "setuptools")}
+    if "pip" not in versions or int(versions.get("setuptools", "0").split(".")[0]) < 77:
+        pytest.skip(f"needs pip and setuptools 77 or newer, has {versions}")
     place = tmp_path_factory.mktemp("wheel")
     shutil.copytree(ROOT, place / "source", symlinks=True, ignore=NOT_SOURCES)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
