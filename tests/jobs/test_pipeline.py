@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from itertools import product
 from pathlib import Path
 
 import pytest
 import tiny
 
 from jobs import ledger
-from jobs.pipeline import STAGES, former_training, plan, up_to
+from jobs.pipeline import STAGES, Keys, Stage, former_training, plan, up_to
 from jobs.prepare import swap_training, training_moves
 from jobs.run import perform
 from sllm.artifacts import Artifacts, stage_keys
@@ -125,15 +126,71 @@ def test_training_of_other_settings_is_set_aside_and_comes_back(config: Path) ->
     assert [path.name for path in (run.path / "previous").iterdir()] == [fingerprint(stage_keys(second)["pretrain"])]
 
 
-def test_moving_a_training_can_be_cut_short_anywhere(config: Path) -> None:
-    first, second = load_experiment(config), load_experiment(config, ["seed=7"])
-    run = finish(first)
-    aside = run.path / "previous" / fingerprint(stage_keys(first)["pretrain"])
-    aside.mkdir(parents=True)
-    run.best.rename(aside / "best")  # as far as it came before the kill
-    swap_training(run, stage_keys(second))
-    assert {path.name for path in aside.iterdir()} == {"best", "metrics.jsonl", "checkpoints", "stages"}
-    assert former_training(run) is None
+class Crash(BaseException):
+    """Power is lost."""
+
+
+def train(run: RunDirectory, keys: Keys, *, checkpoints: bool) -> dict[str, str]:
+    """Leave a training in the run, every file of it marked. Returns the files with what they hold."""
+    key = keys["pretrain"]
+    names = ["best/model", "report/index.html", "wandb/run", "wandb.json", "metrics.jsonl"]
+    files = dict.fromkeys([*names, *(f"stages/{stage}/job.json" for stage in TRAINING)], f"of the seed {key['seed']}")
+    for stage in TRAINING:
+        done = {"key": keys[stage], "fingerprint": fingerprint(keys[stage]), "summary": {"step": 30}}
+        files[f"stages/{stage}/done.json"] = json.dumps(done)
+    if checkpoints:
+        files["checkpoints/step-00000030/state.json"] = json.dumps({"trajectory": key})
+    for name, text in files.items():
+        (run.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (run.path / name).write_text(text, encoding="utf-8")
+    return files
+
+
+def training_in(place: Path) -> dict[str, str]:
+    files = (path for path in place.rglob("*") if path.is_file())
+    found = {path.relative_to(place).as_posix(): path.read_text(encoding="utf-8") for path in files}
+    return {name: text for name, text in found.items() if not name.startswith("previous/")}
+
+
+@pytest.mark.parametrize("checkpoints", [True, False], ids=["with checkpoints", "whose checkpoints were deleted"])
+def test_a_crash_at_each_rename_of_an_exchange_leaves_trainings_whole(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoints: bool
+) -> None:
+    """Whichever settings are submitted next: these, those of the former training, or others yet."""
+    keys = {seed: stage_keys(load_experiment(config, [f"seed={seed}"])) for seed in (1, 2, 3)}
+    aside = {seed: fingerprint(keys[seed]["pretrain"]) for seed in keys}
+    rename, left = Path.rename, 0
+
+    def crashing(path: Path, target: Path) -> Path:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Crash
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", crashing)
+    crashes = 0
+    for first_is_aside, submitted in product((False, True), keys):
+        for moved in range(100):
+            run, left = RunDirectory(tmp_path / f"{first_is_aside}-{submitted}-{moved}"), 100
+            trainings = {1: train(run, keys[1], checkpoints=checkpoints)}
+            if first_is_aside:  # and the submit below brings it back, in the place of the second
+                swap_training(run, keys[2])
+                trainings[2] = train(run, keys[2], checkpoints=checkpoints)
+            left = moved
+            try:
+                swap_training(run, keys[1 if first_is_aside else 2])
+            except Crash:
+                crashes += 1
+            else:
+                break
+            left = 100
+            swap_training(run, keys[submitted])
+            assert training_in(run.path) == trainings.pop(submitted, {})
+            assert {path.name for path in (run.path / "previous").glob("*")} == {aside[seed] for seed in trainings}
+            assert {seed: training_in(run.path / "previous" / aside[seed]) for seed in trainings} == trainings
+            assert training_moves(run, keys[submitted]) == []
+    assert crashes > 50
 
 
 def test_what_is_left_of_a_training_is_set_aside_too(config: Path) -> None:
@@ -145,20 +202,6 @@ def test_what_is_left_of_a_training_is_set_aside_too(config: Path) -> None:
     assert move.target == run.path / "previous" / fingerprint(stage_keys(first)["pretrain"])
     assert not run.best.exists()
     assert (move.target / "best").is_dir()
-
-
-def test_coming_back_can_be_cut_short_anywhere(config: Path) -> None:
-    first, second, third = (load_experiment(config, [f"seed={seed}"]) for seed in (1, 2, 3))
-    run = finish(first)
-    swap_training(run, stage_keys(second))
-    aside = run.path / "previous" / fingerprint(stage_keys(first)["pretrain"])
-    (aside / "checkpoints").rename(run.checkpoints)  # as far as it came before the kill
-    swap_training(run, stage_keys(third))
-    assert {path.name for path in aside.iterdir()} == {"best", "metrics.jsonl", "checkpoints", "stages"}
-    (aside / "checkpoints").rename(run.checkpoints)
-    swap_training(run, stage_keys(first))
-    assert run.best.is_dir()
-    assert not aside.exists()
 
 
 def test_what_an_attempt_without_a_checkpoint_left_gives_way_to_a_training_that_comes_back(config: Path) -> None:
@@ -202,6 +245,34 @@ def test_until_takes_a_stage_and_what_it_needs() -> None:
         up_to("nowhere")
 
 
+def test_a_job_refuses_when_a_stage_before_it_is_not_done(config: Path) -> None:
+    """Whatever the scheduler says: a dependency on a job that Slurm has forgotten counts as fulfilled."""
+    experiment, other = load_experiment(config), load_experiment(config, ["data.min_characters=30"])
+    keys, artifacts = stage_keys(experiment), Artifacts(experiment)
+
+    def refusal(stage: Stage) -> str:
+        with pytest.raises(UserError) as caught:
+            perform(stage, experiment, run, keys, StopFlag())
+        return str(caught.value)
+
+    run = finish(experiment)
+    for stage, needed in [(each, STAGES[name]) for each in STAGES.values() for name in each.needs]:
+        result = needed.shared(artifacts) if needed.shared else run.best
+        refused = f"{stage}: needs the stage {needed}, which is not done ("
+        done, key = run.done(needed.name).read_text(encoding="utf-8"), stage_keys(other)[needed.name]
+
+        run.done(needed.name).unlink()
+        assert refusal(stage).startswith(refused)
+        if stage.work_share:
+            assert refusal(stage.share(0, 2)).startswith(f"{stage}.0: needs the stage {needed}")
+        write_json(run.done(needed.name), {"key": key, "fingerprint": fingerprint(key), "summary": {"step": 30}})
+        assert refusal(stage).startswith(refused)
+        run.done(needed.name).write_text(done, encoding="utf-8")
+        (result / "content").unlink()
+        assert refusal(stage).startswith(f"{refused}{result} is gone or damaged)")
+        (result / "content").write_text("x", encoding="utf-8")
+
+
 def test_files_that_have_changed_since_the_submit_are_named(
     config: Path, texts: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -214,9 +285,14 @@ def test_files_that_have_changed_since_the_submit_are_named(
     run, keys = RunDirectory(experiment.run_path), stage_keys(experiment)
 
     def download() -> str:
-        with pytest.raises(UserError) as caught:
-            perform(STAGES["download"], experiment, run, keys, StopFlag())
-        return str(caught.value)
+        """What the stage says, and so does a share of it."""
+        told = set()
+        for stage in (STAGES["download"], STAGES["download"].share(0, 2)):
+            with pytest.raises(UserError) as caught:
+                perform(stage, experiment, run, keys, StopFlag())
+            told.add(str(caught.value))
+        (text,) = told
+        return text
 
     a, b, c, d = (str(folder / f"{name}.jsonl") for name in "abcd")
     shutil.move(a, d)
