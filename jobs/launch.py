@@ -17,7 +17,7 @@ from jobs import ledger, slurm
 from jobs.cluster import Cluster, Resources, load_cluster
 from jobs.hints import command, short
 from jobs.partitions import misfits, partitions
-from jobs.pipeline import STAGES, Keys, Stage, Step, former_training, last_step, plan, setting_changes, up_to
+from jobs.pipeline import STAGES, Keys, Stage, Step, former_training, last_step, plan, set_aside, setting_changes, up_to
 from jobs.prepare import (
     Move,
     ask,
@@ -338,7 +338,7 @@ def run_single(name: str, experiment: Experiment) -> str:
     """One stage, whose parents are done, in this process; under torchrun as one of its ranks. Returns what to print.
 
     Raises:
-        UserError: a parent is missing, or the run's checkpoints are of other settings.
+        UserError: a parent is missing, or a submit would exchange the run's training for another.
         Stopped: asked to stop; what was reached is on disk.
     """
     run, stage, keys = RunDirectory(experiment.run_path), STAGES[name], stage_keys(experiment)
@@ -359,7 +359,12 @@ def run_single(name: str, experiment: Experiment) -> str:
             changed = "; ".join(differences(former, keys["pretrain"]))
             raise UserError(
                 f"{run.path}: its checkpoints were trained with other settings ({changed}); take another name=…, or "
-                f"`sllm submit`, which sets the former training aside"
+                f"`{command('submit', 'CONFIG')}`, which sets the former training aside"
+            )
+        if (aside := set_aside(run, keys["pretrain"])).is_dir():
+            raise UserError(
+                f"{run.path}: a training with these settings is in {short(aside)}; take another name=…, or "
+                f"`{command('submit', 'CONFIG')}`, which brings it back"
             )
         with lock(run, Path(experiment.data_directory), command=_command_line()):
             require_idle(run, keys)

@@ -1,0 +1,108 @@
+"""What is submitted again: code that was edited, settings that were changed."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tiny
+from rich.console import Console
+
+from jobs import launch
+from jobs.cluster import load_cluster
+from jobs.launch import prepare, run_single, submit
+from jobs.prepare import swap_training
+from sllm.artifacts import stage_keys
+from sllm.config import Experiment, load_experiment
+from sllm.errors import UserError
+from sllm.files import RunDirectory, fingerprint, read_json, write_json, write_text
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return tiny.write_experiment(tmp_path, tiny.write_texts(tmp_path / "texts", documents=3))
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A checkout."""
+    for name, text in {"sllm/a.py": "1", "sllm/b.py": "2", "jobs/data/c.py": "3"}.items():
+        write_text(tmp_path / "tree" / name, text)
+    return tmp_path / "tree"
+
+
+Again = Callable[[Experiment], RunDirectory]
+
+
+@pytest.fixture(params=["submit", "prepare"])
+def again(request: pytest.FixtureRequest, tree: Path, monkeypatch: pytest.MonkeyPatch) -> Again:
+    """Submits an experiment, or prepares it for the scripts in sbatch/: all of it but the stages themselves."""
+    monkeypatch.setattr(launch, "_run_local", lambda *_: None)
+    monkeypatch.setattr("jobs.prepare.TREE", tree)
+
+    def send(experiment: Experiment) -> RunDirectory:
+        if request.param == "prepare":
+            return prepare(experiment, load_cluster("laptop"))
+        console = Console(file=io.StringIO())
+        assert submit(experiment, load_cluster("laptop"), "local", console=console) == 0
+        return RunDirectory(experiment.run_path)
+
+    return send
+
+
+def test_a_tree_that_was_edited_and_is_submitted_again_runs_the_new_code(
+    again: Again, tree: Path, config: Path
+) -> None:
+    experiment = load_experiment(config)
+
+    def copied() -> dict[str, str]:
+        code = again(experiment).code
+        return {path.relative_to(code).as_posix(): path.read_text(encoding="utf-8") for path in code.rglob("*.py")}
+
+    assert copied() == {"sllm/a.py": "1", "sllm/b.py": "2", "jobs/data/c.py": "3"}
+    before = (RunDirectory(experiment.run_path).code / "sllm").stat().st_ino
+    copied()
+    assert (RunDirectory(experiment.run_path).code / "sllm").stat().st_ino == before, "the same code stays where it is"
+    write_text(tree / "sllm" / "a.py", "9")
+    assert copied()["sllm/a.py"] == "9"
+    (tree / "sllm" / "b.py").unlink()
+    write_text(tree / "jobs" / "d.py", "4")
+    assert copied() == {"sllm/a.py": "9", "jobs/d.py": "4", "jobs/data/c.py": "3"}
+
+
+def leave_training(run: RunDirectory, experiment: Experiment) -> None:
+    """A checkpoint and a best model."""
+    state = {"trajectory": stage_keys(experiment)["pretrain"]}
+    write_json(run.checkpoints / "step-00000030" / "state.json", state)
+    write_text(run.best / "model", str(experiment.seed))
+
+
+def test_settings_that_were_changed_and_are_submitted_set_the_former_training_aside(again: Again, config: Path) -> None:
+    first, second = load_experiment(config, ["seed=1"]), load_experiment(config, ["seed=2"])
+    run = again(first)
+    leave_training(run, first)
+    again(second)
+    aside = run.path / "previous" / fingerprint(stage_keys(first)["pretrain"])
+    assert (aside / "best" / "model").read_text(encoding="utf-8") == "1"
+    assert not run.best.exists()
+    assert not run.checkpoints.exists()
+    assert load_experiment(run.config) == second
+    assert read_json(run.path / "keys.json") == stage_keys(second)
+    again(first)
+    assert (run.best / "model").read_text(encoding="utf-8") == "1"
+    assert not aside.exists()
+
+
+@pytest.mark.parametrize(("seed", "way_out"), [(1, "brings it back"), (2, "sets the former training aside")])
+def test_a_stage_alone_is_refused_where_a_submit_would_exchange_trainings(
+    config: Path, seed: int, way_out: str
+) -> None:
+    """Else it would train anew what is set aside, and the next submit would delete that."""
+    experiments = {seed: load_experiment(config, [f"seed={seed}"]) for seed in (1, 2, 3)}
+    run = RunDirectory(experiments[1].run_path)
+    leave_training(run, experiments[1])
+    if seed == 1:
+        swap_training(run, stage_keys(experiments[3]))  # whose training has not come to a checkpoint
+    with pytest.raises(UserError, match=f"submit CONFIG`, which {way_out}"):
+        run_single("download", experiments[seed])
+    assert not run.config.exists()
