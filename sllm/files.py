@@ -73,6 +73,14 @@ def fsync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_directory(path: Path) -> None:
+    """Make a directory, and those above it that are missing, durably."""
+    if not path.is_dir():
+        make_directory(path.parent)
+        path.mkdir(exist_ok=True)
+        fsync_directory(path.parent)
+
+
 def _temporary_name(path: Path) -> Path:
     # Host and process keep two writers (an old attempt on a lost node, say) from sharing a temporary file.
     host = os.uname().nodename.replace(".", "_")
@@ -86,7 +94,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     If the block raises, nothing appears and the temporary file is removed.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     temporary = _temporary_name(path)
     try:
         with temporary.open("wb") as file:
@@ -138,7 +146,7 @@ def atomic_directory(path: Path, **details: Any) -> Iterator[Path]:
     If the block raises, nothing appears at `path` and the temporary directory is removed.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     temporary = _temporary_name(path)
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -152,21 +160,27 @@ def atomic_directory(path: Path, **details: Any) -> Iterator[Path]:
 
 def commit_directory(filled: Path, path: Path, **details: Any) -> None:
     """Give a directory its manifest and move it to `path`, durably; one that is there is replaced."""
-    write_manifest(filled, **details)
+    write_manifest(filled, **details)  # which flushes `filled` itself
     for file in sorted(filled.rglob("*")):
         if file.is_dir():
             fsync_directory(file)
-    fsync_directory(filled)
     require_ownership()
+    old = None
     if path.exists():
         # rename(2) cannot replace a directory that has files in it: move the old one out of the way first.
         old = _temporary_name(path).with_suffix(".old")
+        if old.exists() and not delete(old):  # of the time before; somebody on NFS reads it, say
+            old.replace(old.with_suffix(f".{time.time_ns()}.tmp"))
         path.replace(old)
+    try:
         filled.replace(path)
-        delete(old)
-    else:
-        filled.replace(path)
+    except BaseException:
+        if old:
+            old.replace(path)
+        raise
     fsync_directory(path.parent)
+    if old:  # only now: a power cut might spare the deletion and lose the renames
+        delete(old)
 
 
 def check_replaceable(path: Path, format: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from sllm.files import atomic_file, json_line, require_ownership
+from sllm.files import atomic_file, fsync_directory, json_line, require_ownership
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +95,7 @@ class Metrics:
         """Make what was written survive a crash of the node. Raises OSError."""
         with self.path.open("rb") as file:
             os.fsync(file.fileno())
+        fsync_directory(self.path.parent)  # which may not know its name yet
 
 
 def cut_back(path: Path, step: int) -> list[dict[str, Any]]:

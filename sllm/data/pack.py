@@ -38,6 +38,7 @@ from sllm.files import (
     atomic_file,
     commit_directory,
     fingerprint,
+    fsync_directory,
     read_jsonl,
     read_manifest,
     remove_leftovers,
@@ -215,7 +216,8 @@ def _join(
     work: Path, encode: Callable[..., Part], dtype: str, groups: Groups, workers: int, stop: StopFlag
 ) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
     """Encode the shards that are not in the files yet, and append them; each group's figures for the manifest."""
-    remove_leftovers(work / "parts")
+    for name in ("parts", "files"):
+        remove_leftovers(work / name)
     journal = work / "joined.jsonl"
     joined = {line["name"]: line for line in read_jsonl(journal)}
     write_text(journal, "".join(json.dumps(line) + "\n" for line in joined.values()))  # without half a line
@@ -233,6 +235,7 @@ def _join(
                 token_file(work / "files", source, split).open("ab") as tokens_out,
                 documents_file(work / "files", source, split).open("ab") as documents_out,
             ):
+                fsync_directory(work / "files")  # the journal must not know a file that is gone after a power cut
                 tokens_out.truncate(tokens * np.dtype(dtype).itemsize)
                 documents_out.truncate(documents * np.dtype(POSITION_DTYPE).itemsize)
                 for shard in group[len(lines) :]:
