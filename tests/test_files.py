@@ -23,6 +23,7 @@ from sllm.files import (
     read_json,
     read_jsonl,
     read_manifest,
+    read_new_jsonl,
     read_zstd_lines,
     remove_leftovers,
     write_json,
@@ -89,6 +90,17 @@ def test_damage_is_found(tmp_path: Path, damage: str) -> None:
         (path / "manifest.json").write_text("{", encoding="utf-8")
     with pytest.raises(CorruptError):
         read_manifest(path, checksums=True)
+
+
+def test_a_growing_file_is_read_on_from_where_it_was_left(tmp_path: Path) -> None:
+    path = tmp_path / "growing.jsonl"
+    records, offset = read_new_jsonl(path, 0)
+    assert (records, offset) == ([], 0)
+    for content, new in [('{"n":1}\n{"n":', [1]), ('2}\n{"n"', [2]), ("", []), (':3}\n{"n":4}\n', [3, 4])]:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(content)
+        records, offset = read_new_jsonl(path, offset)
+        assert [record["n"] for record in records] == new
 
 
 def test_a_torn_last_line_is_not_a_line(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from sllm.config import ModelConfig, load_experiment, parameter_count
+from sllm.config import ModelConfig, flops_per_token, load_experiment, parameter_count
 from sllm.export import gpt2_config, gpt2_weights
 from sllm.inference import new_cache
 from sllm.model import GPT, sinusoidal_positions
@@ -49,11 +49,15 @@ def test_logits_are_those_of_gpt2(seed: int) -> None:
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
 
-def test_loss_and_gradients_are_those_of_gpt2() -> None:
-    model = random_model(tiny())
-    theirs = as_gpt2(model)
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_loss_and_gradients_are_those_of_gpt2(dropout: float) -> None:
+    """With dropout too: both draw their random numbers at the same places, in the same order."""
+    model = random_model(tiny(dropout=dropout)).train()
+    theirs = as_gpt2(model).train()
     tokens = torch.randint(model.vocab_size, (2, 41))
+    torch.manual_seed(7)
     loss = model(tokens[:, :-1], tokens[:, 1:])
+    torch.manual_seed(7)
     logits = theirs(tokens[:, :-1]).logits
     expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
@@ -143,8 +147,15 @@ def test_starts_as_gpt2_does() -> None:
     model = GPT(tiny(n_layers=12), 260)
     tokens = torch.randint(260, (4, 41))
     assert abs(model(tokens[:, :-1], tokens[:, 1:]).item() - torch.tensor(260.0).log().item()) < 0.1
-    assert model.blocks[0].expand.weight.std().item() == pytest.approx(0.02, rel=0.1)
-    assert model.blocks[0].contract.weight.std().item() == pytest.approx(0.02 / 24**0.5, rel=0.1)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            assert not parameter.any(), name
+        elif "norm" in name:
+            assert (parameter == 1).all(), name
+        else:
+            into_the_residual_stream = "attention.out" in name or "contract" in name
+            std = 0.02 / 24**0.5 if into_the_residual_stream else 0.02
+            assert parameter.std().item() == pytest.approx(std, rel=0.1), name
 
 
 @pytest.mark.parametrize(("name", "millions"), [("small", 85), ("default", 303)])
@@ -161,3 +172,11 @@ def test_sizes_of_the_shipped_shapes(name: str, millions: int) -> None:
     # The position table is a parameter there and a constant here.
     table = experiment.model.context_length * experiment.model.d_model
     assert sum(p.numel() for p in theirs.parameters()) == count + table
+
+
+def test_flops_of_a_model_small_enough_to_count_by_hand() -> None:
+    """One layer: 12,480 for qkv, 4,160 for out, 16,640 and 16,448 feed-forward, 256 in norms; in all 164,096 with two
+    layers, the last norm (128) and the embedding (64,000). Attention: 12 · 2 layers · 64 · 32."""
+    config = ModelConfig(d_model=64, n_layers=2, n_heads=4, d_ff=256, context_length=32)
+    assert parameter_count(config, 1000) == (164_096, 100_096)
+    assert flops_per_token(config, 1000) == 6 * 164_096 + 49_152

@@ -164,6 +164,13 @@ def test_seeds_and_epochs_differ_and_other_sources_do_not_matter() -> None:
     assert shown({"a": 500}, 1) != shown({"a": 500}, 2)
     assert shown({"a": 500}, 1) == shown({"a": 500, "b": 700, "c": 3}, 1) == shown({"c": 3, "a": 500}, 1)
 
+    def mixed(seed: int, block: int) -> list[str]:
+        order = sampler({"a": 500, "b": 500}, seed=seed)
+        return [source for source, _ in order.windows(block * order.block, order.block)]
+
+    assert mixed(1, 0) != mixed(2, 0)
+    assert mixed(1, 0) != mixed(1, 1)
+
 
 # --- reading --------------------------------------------------------------------------------------
 

@@ -96,6 +96,13 @@ def test_a_result_that_is_gone_or_damaged_is_made_again(config: Path) -> None:
     assert list(reasons(experiment)) == ["pack"]
 
 
+def test_a_best_model_that_is_gone_is_trained_for_again(config: Path) -> None:
+    experiment = load_experiment(config)
+    run = finish(experiment)
+    shutil.rmtree(run.best)
+    assert reasons(experiment)["pretrain"] == (f"{run.best} is gone or damaged",)
+
+
 def test_a_damaged_done_file_counts_as_none(config: Path) -> None:
     experiment = load_experiment(config)
     run = finish(experiment)
