@@ -4,7 +4,7 @@ STAMP := .venv/.installed
 # Else the command line would begin itself anew in a locale that is not UTF-8: in a test, pytest.
 export PYTHONUTF8 := 1
 
-.PHONY: demo test test-versions lint slurm clean
+.PHONY: demo test test-versions mutants lint slurm clean
 
 demo: $(STAMP)  ## download → tokenizer → pack → pretrain → validate → benchmark, on this machine
 	$(BIN)/sllm submit configs/smoke.yaml --on local
@@ -43,6 +43,9 @@ slurm: $(STAMP)  ## Debian's packages of Slurm, and of locales to test with, whe
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
 	  && apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive $$install -qq >/dev/null; then exit 0; fi; \
 	echo "Missing, so that tests/slurm or tests of locales will be skipped: $$missing. With root's rights on Debian or Ubuntu: $$install"
+
+mutants: $(STAMP)  ## mistakes put into a copy of the tree one at a time: those which the tests do not notice
+	$(BIN)/python tests/mutants.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
