@@ -99,6 +99,7 @@ def connect() -> Iterator[World]:
     if wanted not in ("gpu", "cpu", None):
         raise UserError(f"{DEVICE}={wanted}: it is gpu or cpu; or unset it")
     device, seen = _choose_device(wanted, local_rank)
+    without_cudnn_attention(device)
     world = World(rank, size, local_rank, device, control)
     found = world.gather(seen)
     if wrong := problems(found, wanted):
@@ -140,6 +141,13 @@ def _choose_device(wanted: str | None, local_rank: int) -> tuple[torch.device, d
     about = torch.cuda.get_device_properties(device)
     seen["gpu"] = f"{about.name}, GPU-{about.uuid}"
     return device, seen
+
+
+def without_cudnn_attention(device: torch.device) -> None:
+    """Leave cuDNN out of the attention kernels that PyTorch chooses from on a GPU: its gradients are not the same
+    twice, and it makes a new plan for every length, which in decoding takes longer than the rest of a token."""
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def _driver() -> str:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from sllm.artifacts import Artifacts
 from sllm.checkpoint import TOKENIZER, load_model
 from sllm.config import load_experiment
+from sllm.distributed import without_cudnn_attention
 from sllm.errors import UserError
 from sllm.files import RunDirectory
 from sllm.model import GPT, LayerCache
@@ -448,6 +449,7 @@ def prepare(model: GPT, dtype: Dtype) -> GPT:
     * bf16: weights only. Activations and the cache stay fp32, which is faster there and more exact.
     """
     model.eval().requires_grad_(False)
+    without_cudnn_attention(model.positions.device)
     if model.positions.device.type != "cpu":
         return model.to(torch.bfloat16 if dtype == "bf16" else torch.float32)
     if dtype == "bf16":

@@ -11,6 +11,7 @@ import math
 import os
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -50,9 +51,12 @@ def pretrain(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, st
         UserError: the data, the tokenizer or the checkpoints do not fit the experiment, or the loss diverged.
     """
     with connect() as world, contextlib.ExitStack() as stack:
+        stack.enter_context(deterministic(world.device))
         trainer = stack.enter_context(contextlib.closing(Trainer(experiment, run, artifacts, world, stop)))
         loading = time.perf_counter()
         trainer.resume()
+        if world.device.type == "cuda" and trainer.step < experiment.train.max_steps:
+            trainer.check_determinism()
         trainer.start_recording(seconds=round(time.perf_counter() - loading, 3))
         if world.main:
             stack.enter_context(mirror_to_wandb(experiment, run))
@@ -105,11 +109,6 @@ class Trainer:
         self.trajectory = artifacts.keys["pretrain"]
         self.checkpoints = Checkpoints(run.checkpoints, self.config.checkpoint)
 
-        if world.device.type == "cuda":
-            # Without it flash attention and the embedding add gradients in whatever order threads finish.
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.use_deterministic_algorithms(True, warn_only=True)
-            torch.set_float32_matmul_precision("high")
         torch.manual_seed(experiment.seed)
         self.model = GPT(experiment.model, self.tokenizer.vocab_size).to(world.device)
         self.model.activation_checkpointing = self.config.activation_checkpointing
@@ -118,8 +117,11 @@ class Trainer:
         self.forward: torch.nn.Module = self.model
         if self.config.compile:
             # Block by block: identical blocks share one compilation, and DDP still overlaps gradients with backward.
+            # Shapes are static: a graph that some other length made dynamic would draw other dropout.
+            torch._dynamo.config.optimize_ddp = False  # it would cut a block at the borders of DDP's buckets
+            torch._inductor.config.deterministic = True  # nothing that changes the result is chosen by timing it
             for block in self.model.blocks:
-                block.compile()
+                block.compile(dynamic=False)
         if world.size > 1:
             ids = [world.device.index] if world.device.type == "cuda" else None
             with warnings.catch_warnings():
@@ -166,12 +168,8 @@ class Trainer:
             waiting = time.perf_counter()
             tokens = self._tokens(number)
             data_seconds += time.perf_counter() - waiting
-            torch.manual_seed(_dropout_seed(self.experiment.seed, step, number))
-            last = i == len(micro_batches) - 1
-            with self._no_sync(unless=last), self._autocast():
-                loss = self.forward(tokens[:, :-1], tokens[:, 1:])
-                self.scaler.scale(loss / len(micro_batches)).backward()
-            loss_sum += loss.detach()
+            with self._no_sync(unless=i == len(micro_batches) - 1):
+                loss_sum += self._forward_backward(tokens, number)
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         # A gradient that is not finite is the scaler's business under fp16: it skips the step and lowers its scale.
@@ -203,6 +201,14 @@ class Trainer:
         if self.metrics:
             self.metrics.write("train", step, **figures)
         return figures
+
+    def _forward_backward(self, tokens: torch.Tensor, micro_batch: int) -> torch.Tensor:
+        """Add one micro-batch's gradient, divided by the number of this rank's in the step. Returns the loss."""
+        torch.manual_seed(_dropout_seed(self.experiment.seed, self.step + 1, micro_batch))
+        with self._autocast():
+            loss = self.forward(tokens[:, :-1], tokens[:, 1:])
+            self.scaler.scale(loss / len(self._micro_batches())).backward()
+        return loss.detach()
 
     def _micro_batches(self) -> range:
         """Numbers, within the global batch, of this rank's micro-batches.
@@ -251,6 +257,32 @@ class Trainer:
                 names += [self.data.document_name(source, document) for document in found]
         return sorted(set(names))
 
+    def check_determinism(self) -> None:
+        """Compute one micro-batch's gradients twice, as the next step would: a resume is exact only if they are equal.
+
+        Raises:
+            UserError: on every rank, if they differ on any.
+        """
+        number = self._micro_batches()[0]
+        tokens = self._tokens(number)
+        gradients: list[list[torch.Tensor]] = []
+        self.model.train()
+        for _ in range(2):
+            with self._no_sync(unless=False):
+                self._forward_backward(tokens, number)
+            # Bits, since under fp16 a gradient may be NaN, which is equal to nothing.
+            found = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+            gradients.append([gradient.view(torch.int32).clone() for gradient in found])
+            self.optimizer.zero_grad()
+        names = [name for name, _ in self.model.named_parameters()]
+        differ = [name for name, *pair in zip(names, *gradients, strict=True) if not torch.equal(*pair)]
+        if self.world.any(bool(differ)):
+            raise UserError(
+                f"one micro-batch gave two gradients on {self.world.device} (PyTorch {torch.__version__}; rank "
+                f"{self.world.rank}: {', '.join(differ) or 'none'}), so that no resume could be exact; say "
+                f"train.compile=false, or take another PyTorch or GPU"
+            )
+
     # --- what is measured --------------------------------------------------------------------------
 
     def start_recording(self, **figures: Any) -> None:
@@ -289,17 +321,18 @@ class Trainer:
         """Measure, show samples, keep the best model. Does nothing if a stop was requested before it was done."""
         started = time.perf_counter()
         config = self.experiment.validate_
-        result = evaluate(
-            self.model,
-            self.data,
-            self.tokenizer,
-            context_length=self.experiment.model.context_length,
-            tokens_per_source=config.tokens,
-            batch=config.batch,
-            world=self.world,
-            stop=self.stop,
-            precision=self.config.precision,
-        )
+        with torch.compiler.set_stance("force_eager"):  # every length but training's would be compiled
+            result = evaluate(
+                self.model,
+                self.data,
+                self.tokenizer,
+                context_length=self.experiment.model.context_length,
+                tokens_per_source=config.tokens,
+                batch=config.batch,
+                world=self.world,
+                stop=self.stop,
+                precision=self.config.precision,
+            )
         if result is None:
             return
         loss = result["overall"]["loss"]
@@ -308,7 +341,8 @@ class Trainer:
         self.best_is_gone = False
         self.best = self.world.from_main(lambda: self._keep_best(loss))
         if self.metrics and not known:
-            with torch.compiler.set_stance("force_eager"):  # every new length would be compiled
+            # A sample changes no weight, so it may use what has no deterministic way, as the cumsum of GPUs.
+            with torch.compiler.set_stance("force_eager"), _determinism(False):
                 continuations = complete(self.model, self.tokenizer, list(config.prompts), config.sample_tokens, seed=0)
             samples = [
                 {"prompt": prompt, "continuation": text}
@@ -429,6 +463,31 @@ class Trainer:
             "best_step": self.best.step if self.best else None,
             "best_validation_loss": self.best.loss if self.best else None,
         }
+
+
+@contextlib.contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """On a GPU flash attention, matrix products and the embedding's gradient add up in whatever order threads finish,
+    unless they are told not to. Not with `warn_only`: then flash attention does no more than warn, and cuDNN's
+    attention, which knows no other way, stays in the choice."""
+    if device.type != "cuda":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_float32_matmul_precision("high")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # what is written anyway
+    with _determinism(True):
+        yield
+
+
+@contextlib.contextmanager
+def _determinism(wanted: bool) -> Iterator[None]:
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(wanted)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def _dropout_seed(seed: int, step: int, micro_batch: int) -> int:
