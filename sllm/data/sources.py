@@ -66,15 +66,16 @@ def read_conversations(path: Path) -> Iterator[str]:
     except RecursionError:
         raise UserError(f"{path}: not a conversation set: JSON nested too deeply; take it out of the folder") from None
     layouts = {"info": _by_topic, "data": _in_messenger, "sessionInfo": _in_sessions}
-    layout = next((name for name in layouts if isinstance(value, dict) and isinstance(value.get(name), list)), None)
-    if layout is None:
+    present = [name for name in layouts if isinstance(value, dict) and isinstance(value.get(name), list)]
+    if not present:
         raise UserError(_not_known(path, "list info, data or sessionInfo"))
-    for number, item in enumerate(value[layout], 1):
-        try:
-            turns = layouts[layout](item)
-        except (KeyError, TypeError, AttributeError):
-            raise UserError(_not_known(f"{path}: {layout} {number}", "list of turns with a text each")) from None
-        yield _conversation(turns, f"{path}: {layout} {number}")
+    for layout in present:  # one, as a rule; another may be there and empty
+        for number, item in enumerate(value[layout], 1):
+            try:
+                turns = layouts[layout](item)
+            except (KeyError, TypeError, AttributeError):
+                raise UserError(_not_known(f"{path}: {layout} {number}", "list of turns with a text each")) from None
+            yield _conversation(turns, f"{path}: {layout} {number}")
 
 
 def _by_topic(item: Any) -> list[tuple[Any, Any]]:
@@ -174,8 +175,9 @@ def parquet_texts(file: Any, where: str, text_field: str, start: int) -> Iterato
     valid UTF-8. Raises Arrow's own errors if the file is damaged."""
     import pyarrow.parquet
 
-    # With a buffer a column is read page by page: a row group may be half a gigabyte of books.
-    with pyarrow.parquet.ParquetFile(file, buffer_size=PARQUET_BUFFER) as parquet:
+    # With a buffer a column is read page by page: a row group may be half a gigabyte of books. By default Arrow reads
+    # ahead instead, and the buffer counts for nothing.
+    with pyarrow.parquet.ParquetFile(file, buffer_size=PARQUET_BUFFER, pre_buffer=False) as parquet:
         columns = parquet.schema_arrow.names
         if text_field not in columns:
             raise UserError(_no_field(where, text_field, columns))

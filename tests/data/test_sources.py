@@ -254,15 +254,24 @@ def test_what_comes_before_the_damage_is_read(tmp_path: Path) -> None:
         next(documents)
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.zst"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.zst", "a.parquet"])
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, name: str) -> None:
-    write(tmp_path / name, [random.Random(number).randbytes(12_500).hex() for number in range(1_000)])
+    texts = [random.Random(number).randbytes(12_500).hex() for number in range(1_000)]
+    if name == "a.parquet":  # one row group, of pages of a megabyte
+        pq.write_table(pa.table({"text": texts}), tmp_path / name, write_batch_size=16)
+    else:
+        write(tmp_path / name, texts)
+    before = pa.total_allocated_bytes()
+    total = peak = 0
     tracemalloc.start()
-    total = sum(map(len, read_documents(source(tmp_path / name), seed=0)))
-    peak = tracemalloc.get_traced_memory()[1]
+    for text in read_documents(source(tmp_path / name), seed=0):
+        total += len(text)
+        peak = max(peak, pa.total_allocated_bytes() - before)
+    peak += tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert total == 25_000_000
-    assert peak < 6_000_000
+    # Of parquet 256 rows are decoded at a time.
+    assert peak < (13_000_000 if name == "a.parquet" else 6_000_000)
 
 
 CONVERSATION = "A: 안녕\nB: 그래 안녕\nA: 잘 지냈어?"
@@ -305,9 +314,11 @@ def test_what_was_not_said_is_no_turn(tmp_path: Path) -> None:
         "info": [{"annotations": {"lines": [{"speaker": None, "norm_text": "가"}, {"norm_text": "나", "id": 10}]}}]
     }
     (tmp_path / "c.json").write_text(json.dumps(nobody), encoding="utf-8")
+    both = {"info": [], "data": [{"body": said("여기")}], "sessionInfo": [{"dialog": said("저기")}]}
+    (tmp_path / "d.json").write_text(json.dumps(both), encoding="utf-8")
     talk = AihubSource(kind="aihub", name="talk", folder=str(tmp_path))
     assert list(read_documents(talk, seed=0)) == [
-        "A: 안녕\nA: 잘 지냈어?", "", "", "", "A: \ud800\nB: 3", "A: 응\nB: 그래", "", "", "A: 가\nA: 나",
+        "A: 안녕\nA: 잘 지냈어?", "", "", "", "A: \ud800\nB: 3", "A: 응\nB: 그래", "", "", "A: 가\nA: 나", "A: 여기", "A: 저기",
     ]  # fmt: skip
 
 
