@@ -6,6 +6,7 @@ Answers what `huggingface_hub` and `datasets` ask: the commit of a revision, the
 import hashlib
 import json
 import re
+import shutil
 import socket
 import struct
 import threading
@@ -54,6 +55,10 @@ class Hub:
         """How many there were, by method and path."""
         self.faults: list[Fault] = []
         """One for each request for a part of a parquet file, in turn, until none is left."""
+        self.before: Callable[[str], object] = lambda path: None
+        """Called with the path of each request before it is answered."""
+        self.kept: dict[str, Path] = {}
+        """The files of commits that the branch has left."""
         self.lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler_", (Handler,), {"hub": self}))
         self.server.daemon_threads = True
@@ -64,6 +69,13 @@ class Hub:
         """A name that changes with the files."""
         files = sorted(path for path in (self.root / dataset).rglob("*") if path.is_file())
         return hashlib.sha1("".join(f"{path} {path.stat().st_size}" for path in files).encode()).hexdigest()
+
+    def keep(self, dataset: str) -> str:
+        """Keep what the branch names now under its commit, which is returned: the branch may move on."""
+        commit = self.commit(dataset)
+        self.kept[commit] = self.root.parent / "commits" / commit
+        shutil.copytree(self.root / dataset, self.kept[commit])
+        return commit
 
     def next_fault(self) -> Fault | None:
         with self.lock:
@@ -101,12 +113,12 @@ class Handler(BaseHTTPRequestHandler):
         path = unquote(address.path)
         with self.hub.lock:
             self.hub.requests[f"{self.command} {path}"] += 1
+            self.hub.before(path)
         if api := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/(.*))?", path):
             dataset, what, rest = api.groups()
             if not self.may_read(dataset):
                 return
-            folder = self.hub.root / dataset
-            revision, inside = self.revision(dataset, rest or "main")
+            revision, folder, inside = self.revision(dataset, rest or "main")
             if revision is None:
                 self.error(404, "RevisionNotFound", f"Invalid rev id: {rest}")
             elif what == "tree":
@@ -122,8 +134,8 @@ class Handler(BaseHTTPRequestHandler):
             dataset, rest = resolve.groups()
             if not self.may_read(dataset, file=True):
                 return
-            revision, inside = self.revision(dataset, rest)
-            file = self.hub.root / dataset / inside
+            revision, folder, inside = self.revision(dataset, rest)
+            file = folder / inside
             if revision is None:
                 self.error(404, "RevisionNotFound", "Invalid rev id")
             elif not file.is_file():
@@ -144,13 +156,20 @@ class Handler(BaseHTTPRequestHandler):
             return True
         return False
 
-    def revision(self, dataset: str, rest: str) -> tuple[str | None, str]:
-        """The commit that the beginning of `rest` names, and what follows it."""
+    def revision(self, dataset: str, rest: str) -> tuple[str | None, Path, str]:
+        """The commit that the beginning of `rest` names, the folder of its files, and what follows it."""
+        folder = self.hub.root / dataset
         commit = self.hub.commit(dataset)
-        for name in (commit, "main", "refs/convert/parquet"):
+        names = {
+            commit: commit,
+            "main": commit,
+            "refs/convert/parquet": commit,
+            **{kept: kept for kept in self.hub.kept},
+        }
+        for name, found in names.items():
             if rest == name or rest.startswith(name + "/"):
-                return commit, rest[len(name) + 1 :]
-        return None, ""
+                return found, self.hub.kept.get(found, folder), rest[len(name) + 1 :]
+        return None, folder, ""
 
     def tree(self, folder: Path, inside: str, recursive: bool) -> None:
         if not (folder / inside).is_dir():

@@ -8,11 +8,12 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from hub import Fault, Hub, add_dataset, cut, fails, hangs, hub, reset, truncated, use, write_parquet
+from hub import Fault, Handler, Hub, add_dataset, cut, fails, hangs, hub, reset, truncated, use, write_parquet
 from huggingface_hub import constants
 
 import sllm.data.hub
@@ -70,6 +71,19 @@ def test_files_and_rows(news: Hub) -> None:
     assert [list(hub_texts(source(), file, 0)) for file in hub_files(source(split="validation")).files] == [["셋"]]
 
 
+def test_a_branch_that_moves_meanwhile_changes_nothing(news: Hub) -> None:
+    old = news.keep("us/news")
+
+    def move(path: str) -> None:
+        if "/us/news/" in path and not path.endswith("/revision/main"):  # which asks for the commit
+            add_dataset(news.root, "us/news", {"ko": {"train": [["another"], TEXTS[1:], ["of three"]]}})
+
+    news.before = move
+    found = hub_files(source())
+    assert news.commit("us/news") != old == found.revision
+    assert [text for file in found.files for text in hub_texts(source(), file, 0)] == [*TEXTS, "하나", "둘"]
+
+
 def test_files_can_be_named_where_no_configuration_is(hub: Hub) -> None:
     write_parquet(hub.root / "us/wiki/a-raw/train/0000.parquet", ["one"], "page")
     write_parquet(hub.root / "us/wiki/b-raw/train/0000.parquet", ["two"], "page")
@@ -118,21 +132,86 @@ def test_offline_is_told(news: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not news.requests
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [fails(500), fails(502), fails(503), fails(504), fails(429), cut, reset, truncated, hangs(0.6)],
-    ids=["500", "502", "503", "504", "429", "cut", "reset", "truncated", "timeout"],
-)
-def test_a_fault_of_the_network_costs_nothing_but_time(
-    news: Hub, waits: list[float], monkeypatch: pytest.MonkeyPatch, fault: Fault
+FAULTS: dict[str, Fault] = {
+    "500": fails(500),
+    "502": fails(502),
+    "503": fails(503, Retry_After="0"),
+    "504": fails(504),
+    "429": fails(429),
+    "cut": cut,
+    "reset": reset,
+    "truncated": truncated,
+    "timeout": hangs(0.3),
+}
+
+
+class Clock:
+    """The time of the code under test, which passes only while that sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(waits: list[float], monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Waits of their true length, in no time."""
+    found = Clock()
+    monkeypatch.setattr(sllm.data.hub, "time", found)
+    for name, value in (("FIRST_WAIT", 1.0), ("LONGEST_WAIT", 60.0)):
+        monkeypatch.setattr(sllm.data.hub, name, value)
+    return found
+
+
+def test_a_network_that_fails_on_the_way_costs_nothing_but_time(
+    news: Hub, clock: Clock, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sllm.data.hub, "BLOCK", 1)  # requests for little, so that the faults are met on the way
-    monkeypatch.setattr(sllm.data.sources, "PARQUET_BUFFER", 4096)
-    none: Fault = lambda *_: False  # noqa: E731
-    news.faults = [fault, none, fault, fault, none, fault]
-    assert read() == TEXTS
-    assert not news.faults
-    assert waits
+    """More often than one would try in a row, in the middle of a file, for an instant or for a minute. The client
+    repeats what fails by itself: what reaches us is what outlasts that."""
+    monkeypatch.setattr(sllm.data.hub, "BLOCK", 1)  # little is asked for at once, so that faults are met on the way
+    monkeypatch.setattr(sllm.data.sources, "PARQUET_BUFFER", 1024)
+    monkeypatch.setattr(sllm.data.sources, "PARQUET_ROWS", 4)
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
+    met: list[str] = []
+
+    def outage(kind: str, seconds: float) -> Fault:
+        end = clock.now + seconds
+
+        def fault(handler: Handler, content: bytes) -> bool:
+            if clock.now > end:
+                return False
+            met.append(kind)
+            return FAULTS[kind](handler, content)
+
+        return fault
+
+    write_parquet(news.root / "us/often/train.parquet", TEXTS, rows=4)
+    often = source(dataset="us/often", config=None)
+    (file,) = hub_files(often).files
+    outages = [(kind, 0.0) for kind in FAULTS] + [("503", 60.0), ("reset", 60.0)]
+    rows = hub_texts(often, file, 0)
+    found, lost = [], []
+    for kind, seconds in outages:
+        found += islice(rows, 10)
+        news.faults = [outage(kind, seconds)] * 1000
+        start = clock.now
+        found += islice(rows, 10)  # it is met before these are there
+        lost.append(clock.now - start)
+        news.faults = []
+    assert found + list(rows) == TEXTS
+    assert set(met) == set(FAULTS)
+    instants, minutes = lost[: len(FAULTS)], lost[len(FAULTS) :]
+    assert all(0.5 <= seconds <= 1.5 for seconds in instants)
+    assert len(set(instants)) > 1  # or all that read would ask again at once
+    assert all(60 < seconds < 160 for seconds in minutes)
+    told = re.findall(r"data\.sources: web: hf://.*; try (\d) of 8, the next in (\d+) s\n", capfd.readouterr().err)
+    assert [attempt for attempt, _ in told].count("1") == len(outages)
+    assert sum(int(seconds) for _, seconds in told) == pytest.approx(clock.now, abs=len(told))
 
 
 def test_retry_after_is_obeyed(news: Hub, waits: list[float]) -> None:
@@ -141,16 +220,16 @@ def test_retry_after_is_obeyed(news: Hub, waits: list[float]) -> None:
     assert [wait for wait in waits if wait > 10] == [18.0, 24.0]  # the client adds one second
 
 
-def test_it_gives_up_in_one_line(news: Hub, waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_gives_up_in_one_line(news: Hub, clock: Clock) -> None:
     (file, _) = hub_files(source()).files
-    monkeypatch.setattr(sllm.data.hub, "ATTEMPTS", 3)
     news.faults = [fails(503)] * 1000
     with pytest.raises(
-        UserError, match=r"given up after 3 failures in a row \(.*503.*\); the same command goes on"
+        UserError, match=r"given up after 8 failures in a row \(.*503.*\); the same command goes on"
     ) as e:
         list(hub_texts(source(), file, 0))
     assert "\n" not in str(e.value)
-    assert len(news.faults) == 1000 - 3 * 6  # the client itself tries six times
+    assert len(news.faults) == 1000 - 8 * 6  # the client itself tries six times
+    assert 60 < clock.now < 190  # 1 + 2 + … + 60 seconds, each as much as half longer or shorter
 
 
 def test_access_that_is_withdrawn_on_the_way(news: Hub, waits: list[float]) -> None:
@@ -169,10 +248,8 @@ def test_a_file_that_is_damaged_on_the_hub(news: Hub, waits: list[float]) -> Non
         hub_files(source())
 
 
-def test_a_stop_ends_a_wait(news: Hub, waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_ends_a_wait(news: Hub, clock: Clock) -> None:
     (file, _) = hub_files(source()).files
-    monkeypatch.setattr(sllm.data.hub, "FIRST_WAIT", 1e9)
-    monkeypatch.setattr(sllm.data.hub, "LONGEST_WAIT", 1e9)
     news.faults = [fails(503)] * 6
 
     def stop() -> None:
@@ -180,6 +257,7 @@ def test_a_stop_ends_a_wait(news: Hub, waits: list[float], monkeypatch: pytest.M
 
     with pytest.raises(Stopped):
         list(hub_texts(source(), file, 0, stop))
+    assert clock.now == 0.0
 
 
 def test_texts_that_are_not_utf8_or_null(hub: Hub) -> None:
@@ -226,9 +304,11 @@ def test_each_try_is_told_and_when_the_next_is(
     monkeypatch.setattr(sllm.data.hub, "FIRST_PATIENCE", 0.25)
     addresses = [refusing, silent, "http://no-such-host.invalid"]
     told: list[str] = []
+    times = []
 
     def tell(text: str) -> None:
         told.append(text)
+        times.append(time.monotonic())
         monkeypatch.setattr(constants, "ENDPOINT", [*addresses, news.url][len(told)])
 
     monkeypatch.setattr(constants, "ENDPOINT", refusing)
@@ -237,6 +317,7 @@ def test_each_try_is_told_and_when_the_next_is(
     assert re.fullmatch(rf"{silent}: (no answer for 0\.5 s|timed out); try 2 of 8, the next in 0 s", told[1])
     assert re.fullmatch(r"http://no-such-host\.invalid: .+; try 3 of 8, the next in 0 s", told[2])
     assert len(told) == 3
+    assert times[1] - times[0] >= 0.5  # more patience than at first
 
 
 def test_one_that_is_never_reached_is_given_up(
@@ -287,10 +368,3 @@ def test_a_stop_ends_the_wait_for_an_answer(silent: str, monkeypatch: pytest.Mon
 
     with pytest.raises(Stopped):
         wait_for_hub(stop)
-
-
-def test_tries_on_the_way_are_told_too(news: Hub, waits: list[float], capfd: pytest.CaptureFixture[str]) -> None:
-    (file, _) = hub_files(source()).files
-    news.faults = [fails(503)] * 6  # the client itself tries six times
-    assert list(hub_texts(source(), file, 0)) == TEXTS
-    assert re.search(r"data\.sources: web: hf://.*503.*; try 1 of 8, the next in 0 s", capfd.readouterr().err)

@@ -318,7 +318,8 @@ def test_what_was_not_said_is_no_turn(tmp_path: Path) -> None:
     (tmp_path / "d.json").write_text(json.dumps(both), encoding="utf-8")
     talk = AihubSource(kind="aihub", name="talk", folder=str(tmp_path))
     assert list(read_documents(talk, seed=0)) == [
-        "A: 안녕\nA: 잘 지냈어?", "", "", "", "A: \ud800\nB: 3", "A: 응\nB: 그래", "", "", "A: 가\nA: 나", "A: 여기", "A: 저기",
+        "A: 안녕\nA: 잘 지냈어?", "", "", "", "A: \ud800\nB: 3", "A: 응\nB: 그래", "", "",
+        "A: 가\nA: 나", "A: 여기", "A: 저기",
     ]  # fmt: skip
 
 
