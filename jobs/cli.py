@@ -377,7 +377,9 @@ def download(
         except Stopped as stopped:
             print(f"download: outcome stopped ({stopped}); the same command goes on from here")
     if small:
-        print(f"for the stages after it: {limit[0]}, as in `sllm tokenizer {config} {limit[0]}`")
+        from jobs.hints import command
+
+        print(f"for the stages after it: {limit[0]}, as in `{command('tokenizer', config, limit[0])}`")
 
 
 @app.command("check-data", rich_help_panel=STAGES, epilog=examples("sllm check-data default --show-samples"))

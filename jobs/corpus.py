@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jobs.hints import short
+from jobs.hints import command, short
 from jobs.prepare import ask, is_interactive
 from sllm.artifacts import Artifacts
 from sllm.config import Experiment
@@ -51,7 +51,8 @@ def download_some(experiment: Experiment, names: list[str]) -> str:
         for name, entry in summary["sources"].items()
     ]
     if missing := summary.get("missing"):
-        lines.append(f"the corpus still needs {', '.join(missing)}: `sllm download` without a choice brings them")
+        everything = f"`{command('download', 'CONFIG')}` without a choice"
+        lines.append(f"the corpus still needs {', '.join(missing)}: {everything} brings them")
     return "\n".join(lines)
 
 

@@ -24,9 +24,9 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from jobs import slurm
+from jobs import hints, slurm
 from sllm.errors import UserError
-from sllm.files import CorruptError, read_json, write_json
+from sllm.files import CorruptError, read_object, write_json
 
 STATE = "dev-cluster.json"  # marks a directory as ours; without it nothing is ever removed
 MARKER = "SLLM_DEV_CLUSTER"  # in the environment of every daemon, holding the directory
@@ -107,7 +107,8 @@ def up_or_running(directory: Path) -> "DevCluster":
         cluster.run("scontrol", "ping")
     except (OSError, RuntimeError):
         raise UserError(
-            f"{directory}: its Slurm does not answer any more; `sllm dev-cluster down {directory}`, then up again"
+            f"{directory}: its Slurm does not answer any more; `{hints.command('dev-cluster', 'down', directory)}`, "
+            f"then up again"
         ) from None
     return cluster
 
@@ -120,7 +121,7 @@ def attach(directory: Path) -> "DevCluster":
     """
     directory = Path(directory).resolve()
     try:
-        state = read_json(directory / STATE)
+        state = read_object(directory / STATE)
     except (FileNotFoundError, NotADirectoryError, CorruptError):
         raise UserError(f"{directory} holds no development cluster") from None
     return DevCluster(directory, **state)

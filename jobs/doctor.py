@@ -20,7 +20,7 @@ from rich.filesize import decimal as readable_bytes
 from rich.table import Table
 from rich.text import Text
 
-from jobs import probe, slurm
+from jobs import hints, probe, slurm
 from jobs.cluster import SITE_DEFAULTS, Cluster, Resources, load_cluster
 from jobs.describe import data_bytes
 from jobs.partitions import Partition, misfits, partitions, wanted
@@ -132,7 +132,7 @@ def _machine(
         yield _gpus(where, seen, resources)
     reached = "yes" if seen["reaches"] else f"no: {_hub()} cannot be reached from there"
     if resources is not None and not seen["reaches"]:
-        reached += "; run `sllm download CONFIG` where it can be, W&B records offline"
+        reached += f"; run `{hints.command('download', 'CONFIG')}` where it can be, W&B records offline"
     yield Finding("ok" if seen["reaches"] else "note", f"{where}: internet", reached)
     if resources is not None and "shared" in seen:
         says = "a file written here is seen there" if seen["shared"] else "a file written here is not seen there"
@@ -303,7 +303,8 @@ def _preemption(config: dict[str, str]) -> Iterator[Finding]:
 def _accounting(cluster: Cluster, config: dict[str, str]) -> Iterator[Finding]:
     """Whether sacct answers, and whether the account and QOS of the profile are the user's."""
     if slurm.ask("sacct", "-n", "-X", "-S", "now") is None:
-        yield Finding("note", "sacct", "does not answer: `sllm status` forgets finished jobs after MinJobAge")
+        forgets = f"does not answer: `{hints.command('status')}` forgets finished jobs after MinJobAge"
+        yield Finding("note", "sacct", forgets)
         return
     yield Finding("ok", "sacct", "answers")
     user = getpass.getuser()

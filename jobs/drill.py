@@ -149,7 +149,7 @@ class Patient:
     def training(self) -> Attempt | None:
         """The attempt that is under way and has taken STEPS_BEFORE new steps."""
         attempt, lines = ledger.current(self.run, "pretrain"), ledger.attempts(self.run, "pretrain")
-        progress = ledger.read_or_none(self.run.progress("pretrain"))
+        progress = ledger.progress(self.run, "pretrain")
         if attempt is None or progress is None or any(line["token"] == attempt["token"] for line in lines):
             return None
         furthest = max((line["last_step"] or 0 for line in lines), default=0)
@@ -166,7 +166,7 @@ class Patient:
         started = asked = time.monotonic()
         while not (value := condition()):
             self.stop.check()
-            progress = ledger.read_or_none(self.run.progress(stage))
+            progress = ledger.progress(self.run, stage)
             self.show(f"waiting for {what}" + (f" ({progress_line(progress)})" if progress else ""))
             time.sleep(POLL_SECONDS)
             now = time.monotonic()

@@ -17,7 +17,19 @@ from jobs import ledger, slurm
 from jobs.cluster import Cluster, Resources, load_cluster
 from jobs.hints import command, short
 from jobs.partitions import misfits, partitions
-from jobs.pipeline import STAGES, Keys, Stage, Step, former_training, last_step, plan, set_aside, setting_changes, up_to
+from jobs.pipeline import (
+    STAGES,
+    Keys,
+    Stage,
+    Step,
+    former_training,
+    last_step,
+    plan,
+    set_aside,
+    setting_changes,
+    submitted_keys,
+    up_to,
+)
 from jobs.prepare import (
     Move,
     ask,
@@ -197,7 +209,7 @@ def _queue_commands(run: RunDirectory) -> list[str]:
 
 def _require_same_settings(run: RunDirectory, keys: Keys) -> None:
     """Raises UserError if nothing was submitted to the run directory, or something else than this."""
-    former: Keys | None = ledger.read_or_none(run.path / "keys.json")
+    former = submitted_keys(run)
     if former is None:
         raise UserError(f"{run.path}: nothing was submitted here; submit without --resume")
     if changed := dict.fromkeys(line for stage in keys for line in setting_changes(former[stage], keys[stage])):
@@ -417,7 +429,7 @@ def _live_jobs(run: RunDirectory, keys: Keys) -> dict[str, tuple[str, str]]:
         UserError: they are of other settings than these, or Slurm does not say.
     """
     live = slurm.live_jobs(run)
-    if live and ledger.read_or_none(run.path / "keys.json") != keys:
+    if live and submitted_keys(run) != keys:
         raise UserError(f"{run.path}: jobs with other settings are in the queue; `{command('cancel', run)}` first")
     return live
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.cluster import Retries
-from sllm.files import CorruptError, RunDirectory, append_jsonl, read_json, read_jsonl, to_json, write_json
+from sllm.files import CorruptError, RunDirectory, append_jsonl, read_jsonl, read_object, to_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,10 @@ GAVE_UP = "gave up"  # began only to find that the attempts before it were enoug
 SUBMITTED = "submitted"
 
 
+ATTEMPT = ("attempt", "token", "fingerprint", "why", "launched", "started", "node", "pid", "job")
+PROGRESS = ("description", "completed", "total", "unit", "fields", "seconds_left", "time")
+
+
 def _attempt_file(run: RunDirectory, stage: str) -> Path:
     return run.stage(stage) / "attempt.json"
 
@@ -43,18 +47,18 @@ def _ended_file(run: RunDirectory, stage: str, token: str) -> Path:
     return run.stage(stage) / f"ended-{token}.json"
 
 
-def read_or_none(path: Path) -> dict[str, Any] | None:
-    """A JSON file that may be missing (or, on a shared file system, half visible)."""
+def read_or_none(path: Path, *keys: str) -> dict[str, Any] | None:
+    """The object with these keys in a JSON file, which may be missing or damaged (or, on a shared file system, half
+    visible)."""
     try:
-        value: dict[str, Any] = read_json(path)
-        return value
+        return read_object(path, *keys)
     except (OSError, CorruptError):
         return None
 
 
 def current(run: RunDirectory, stage: str) -> dict[str, Any] | None:
-    """The stage's newest attempt, running or not: number, token, fingerprint, why, started, node, pid, job."""
-    return read_or_none(_attempt_file(run, stage))
+    """The stage's newest attempt, running or not: with the keys `ATTEMPT`."""
+    return read_or_none(_attempt_file(run, stage), *ATTEMPT)
 
 
 def open_attempt(run: RunDirectory, stage: str) -> dict[str, Any] | None:
@@ -117,14 +121,19 @@ def end(run: RunDirectory, stage: str, token: str, cause: str, message: str = ""
 
 def ended(run: RunDirectory, stage: str, token: str) -> dict[str, Any] | None:
     """What `end` recorded for this attempt, or None."""
-    return read_or_none(_ended_file(run, stage, token))
+    return read_or_none(_ended_file(run, stage, token), "cause", "message", "where", "time")
+
+
+def progress(run: RunDirectory, stage: str) -> dict[str, Any] | None:
+    """Where the stage stood when it last said so; see `sllm.progress`."""
+    return read_or_none(run.progress(stage), *PROGRESS)
 
 
 def attempts(run: RunDirectory, stage: str | None = None, fingerprint: str | None = None) -> list[dict[str, Any]]:
     """The ledger's lines, oldest first."""
     return [
         line
-        for line in read_jsonl(run.ledger)
+        for line in read_jsonl(run.ledger, "stage", "token", "fingerprint")
         if stage in (None, line["stage"]) and fingerprint in (None, line["fingerprint"])
     ]
 
@@ -141,8 +150,8 @@ def close(
     if attempt is None:
         return None
     token = attempt["token"]
-    progress = read_or_none(run.progress(stage))
-    last_sign = progress["time"] if progress and progress["time"] > attempt["started"] else attempt["started"]
+    shown = progress(run, stage)
+    last_sign = max(attempt["started"], shown["time"] if shown else 0.0)
     ending = ended(run, stage, token) or {"cause": silent_cause, "message": "", "where": "", "time": last_sign}
     line = {
         "stage": stage,
@@ -218,7 +227,7 @@ def _training_figures(run: RunDirectory, attempt: dict[str, Any], before: dict[s
     From the end of the attempt before (in the queue), to the job's launch, to the loading of the checkpoint (starting:
     interpreter, imports, process group, model), to the loop (loading), to the end of its first step.
     """
-    records = [record for record in read_jsonl(run.metrics) if record["time"] >= attempt["started"]]
+    records = [record for record in read_jsonl(run.metrics, "kind", "time") if record["time"] >= attempt["started"]]
     steps = [record for record in records if record["kind"] == "train"]
     begun = next((record for record in records if record["kind"] == "start"), None)
     launched = attempt.get("launched") or attempt["started"]

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from jobs.hints import command
 from jobs.status import RUNS, find_run, runs_in
 from sllm.errors import UserError
 from sllm.files import CorruptError, RunDirectory, checkpoint_path, checkpoint_steps, read_json
@@ -43,9 +44,8 @@ def _find_model(name: str) -> Path:
         ) from None
     if not (run.best / CONFIG).is_file():
         checkpoints = _checkpoints(run)
-        way_out = (
-            f"until then: --model {checkpoints[-1]}" if checkpoints else f"`sllm status {name}` says how far it is"
-        )
+        how_far = f"`{command('status', run)}` says how far it is"
+        way_out = f"until then: --model {checkpoints[-1]}" if checkpoints else how_far
         raise UserError(f"--model {name}: no best model yet, which its first validation writes; {way_out}")
     return run.best
 

@@ -17,8 +17,8 @@ from sllm.files import (
     checkpoint_path,
     checkpoint_steps,
     fingerprint,
-    read_json,
     read_manifest,
+    read_object,
 )
 from sllm.stop import StopFlag
 
@@ -172,9 +172,26 @@ class Step:
 def read_done(run: RunDirectory, stage: str) -> dict[str, Any] | None:
     """The stage's done.json, or None if it is missing or damaged (then the stage simply runs again)."""
     try:
-        done: dict[str, Any] = read_json(run.done(stage))
-        return done
+        return read_object(run.done(stage), "key", "fingerprint", "summary")
     except (FileNotFoundError, NotADirectoryError, CorruptError):
+        return None
+
+
+def read_keys(run: RunDirectory) -> Keys:
+    """The stages' keys as they were submitted.
+
+    Raises:
+        FileNotFoundError: nothing was submitted.
+        CorruptError: the file is damaged.
+    """
+    return read_object(run.path / "keys.json", *STAGES)
+
+
+def submitted_keys(run: RunDirectory) -> Keys | None:
+    """The same, or None if nothing was submitted or the file is damaged."""
+    try:
+        return read_keys(run)
+    except (OSError, CorruptError):
         return None
 
 
@@ -183,9 +200,10 @@ def former_training(run: RunDirectory) -> dict[str, Any] | None:
     been deleted to make room, of its done.json."""
     for step in reversed(checkpoint_steps(run.checkpoints)):
         try:
-            key: dict[str, Any] = read_json(checkpoint_path(run.checkpoints, step) / "state.json")["trajectory"]
+            state = read_object(checkpoint_path(run.checkpoints, step) / "state.json", "trajectory")
+            key: dict[str, Any] = state["trajectory"]
             return key
-        except (CorruptError, KeyError, FileNotFoundError):
+        except (CorruptError, FileNotFoundError):
             continue
     done = read_done(run, "pretrain")
     return done["key"] if done else None

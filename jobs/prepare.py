@@ -25,17 +25,18 @@ from rich.text import Text
 from jobs import hints
 from jobs.cluster import Cluster
 from jobs.ledger import attempts, read_or_none
-from jobs.pipeline import Keys, former_training, last_step, read_done, set_aside, setting_changes
+from jobs.pipeline import Keys, former_training, last_step, read_done, set_aside, setting_changes, submitted_keys
 from sllm.config import Experiment, write_experiment
 from sllm.errors import UserError
 from sllm.files import (
     CorruptError,
     RunDirectory,
     atomic_directory,
+    atomic_file,
     delete,
     fingerprint,
-    read_json,
     read_manifest,
+    read_object,
     sha256,
     write_json,
     write_text,
@@ -147,13 +148,20 @@ def _take_back(run: RunDirectory, before: dict[Path, bytes], *, whole: bool) -> 
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         return
     if (keys := before.get(run.path / "keys.json")) is not None:
-        swap_training(run, json.loads(keys))  # first: it also moves files that are to be as they were
+        _write_back(run.path / "keys.json", keys)
+        if former := submitted_keys(run):
+            swap_training(run, former)  # first: it also moves files that are to be as they were
     now = _written(run)
     for path in now.keys() - before.keys():
         path.unlink()
     for path, content in before.items():
         if now.get(path) != content:
-            write_text(path, content.decode("utf-8"))
+            _write_back(path, content)
+
+
+def _write_back(path: Path, content: bytes) -> None:
+    with atomic_file(path) as file:
+        file.write(content)
 
 
 def _take(file: TextIO) -> None:
@@ -196,7 +204,7 @@ def lock_holder(run: RunDirectory) -> dict[str, Any] | None:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 return None
             except BlockingIOError:
-                holder = read_or_none(_lock_file(run))
+                holder = read_or_none(_lock_file(run), "pid", "node", "command")
             except OSError:
                 return None
             if holder is not None:
@@ -387,7 +395,7 @@ def commit() -> str | None:
     with contextlib.suppress(PackageNotFoundError, CorruptError, KeyError):
         for file in distribution("sllm").files or ():
             if file.name == "direct_url.json":
-                of: str = read_json(Path(file.locate()))["vcs_info"]["commit_id"]
+                of: str = read_object(Path(file.locate()), "vcs_info")["vcs_info"]["commit_id"]
                 return of
     return None
 

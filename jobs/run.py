@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from jobs import ledger, slurm
-from jobs.pipeline import STAGES, Keys, Stage, plan
+from jobs.hints import command
+from jobs.pipeline import STAGES, Keys, Stage, plan, read_keys
 from sllm.artifacts import Artifacts, changed_files, stage_keys
 from sllm.config import Experiment, load_experiment
 from sllm.errors import Stopped, Superseded, UserError, storage_as_user_error
-from sllm.files import RunDirectory, fenced_by, fingerprint, read_json, write_json
+from sllm.files import CorruptError, RunDirectory, fenced_by, fingerprint, write_json
 from sllm.progress import TIME_FORMAT, report_to
 from sllm.stop import SIGNALS, StopFlag, stop_on_signals
 from sllm.utf8 import set_up_streams, start_in_utf8_mode
@@ -97,10 +98,10 @@ def require_parents(stage: Stage, run: RunDirectory, keys: Keys, artifacts: Arti
     dependency on a job that Slurm has forgotten counts as fulfilled."""
     for step in plan(run, keys, artifacts, [STAGES[name] for name in stage.needs]):
         if not step.done:
-            command = step.stage.command or step.stage.name
+            alone, all_of_them = command(step.stage.command or step.stage.name, "CONFIG"), command("submit", "CONFIG")
             raise UserError(
                 f"{stage}: needs the stage {step.stage}, which is not done ({step.reasons[0]}); "
-                f"run `sllm {command} CONFIG`, or `sllm submit CONFIG` for everything"
+                f"run `{alone}`, or `{all_of_them}` for everything"
             )
 
 
@@ -356,9 +357,11 @@ def leave(code: int) -> NoReturn:
 def load_run(run: RunDirectory) -> tuple[Experiment, Keys]:
     """The experiment and the stages' keys as they were submitted."""
     try:
-        keys: Keys = read_json(run.path / "keys.json")
+        keys = read_keys(run)
     except FileNotFoundError:
         raise UserError(f"{run.path}: nothing was submitted here (keys.json is missing)") from None
+    except CorruptError as error:
+        raise UserError(f"{error}; submit again") from None
     return load_experiment(run.config), keys
 
 

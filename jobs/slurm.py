@@ -29,7 +29,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs import ledger
+from jobs import hints, ledger
 from jobs.cluster import Resources, load_cluster
 from jobs.pipeline import STAGES, Stage, whole_stage
 from sllm.errors import UserError
@@ -173,7 +173,7 @@ class Deadline:
             inode = self._metrics.stat().st_ino
             if inode != self._inode:  # the resume has cut the file back, by writing it anew
                 self._inode, self._offset = inode, 0
-            records, self._offset = read_new_jsonl(self._metrics, self._offset)
+            records, self._offset = read_new_jsonl(self._metrics, self._offset, "kind", "time")
             for record in records:
                 if record["kind"] in self._seconds:
                     self._seconds[record["kind"]].append(record["seconds"])
@@ -273,7 +273,9 @@ def settle(run: RunDirectory, stage: str, silent_cause: str = ledger.KILLED, hin
             print(f"not requeued: {line['gave_up']}", flush=True)
         return False
     marker(run, stage).touch()
-    print(f"back into the queue ({line['ended']}); `sllm status {run.path}` tells when it starts", flush=True)
+    print(
+        f"back into the queue ({line['ended']}); `{hints.command('status', run.path)}` tells when it starts", flush=True
+    )
     return True
 
 
@@ -525,7 +527,10 @@ def require_slurm() -> None:
     if missing:
         raise UserError(f"--on slurm: {', '.join(missing)} not found; run this on a login node of the cluster")
     if ask("scontrol", "ping") is None:
-        raise UserError("--on slurm: Slurm does not answer now (scontrol ping); try again later, or see `sllm doctor`")
+        raise UserError(
+            f"--on slurm: Slurm does not answer now (scontrol ping); try again later, or see "
+            f"`{hints.command('doctor')}`"
+        )
 
 
 def ask(*command: str) -> str | None:
@@ -547,8 +552,8 @@ def submitted_jobs(run: RunDirectory) -> dict[str, str]:
     """Stage → id of the job it was last submitted as; `download.*` is the array of download."""
     found = {}
     for stage in STAGES:
-        found[f"{stage}.*"] = ledger.read_or_none(run.stage(stage) / "array.json")
-        found[stage] = ledger.read_or_none(run.stage(stage) / "job.json")
+        found[f"{stage}.*"] = ledger.read_or_none(run.stage(stage) / "array.json", "job")
+        found[stage] = ledger.read_or_none(run.stage(stage) / "job.json", "job")
     return {stage: record["job"] for stage, record in found.items() if record}
 
 

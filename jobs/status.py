@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs import ledger, slurm
+from jobs.hints import command
 from jobs.pipeline import STAGES, Keys, read_done, whole_stage
 from jobs.prepare import ROOM, lock_holder
 from jobs.processes import local_processes
@@ -88,7 +89,7 @@ def stage_states(run: RunDirectory) -> list[StageState]:
     shares = {stage: _shares(run, stage) for stage in STAGES}
     jobs = slurm.submitted_jobs(run)
     for share in (share for names in shares.values() for share in names):
-        if record := ledger.read_or_none(run.stage(share) / "job.json"):
+        if record := ledger.read_or_none(run.stage(share) / "job.json", "job"):
             jobs[share] = record["job"]
     queue = slurm.queued(list(jobs.values())) if jobs else {}
     gone = [] if queue is None else [job for job in jobs.values() if job not in queue]
@@ -123,7 +124,7 @@ def _stage_state(
     expected = fingerprint(keys[whole]) if whole in keys else None
     lines = ledger.attempts(run, name, expected)
     progress, current, done = (
-        ledger.read_or_none(run.progress(name)),
+        ledger.progress(run, name),
         ledger.current(run, name),
         read_done(run, name),
     )
@@ -186,8 +187,8 @@ def runs_table(directory: Path) -> RenderableType:
     runs = runs_in(directory)
     if not runs:
         return Text(
-            f"No runs in {directory.absolute()}. Start one with `sllm submit CONFIG`; of runs elsewhere: "
-            f"`sllm status DIRECTORY`."
+            f"No runs in {directory.absolute()}. Start one with `{command('submit', 'CONFIG')}`; of runs elsewhere: "
+            f"`{command('status', 'DIRECTORY')}`."
         )
     table = _table("run", "state", "loss", "finished", "time", "where it stands")
     for run in runs:
@@ -239,7 +240,7 @@ def run_table(run: RunDirectory) -> RenderableType:
         elif state.state == "failed":  # and has left nothing in the ledger
             notes.append(
                 f"{state.name}: job {state.job} failed before it could write anything to {run.path}; "
-                f"`sllm doctor --cluster PROFILE` sees whether its node can"
+                f"`{command('doctor', '--cluster', 'PROFILE')}` sees whether its node can"
             )
     if (trouble := disk_trouble(run.path)) and any(state.state != "done" for state in states):
         notes.append(f"{run.path}: this disk is {trouble}; no stage can write there until that is mended")
@@ -420,5 +421,5 @@ def newest_log(run: RunDirectory) -> str:
     """The stage that wrote to its log last. Raises UserError if none has."""
     stages = [stage for stage in STAGES if run.log(stage).exists()]
     if not stages:
-        raise UserError(f"{run.path}: no stage has written a log yet; see `sllm status {run.name}`")
+        raise UserError(f"{run.path}: no stage has written a log yet; see `{command('status', run)}`")
     return max(stages, key=lambda stage: run.log(stage).stat().st_mtime)

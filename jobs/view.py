@@ -95,7 +95,7 @@ class View:
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _progress(self) -> dict[str, Any] | None:
-        return ledger.read_or_none(self.run.progress(self.running)) if self.running else None
+        return ledger.progress(self.run, self.running) if self.running else None
 
     def _figures(self, progress: dict[str, Any]) -> list[str]:
         description, *figures = progress_figures(progress)
@@ -134,7 +134,7 @@ class _Training:
         if self._path.exists():
             if (inode := self._path.stat().st_ino) != self._inode:  # the resume has cut the file back
                 self._inode, self._offset, self._records = inode, 0, {}
-            records, self._offset = read_new_jsonl(self._path, self._offset)
+            records, self._offset = read_new_jsonl(self._path, self._offset, "kind")
             self._records |= {record["kind"]: record for record in records}
         validation, checkpoint = self._records.get("validation"), self._records.get("checkpoint")
         return [

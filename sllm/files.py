@@ -138,6 +138,14 @@ def read_json(path: Path) -> Any:
         raise CorruptError(f"{path} is not valid JSON: {error}") from error
 
 
+def read_object(path: Path, *keys: str) -> dict[str, Any]:
+    """A JSON file that holds an object with these keys, perhaps with more. Raises what `read_json` does."""
+    value = read_json(path)
+    if not isinstance(value, dict) or not value.keys() >= set(keys):
+        raise CorruptError(f"{path} does not hold what was written there")
+    return value
+
+
 @contextmanager
 def atomic_directory(path: Path, **details: Any) -> Iterator[Path]:
     """Fill a temporary directory; it appears at `path` with a manifest, whole and durable, when the block ends.
@@ -311,10 +319,11 @@ def read_manifest(directory: Path, *, checksums: bool = False) -> dict[str, Any]
     path = directory / MANIFEST
     if not path.is_file():
         raise CorruptError(f"{directory} has no {MANIFEST}: it was never finished")
-    manifest: dict[str, Any] = read_json(path)
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), list):
+    manifest = read_object(path, "files")
+    entries: list[Any] = manifest["files"] if isinstance(manifest["files"], list) else [None]
+    if not all(isinstance(entry, dict) and entry.keys() >= {"name", "bytes", "sha256"} for entry in entries):
         raise CorruptError(f"{path} is no list of files")
-    for entry in manifest["files"]:
+    for entry in entries:
         file = directory / entry["name"]
         if not file.is_file():
             raise CorruptError(f"{file} is missing")
@@ -328,32 +337,44 @@ def read_manifest(directory: Path, *, checksums: bool = False) -> dict[str, Any]
 # --- jsonl ----------------------------------------------------------------------------------------
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
+def read_jsonl(path: Path, *keys: str) -> list[dict[str, Any]]:
     """The whole lines of a growing .jsonl file; a last line that was cut off by a kill is not a line.
 
     Raises:
-        UserError: one of them is damaged.
+        UserError: one of them is damaged: no object, or one without these keys.
     """
     if not path.exists():
         return []
     records = []
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
-        try:
-            records += [json.loads(line)] if line else []
-        except ValueError:
-            raise UserError(f"{path}: line {number} is damaged; delete this line") from None
+        if line:
+            record = _parse_record(line, keys)
+            if record is None:
+                raise UserError(f"{path}: line {number} is damaged; delete this line")
+            records.append(record)
     return records
 
 
-def read_new_jsonl(path: Path, offset: int) -> tuple[list[dict[str, Any]], int]:
-    """The whole lines of a growing .jsonl file after byte `offset`, and the offset to go on from."""
+def _parse_record(line: bytes, keys: tuple[str, ...]) -> dict[str, Any] | None:
+    """The object with these keys that a line holds, or None if it holds none."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and record.keys() >= set(keys) else None
+
+
+def read_new_jsonl(path: Path, offset: int, *keys: str) -> tuple[list[dict[str, Any]], int]:
+    """The whole lines of a growing .jsonl file after byte `offset`, and the offset to go on from. Who watches a file
+    grow passes over a damaged line; `read_jsonl` names it."""
     if not path.exists():
         return [], offset
     with path.open("rb") as file:
         file.seek(offset)
         text = file.read()
     end = text.rfind(b"\n") + 1
-    return [json.loads(line) for line in text[:end].splitlines()], offset + end
+    records = (_parse_record(line, keys) for line in text[:end].split(b"\n"))
+    return [record for record in records if record is not None], offset + end
 
 
 def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:

@@ -29,7 +29,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from sllm.config import Experiment
 from sllm.errors import UserError
-from sllm.files import RunDirectory, read_json, write_json
+from sllm.files import CorruptError, RunDirectory, read_object, write_json
 from sllm.progress import track
 from sllm.stop import SIGNALS
 from sllm.utf8 import set_up_streams
@@ -260,12 +260,17 @@ def only_sender(run: RunDirectory) -> Iterator[str]:
     Raises:
         BlockingIOError: another process is sending, on this node or on another.
         OSError: the file system has no file locks.
+        UserError: the file that holds it is damaged.
     """
     with (run.path / ".wandb.lock").open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not _id_file(run).exists():
             write_json(_id_file(run), {"id": secrets.token_hex(4)})
-        yield read_json(_id_file(run))["id"]
+        try:
+            identifier: str = read_object(_id_file(run), "id")["id"]
+        except CorruptError as error:
+            raise UserError(f"{error}; delete it, and W&B gets a new run") from None
+        yield identifier
 
 
 def _id_file(run: RunDirectory) -> Path:

@@ -14,7 +14,7 @@ from sllm.data.clean import SPLITS
 from sllm.data.pool import in_processes
 from sllm.data.shards import read_shard
 from sllm.errors import UserError
-from sllm.files import MANIFEST, SHARD_SUFFIX, CorruptError, read_json, sha256
+from sllm.files import MANIFEST, SHARD_SUFFIX, CorruptError, read_object, sha256
 from sllm.stop import StopFlag
 
 SAMPLES = (0, 10, 100)
@@ -59,7 +59,7 @@ def check_corpus(
         Stopped: a stop was requested.
     """
     try:
-        manifest = read_json(corpus / MANIFEST)
+        manifest = read_object(corpus / MANIFEST, "sources")
     except FileNotFoundError:
         raise UserError(f"{corpus}: the corpus is not there yet; `sllm download CONFIG` brings it") from None
     except CorruptError as error:

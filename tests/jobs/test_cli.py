@@ -60,7 +60,7 @@ def config(tmp_path: Path, texts: dict[str, Path]) -> Path:
         (["submit", "tiny.yaml", "--cluster", "gpus.yaml"], "stages.pretrain: asks for 99 GPUs, but PyTorch sees "),
         (["submit", "tiny.yaml", "--cluster", "nodes.yaml"], "nodes is 2, but --on local has one machine"),
         (["submit", "tiny.yaml", "model.d_model=4096", "train.max_steps=99999999"], "not started; --yes starts it"),
-        (["train", "tiny.yaml"], "pretrain: needs the stage pack, which is not done (not done yet); run `sllm pack"),
+        (["train", "tiny.yaml"], "pretrain: needs the stage pack, which is not done (not done yet); run `"),
         (["status", "nowhere"], "nowhere: no run of this name"),
         (["logs", "nowhere"], "nowhere: no run of this name"),
         (["cancel", "nowhere"], "nowhere: no run of this name"),

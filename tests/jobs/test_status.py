@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from conftest import sllm
 
-from jobs import ledger
+from jobs import hints, ledger
 from jobs.prepare import lock
 from jobs.status import StageState, newest_checkpoint, run_table, runs_table, stage_states, where_it_stands
 from sllm.files import RunDirectory, write_json
@@ -98,10 +98,12 @@ def test_a_folder_that_is_no_share_is_passed_over(run: RunDirectory) -> None:
     assert "pack.3" not in shown(run_table(run))
 
 
-def test_no_runs_and_where_to_look_for_them(tmp_path: Path) -> None:
+def test_no_runs_and_where_to_look_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     status = sllm("status", cwd=tmp_path)
     assert status.returncode == 0
-    assert status.stdout.startswith(f"No runs in {tmp_path}/runs. Start one with `sllm submit CONFIG`")
+    start = hints.command("submit", "CONFIG")
+    assert " ".join(status.stdout.split()).startswith(f"No runs in {tmp_path}/runs. Start one with `{start}`")
 
 
 def test_a_finished_run_shows_loss_date_and_duration(finished: Any, place: Path) -> None:

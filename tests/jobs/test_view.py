@@ -21,6 +21,7 @@ PROGRESS = {
     "unit": "steps",
     "fields": {"loss": "3.213", "tokens/s": "9,400"},
     "seconds_left": 93.0,
+    "time": 1.0,
 }
 
 
