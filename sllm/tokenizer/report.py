@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from sllm.progress import track
 from sllm.stop import StopFlag
 from sllm.tokenizer.codec import FIRST_BYTE, SPECIAL_TOKENS, Tokenizer, byte_level_name
 from sllm.workers import in_a_process
@@ -47,7 +48,8 @@ def compare(
     if find_spec("tokenizers") and sample_bytes <= PEER_BYTES:
         try:
             arguments = sample, tokenizer.vocab_size, tokenizer.pattern
-            merges = in_a_process(_peer_merges, *arguments, seconds=PEER_SECONDS, stop=stop)
+            with track("comparing with tokenizers"):
+                merges = in_a_process(_peer_merges, *arguments, seconds=PEER_SECONDS, stop=stop)
             other = Tokenizer(merges, tokenizer.pattern)
             peer = {name: measure(other, texts) for name, texts in held_out.items()}
         except RuntimeError as error:
