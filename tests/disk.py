@@ -43,13 +43,17 @@ def lay_out(found: Tree, root: Path) -> Path:
 
 @dataclass(frozen=True)
 class Moment:
-    """Just before `call`; the last one is after all. What is there after a kill, and after a power cut before which
-    no bytes but the flushed ones had reached the disk, or all."""
+    """Just before `call`; the last one is after all."""
 
     call: str
     killed: Tree
-    cut: Tree
-    cut_late: Tree
+    """What is there after a kill."""
+    cuts: list[Tree]
+    """What may be there after a power cut: of no file more than was flushed, of all files all, of all but one."""
+
+    @property
+    def states(self) -> list[Tree]:
+        return [self.killed, *self.cuts]
 
 
 def moments(root: Path, work: Callable[[], object]) -> list[Moment]:
@@ -58,12 +62,12 @@ def moments(root: Path, work: Callable[[], object]) -> list[Moment]:
     found: list[Moment] = []
 
     def before(call: str, function: str, arguments: Any, options: Any) -> Any:
-        found.append(Moment(call, tree(root), disk.tree(), disk.tree(late=True)))
+        found.append(Moment(call, tree(root), disk.trees()))
         return lambda: disk.did(function, *arguments, **options)
 
     with _watched(root, before):
         work()
-    found.append(Moment("the end", tree(root), disk.tree(), disk.tree(late=True)))
+    found.append(Moment("the end", tree(root), disk.trees()))
     disk.close()
     assert len(found) > 3, "nothing was seen of what this does to the disk"
     return found
@@ -167,13 +171,17 @@ class _Disk:
                 self._bytes[about.st_ino] = b""
         return about.st_ino
 
-    def tree(self, *, late: bool = False) -> Tree:
-        return dict(sorted(self._below(self._root, "", late)))
+    def trees(self) -> list[Tree]:
+        written = {inode: _opened(self._held[inode]).read_bytes() for inode in self._bytes}
+        behind = [inode for inode, content in written.items() if content != self._bytes[inode]]
+        known = [self._bytes, written, *(written | {inode: self._bytes[inode]} for inode in behind)]
+        found = [dict(sorted(self._below(self._root, "", content))) for content in known]
+        return [each for i, each in enumerate(found) if each not in found[:i]]
 
-    def _below(self, folder: int, prefix: str, late: bool) -> Iterator[tuple[str, bytes | None]]:
+    def _below(self, folder: int, prefix: str, content: dict[int, bytes]) -> Iterator[tuple[str, bytes | None]]:
         for name, inode in self._names[folder].items():
             if inode in self._names:
                 yield prefix + name, None
-                yield from self._below(inode, f"{prefix}{name}/", late)
+                yield from self._below(inode, f"{prefix}{name}/", content)
             else:
-                yield prefix + name, _opened(self._held[inode]).read_bytes() if late else self._bytes[inode]
+                yield prefix + name, content[inode]

@@ -3,6 +3,7 @@
 The writers are those of the product, each over something that is there already.
 """
 
+import errno
 import itertools
 import json
 import os
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from disk import FaultError, Moment, Tree, fault_at, lay_out, moments, tree
+from disk import FaultError, Tree, fault_at, lay_out, moments, tree
 from small_corpora import downloaded, sentences
 
 from jobs import ledger
@@ -23,6 +24,7 @@ from sllm.data.pack import pack_stage
 from sllm.files import (
     RunDirectory,
     atomic_directory,
+    make_directory,
     read_json,
     read_jsonl,
     read_manifest,
@@ -98,6 +100,7 @@ def training(root: Path, value: int) -> tuple[Checkpoints, GPT, torch.optim.Opti
 
 def save_checkpoint(root: Path, value: int) -> None:
     """As the training does, one step after the other."""
+    make_directory(root / "checkpoints")
     checkpoints, model, optimizer = training(root, value)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -177,10 +180,6 @@ def after_restart(root: Path, writer: Writer) -> Any:
     return writer.read(root)
 
 
-def by_end(found: list[Moment]) -> dict[str, list[Tree]]:
-    return {kind: [getattr(moment, kind) for moment in found] for kind in ("killed", "cut", "cut_late")}
-
-
 @pytest.mark.parametrize(("name", "old"), CASES)
 def test_a_kill_or_a_power_cut_leaves_the_old_or_the_new(name: str, old: int | None, tmp_path: Path) -> None:
     writer, new = WRITERS[name], 2 if old else 1
@@ -199,10 +198,11 @@ def test_a_kill_or_a_power_cut_leaves_the_old_or_the_new(name: str, old: int | N
             assert tree(left).keys() == whole.keys()
         return values[known]
 
-    for end, states in by_end(found).items():
-        read = list(map(value, states))
-        switch = read.index(new)  # what is there stays, and at the end it is on the disk
-        assert read == [old] * switch + [new] * (len(read) - switch), (end, [moment.call for moment in found])
+    for moment in found:
+        assert {value(state) for state in moment.states} <= {old, new}, moment.call
+    read = [value(moment.killed) for moment in found]
+    assert read == sorted(read, key=[old, new].index), "what was there is gone"
+    assert {value(state) for state in found[-1].states} == {new}, "it is not on the disk at the end"
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -246,16 +246,33 @@ def test_an_attempt_that_ends_at_any_call_has_one_line_in_the_ledger(tmp_path: P
     (root / "stages" / "pack").mkdir(parents=True)
     attempt(root, "a")
     found = moments(root, lambda: attempt(root, "b"))
-    for end, states in by_end(found).items():
-        for number, state in enumerate(states):
-            left = lay_out(state, tmp_path / f"{end}-{number}")
+    for number, moment in enumerate(found):
+        for kind, state in enumerate(moment.states):
+            left = lay_out(state, tmp_path / f"{number}-{kind}")
             known = read_json(left / "stages" / "pack" / "attempt.json")["token"]
             attempt(left, "c")
             lines = read_jsonl(left / "ledger.jsonl")
             assert [line["token"] for line in lines] == [*("ab" if known == "b" else "a"), "c"]
             assert [line["attempt"] for line in lines] == list(range(1, len(lines) + 1))
-            if end == "killed" and number == len(found) - 1:
+            if moment is found[-1] and state is moment.killed:
                 assert [line["ended"] for line in lines] == ["finished"] * 3
+
+
+def test_how_an_attempt_ended_is_kept_until_its_line_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDirectory(tmp_path)
+    ledger.begin(run, "pack", "f", "a", "submitted")
+    ledger.end(run, "pack", "a", ledger.FINISHED)
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(ledger, "append_jsonl", full)
+        ledger.close(run, "pack")
+    ledger.close(run, "pack")
+    assert [line["ended"] for line in ledger.attempts(run)] == ["finished"]
 
 
 def test_what_is_packed_is_the_same_whenever_the_first_try_ended(tmp_path: Path) -> None:
@@ -269,8 +286,8 @@ def test_what_is_packed_is_the_same_whenever_the_first_try_ended(tmp_path: Path)
     (root / "packed.partial").mkdir(parents=True)  # else a power cut takes all of it, and that is easy
     found = moments(root, lambda: pack(root))
     whole, tried = tree(root / "packed"), set()
-    for states in by_end(found).values():
-        for state in states:
+    for moment in found:
+        for state in moment.states:
             if (known := repr(state)) not in tried:
                 left = lay_out(state, tmp_path / f"{len(tried)}")
                 tried.add(known)
