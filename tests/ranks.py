@@ -1,6 +1,7 @@
 """Training ranks as real processes for tests: forked from a server that has torch imported, so that one starts in
 a fraction of a second and may be killed like any other process."""
 
+import atexit
 import json
 import multiprocessing
 import os
@@ -76,12 +77,19 @@ class Ranks:
             if process.pid and process.is_alive() and (ranks is None or i in ranks):
                 os.kill(process.pid, number)
 
+    def kill(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.join()
+
     def wait(self) -> list[int | None]:
         """Exit codes, negative for a signal."""
         deadline = time.monotonic() + PATIENCE
         for process in self.processes:
             process.join(max(0.1, deadline - time.monotonic()))
-            assert process.exitcode is not None, "a rank did not end"
+        stuck = [rank for rank, process in enumerate(self.processes) if process.exitcode is None]
+        self.kill()
+        assert not stuck, f"these ranks did not end: {stuck}"
         return [process.exitcode for process in self.processes]
 
     def summary(self) -> dict[str, Any]:
@@ -112,7 +120,9 @@ def start(config: Path, world: int, **environment: str) -> Ranks:
         process.start()
         processes.append(process)
         results.append(result)
-    return Ranks(processes, results)
+    ranks = Ranks(processes, results)
+    atexit.register(ranks.kill)  # before multiprocessing waits for those that a failed test has left
+    return ranks
 
 
 def run(config: Path, world: int, **environment: str) -> dict[str, Any]:

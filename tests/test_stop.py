@@ -7,7 +7,21 @@ import time
 import pytest
 
 from sllm.errors import Stopped
-from sllm.stop import SIGNALS, StopFlag, signals_blocked, stop_on_signals
+from sllm.stop import StopFlag, signals_blocked, stop_on_signals
+
+SIGNALS = [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP]
+"""What may end a job: Slurm at a preemption or a cancel; and ahead of its time limit, as sites have it;
+Ctrl-C; a terminal that goes away."""
+
+
+def test_what_ends_a_job_is_heard_and_nothing_else_is_touched() -> None:
+    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    with stop_on_signals():
+        heard = [number for number, handler in before.items() if signal.getsignal(number) is not handler]
+    assert sorted(heard) == sorted(SIGNALS)
+    with signals_blocked():
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set(SIGNALS)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -64,3 +78,17 @@ def test_a_blocked_signal_waits() -> None:
             signal.raise_signal(signal.SIGHUP)  # to this thread: others may have been started before
             assert not stop.requested
         assert stop.requested
+
+
+def test_after_the_last_work_no_signal_ends_the_process() -> None:
+    """What it says at its end is not to be cut short by who has asked it to end."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        with stop_on_signals(last=True) as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.requested
+        for number in SIGNALS:
+            os.kill(os.getpid(), number)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -172,6 +172,14 @@ def test_seeds_and_epochs_differ_and_other_sources_do_not_matter() -> None:
     assert mixed(1, 0) != mixed(1, 1)
 
 
+def test_which_source_comes_when_differs_by_seed_and_block() -> None:
+    def sources(seed: int, block: int) -> str:
+        mixed = sampler({"a": 5000, "b": 5000}, seed=seed)
+        return "".join(source for source, _ in mixed.windows(block * mixed.block, 64))
+
+    assert len({sources(seed, block) for seed in (1, 2, 3) for block in (0, 1, 2)}) == 9
+
+
 # --- reading --------------------------------------------------------------------------------------
 
 Packed = tuple[Path, Path, str]

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,17 +12,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import zstandard
+from disk import lay_out, moments
 
 from sllm.config import Experiment
 from sllm.data.embedded import documents
 from sllm.errors import Stopped, UserError
-from sllm.files import atomic_directory, read_json, read_manifest, sha256, shard_paths
+from sllm.files import DROPPED_SUFFIX, atomic_directory, read_json, read_manifest, sha256, shard_paths, sidecar
+from sllm.progress import report_to
 from sllm.stop import StopFlag, stop_on_signals
 from sllm.tokenizer import Tokenizer, report
 from sllm.tokenizer.report import train_peer
-from sllm.tokenizer.training import Sample, parse_document, tokenizer_stage, train
+from sllm.tokenizer.training import Sample, held_out, parse_document, tokenizer_stage, train
 from sllm.workers import in_a_process
 
 UNSEEN = "뷁쉛🦜 GPU와 함께 걷는다 Zyzzyva"
@@ -74,6 +78,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "validation": {"documents": 11, "bytes": sizes[2], "shards": 1},
             }
     return path
+
+
+@pytest.fixture
+def _no_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "PEER_BYTES", 0)
 
 
 def peculiar_corpus(directory: Path, document: str) -> Path:
@@ -134,6 +143,7 @@ def test_writes_a_tokenizer_and_a_report(corpus: Path, tmp_path: Path, capsys: p
     assert f"{figures['bytes_per_token']:.3f}" in printed
 
 
+@pytest.mark.usefixtures("_no_peer")
 def test_the_second_time_nothing_is_done(corpus: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     first = tokenizer_stage(experiment(), corpus, output, StopFlag())
@@ -142,6 +152,7 @@ def test_the_second_time_nothing_is_done(corpus: Path, tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in output.iterdir()} == before
 
 
+@pytest.mark.usefixtures("_no_peer")
 def test_the_same_bytes_every_time(corpus: Path, tmp_path: Path) -> None:
     config = experiment(sample_bytes=300_000)
     digests = set()
@@ -160,6 +171,20 @@ def test_the_sample_is_a_function_of_the_seed(corpus: Path) -> None:
     assert len(sample(corpus)) == sum(s["train"]["documents"] for s in read_manifest(corpus)["sources"].values())
 
 
+def test_dropped_documents_are_neither_learnt_nor_measured(corpus: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(corpus, tmp_path / "corpus")
+    whole, measured = sample(corpus), held_out(corpus, read_manifest(corpus))["en"]
+    dropped = [0, 2]
+    for split in ("train", "validation"):
+        shard = copy / "english" / f"{split}-00000.jsonl.zst"
+        sidecar(shard, DROPPED_SUFFIX).write_bytes(np.array(dropped, "<u4").tobytes())
+    start = read_manifest(corpus)["sources"]["korean"]["train"]["documents"]  # which come first
+    assert sample(copy) == [text for i, text in enumerate(whole) if i - start not in dropped]
+    left = held_out(copy, read_manifest(copy))["en"]
+    assert left == [text for i, text in enumerate(measured) if i not in dropped]
+    assert len(left) == len(measured) - 2 > 0
+
+
 @pytest.mark.parametrize("sample_bytes", [200_000_000, 200_000])
 def test_languages_stand_in_the_ratio_of_their_weights(corpus: Path, sample_bytes: int) -> None:
     natural = language_bytes(sample(corpus))
@@ -168,6 +193,7 @@ def test_languages_stand_in_the_ratio_of_their_weights(corpus: Path, sample_byte
     assert korean + english <= min(1.25 * sample_bytes, sum(natural))
 
 
+@pytest.mark.usefixtures("_no_peer")
 def test_what_was_pruned_is_reported(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tokenizer_stage(experiment(max_words=2000, vocab_size=300), corpus, tmp_path / "out", StopFlag())
     written = read_json(tmp_path / "out" / "report.json")
@@ -196,49 +222,86 @@ def test_a_damaged_line_is_named(line: bytes, tmp_path: Path) -> None:
         parse_document(tmp_path / "train-00000.jsonl.zst", 7, line)
 
 
-def test_a_stop_leaves_nothing(corpus: Path, tmp_path: Path) -> None:
-    stop = StopFlag()
-    stop.set(signal.SIGTERM)
-    with pytest.raises(Stopped):
-        tokenizer_stage(experiment(), corpus, tmp_path / "out", stop)
-    assert list(tmp_path.iterdir()) == []
+class StopAfter(StopFlag):
+    """Asks to stop at the n-th look at it."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.looks = looks
+
+    @property
+    def requested(self) -> bool:
+        self.looks -= 1
+        return self.looks < 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_signal_leaves_nothing_half_written(number: int, corpus: Path, tmp_path: Path) -> None:
-    """In a process of its own, at several moments; afterwards the stage runs to its end all the same."""
+@pytest.mark.usefixtures("_no_peer")
+def test_a_stop_at_any_time_leaves_nothing(corpus: Path, tmp_path: Path) -> None:
+    many = 10**9
+    patient = StopAfter(many)
+    tokenizer_stage(experiment(), corpus, tmp_path / "whole", patient)
+    looks = many - patient.looks
+    assert looks > 3
+    for after in range(looks):
+        with pytest.raises(Stopped):
+            tokenizer_stage(experiment(), corpus, tmp_path / "stopped" / "out", StopAfter(after))
+        assert not list(tmp_path.glob("stopped/*"))
+
+
+@pytest.mark.usefixtures("_no_peer")
+def test_a_kill_at_any_time_leaves_nothing_half_written(corpus: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    found = moments(root, lambda: tokenizer_stage(experiment(), corpus, root / "out", StopFlag()))
+    whole = []
+    for number, moment in enumerate(found):
+        for state in moment.states:
+            left = lay_out(state, tmp_path / f"{number}-{len(whole)}")
+            whole.append((left / "out").exists())
+            if whole[-1]:
+                read_manifest(left / "out", checksums=True)
+                assert Tokenizer.load(left / "out" / "tokenizer.json").vocab_size == 600
+    assert not whole[0]
+    assert whole[-1]
+
+
+def test_a_signal_ends_the_stage_and_leaves_nothing(corpus: Path, tmp_path: Path) -> None:
+    """In a process of its own, while it works."""
     code = f"""
-import sys, time
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+import sys
 from pathlib import Path
 from test_tokenizer_stage import experiment
+from sllm.errors import Stopped
 from sllm.stop import stop_on_signals
-from sllm.tokenizer.training import tokenizer_stage
+from sllm.tokenizer import training
 with stop_on_signals() as stop:
-    print("ready", flush=True)
-    while True:
-        tokenizer_stage(experiment(), Path({str(corpus)!r}), Path({str(tmp_path)!r}) / str(time.time()), stop)
+    real = training.learn
+    def learn(*arguments, **options):
+        print("learning", flush=True)
+        sys.stdin.read()
+        return real(*arguments, **options)
+    training.learn = learn
+    try:
+        training.tokenizer_stage(experiment(), Path({str(corpus)!r}), Path({str(tmp_path)!r}) / "out", stop)
+    except Stopped as stopped:
+        sys.exit(f"stopped: {{stopped}}")
 """
-    root = str(Path(__file__).parents[2])
-    for delay in (0.0, 0.3, 0.9):
-        process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONPATH": root},
-        )
+    folders = [Path(__file__).parent, Path(__file__).parents[1], Path(__file__).parents[2]]
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": ":".join(map(str, folders))},
+    ) as process:
+        assert process.stdin is not None
         assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(delay)
-        process.send_signal(number)
-        process.stdout.read()
-        assert process.wait() != 0
-    for path in tmp_path.iterdir():
-        if not path.name.startswith("."):
-            read_manifest(path, checksums=True)
-            assert Tokenizer.load(path / "tokenizer.json").vocab_size == 600
-        else:
-            assert number == signal.SIGKILL
+        assert process.stdout.readline() == "learning\n"
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate()
+    assert told.splitlines()[-1] == "stopped: SIGTERM"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_peer_learns_what_we_learn(corpus: Path) -> None:
@@ -270,6 +333,22 @@ def test_the_peer_gets_a_bound(
     assert written["tokenizers"] is None
     assert written["without_tokenizers"] == "took longer than 3 s"
     assert "without the figures of `tokenizers`, which took longer" in " ".join(capsys.readouterr().out.split())
+
+
+def test_who_waits_for_the_peer_is_told(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+
+    def peer(*_: Any, **__: Any) -> Any:
+        told.append(read_json(tmp_path / "progress.json")["description"])
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(report, "in_a_process", peer)
+    report_to(tmp_path / "progress.json")
+    try:
+        tokenizer_stage(experiment(vocab_size=300), corpus, tmp_path / "out", StopFlag())
+    finally:
+        report_to(None)
+    assert told == ["comparing with tokenizers"]
 
 
 def stop_with_a_child() -> None:
