@@ -37,6 +37,12 @@ def sllm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (wheel,) = place.glob("*.whl")
     subprocess.run([*pip, "--python", python, "install", *offline, wheel], check=True)
     (packages,) = (place / "venv" / "lib").glob("*/site-packages")
+    for source in {path.parents[1] for package in ("sllm", "jobs") for path in (ROOT / package).rglob("*.nbi")}:
+        installed = packages / source.relative_to(ROOT)  # what numba has compiled is for a file of this time and size
+        for compiled in source.glob("__pycache__/*.nb[ci]"):
+            shutil.copy(compiled, installed / "__pycache__")
+        for file in source.glob("*.py"):
+            shutil.copystat(file, installed / file.name)
     others = [path for path in sys.path if path.endswith("site-packages")]
     (packages / "others.pth").write_text("\n".join(others) + "\n", encoding="utf-8")
     return place / "venv" / "bin" / "sllm"

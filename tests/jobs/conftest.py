@@ -1,5 +1,6 @@
 """A finished run, made once with `sllm submit --on local`, and the command line as a function."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 import tiny
 
 ROOT = Path(__file__).parents[2]
+UMASK = 0o027
 
 
 def sllm(*arguments: str | Path, cwd: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -78,7 +80,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(place: Path, texts: dict[str, Path]) -> "subprocess.CompletedProcess[str]":
-    """`sllm submit tiny.yaml` in `place`, which has run all stages as local processes, pretrain on two ranks."""
-    result = sllm("submit", tiny.write_experiment(place, texts), cwd=place)
+    """`sllm submit tiny.yaml` in `place`, which has run all stages as local processes, pretrain on two ranks, under
+    UMASK. The permissions of what it has written are in modes.json there: who comes later writes under another."""
+    submit = command("submit", tiny.write_experiment(place, texts))
+    result = subprocess.run(submit, cwd=place, env=variables(), umask=UMASK, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
+    written = [path for name in ("runs", "data") for path in (place / name).rglob("*")]
+    modes = {str(path.relative_to(place)): oct(path.stat().st_mode & 0o777) for path in written}
+    (place / "modes.json").write_text(json.dumps(modes), encoding="utf-8")
     return result

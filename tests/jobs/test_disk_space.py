@@ -3,14 +3,19 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import tiny
 import yaml
-from conftest import sllm
+from typer.testing import CliRunner
+
+import jobs.cli
 
 
 def space(directory: Path, *arguments: str | Path) -> list[str]:
     """The findings about room, each on one line."""
-    out = sllm("doctor", *arguments, cwd=directory).stdout
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(directory)
+        out = CliRunner(env={"COLUMNS": "200"}).invoke(jobs.cli.app, ["doctor", *map(str, arguments)]).stdout
     return [" ".join(line.split()) for line in out.split("\n") if " space " in line]
 
 
