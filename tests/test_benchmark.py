@@ -13,7 +13,7 @@ from sllm.checkpoint import save_model
 from sllm.config import Experiment, flops_per_token
 from sllm.errors import Stopped
 from sllm.files import RunDirectory, read_json
-from sllm.metrics import PEAK_FLOPS
+from sllm.metrics import PEAK_FLOPS, peak_flops
 from sllm.model import GPT
 from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer
@@ -81,3 +81,16 @@ def test_mfu_is_the_share_of_the_peak(experiment: Experiment, monkeypatch: pytes
     share = mfu(1e6, experiment.model, 512, CPU)
     assert share is not None
     assert math.isclose(share, 1e6 * flops_per_token(experiment.model, 512) / 989e12)
+
+
+def test_the_peak_is_that_of_the_card_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    def peak(name: str) -> float | None:
+        monkeypatch.setattr("torch.cuda.get_device_name", lambda device: f"NVIDIA {name}")
+        return peak_flops(torch.device("cuda"))
+
+    pcie, nvl, sxm = peak("H100 PCIe"), peak("H100 NVL"), peak("H100 80GB HBM3")
+    assert pcie is not None
+    assert nvl is not None
+    assert sxm is not None
+    assert pcie < nvl < sxm
+    assert peak("GeForce GTX 1080") is None

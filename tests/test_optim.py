@@ -1,9 +1,6 @@
 """The learning rate as a function of the step, and what is decayed."""
 
-import math
-
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,19 +21,6 @@ def test_warm_up_then_half_a_cosine(steps: int, warmup: int) -> None:
     assert rates[:warmup] == pytest.approx([step / warmup for step in range(1, warmup + 1)])
     falling = rates[max(warmup - 1, 0) :]
     assert falling == sorted(falling, reverse=True)
-
-
-def test_the_schedule_agrees_with_torch() -> None:
-    """torch's CosineAnnealingLR after LinearLR is the oracle."""
-    config = TrainConfig(
-        max_steps=50, global_batch=1, micro_batch=1, learning_rate=3e-4, min_learning_rate=1e-5, warmup_steps=10
-    )
-    optimizer = torch.optim.SGD([torch.zeros(1)], lr=config.learning_rate)
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=40, eta_min=1e-5)
-    for step in range(10, 51):
-        assert math.isclose(learning_rate(step, config), optimizer.param_groups[0]["lr"], rel_tol=1e-9)
-        optimizer.step()
-        cosine.step()
 
 
 def test_only_the_matrices_of_linear_layers_decay() -> None:

@@ -496,26 +496,6 @@ def test_an_overflow_under_fp16_is_valid_json(configure: Callable[..., Path]) ->
     assert final(config.parent, 6)["model.safetensors"] == final(config.parent, 4)["model.safetensors"]
 
 
-def test_activation_checkpointing_changes_no_loss(configure: Callable[..., Path]) -> None:
-    plain = configure("plain", max_steps=5)
-    frugal = configure("frugal", max_steps=5, activation_checkpointing=True)
-    ranks.run(plain, 1)
-    ranks.run(frugal, 1)
-    assert losses(frugal.parent) == losses(plain.parent)
-
-
-def test_gradient_accumulation_is_the_same_batch(configure: Callable[..., Path]) -> None:
-    """Dropout is seeded by micro-batch, so this needs dropout off."""
-    whole = configure("one", max_steps=5, micro_batch=8)
-    parts = configure("four", max_steps=5, micro_batch=2)
-    for config in (whole, parts):
-        values = yaml.safe_load(config.read_text(encoding="utf-8"))
-        values["model"]["dropout"] = 0.0
-        config.write_text(yaml.safe_dump(values), encoding="utf-8")
-        ranks.run(config, 1)
-    assert losses(parts.parent) == pytest.approx(losses(whole.parent), rel=1e-5)
-
-
 def test_a_loss_that_is_not_finite_names_step_rank_and_documents(configure: Callable[..., Path]) -> None:
     config = configure("diverging", learning_rate=10.0, weight_decay=10.0, clip_norm=1e30, warmup_steps=0)
     attempt = ranks.start(config, 2)
