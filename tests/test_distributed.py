@@ -1,10 +1,15 @@
-"""Which device the ranks compute on, and what is said when a GPU is missing or shared."""
+"""What ranks agree on; which device they compute on, and what is said when a GPU is missing or shared."""
 
 import os
 import re
+import socket
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
+import ranks
 import torch
 
 from sllm.distributed import DEVICE, connect, problems
@@ -88,3 +93,57 @@ def test_a_device_that_there_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(DEVICE, "cuda")
     with pytest.raises(UserError, match="SLLM_DEVICE=cuda: it is gpu or cpu"), connect():
         pass
+
+
+def as_rank(rank: int, size: int, port: int, device: str, directory: Path) -> dict[str, Any]:
+    """What a rank of `size` comes to know, in a process of its own."""
+    os.environ |= {
+        **{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), DEVICE: device},
+        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+    }
+    made = []
+    try:
+        with connect() as world:
+            found = {
+                "sum": world.sum([rank, 2.0**30 if rank == 0 else 1.0]),
+                "any": [world.any(flag) for flag in (False, rank == 1, True)],
+                "gather": world.gather({"rank": world.rank}),
+                "from main": world.from_main(lambda: made.append(rank) or f"made by {rank}"),
+                "made": made,
+            }
+            if rank == size - 1:
+                time.sleep(0.5)
+                (directory / "through").touch()
+    except UserError as error:
+        return {"error": str(error)}
+    return found | {"all through": (directory / "through").exists()}
+
+
+def on_ranks(size: int, device: str, directory: Path) -> list[dict[str, Any]]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with ProcessPoolExecutor(size, ranks._context) as pool:
+        return [
+            future.result()
+            for future in [pool.submit(as_rank, rank, size, port, device, directory) for rank in range(size)]
+        ]
+
+
+def test_ranks_agree(tmp_path: Path) -> None:
+    for rank, found in enumerate(on_ranks(3, "cpu", tmp_path)):
+        assert found == {
+            "sum": [3.0, 2.0**30 + 2],
+            "any": [False, True, True],
+            "gather": [{"rank": 0}, {"rank": 1}, {"rank": 2}],
+            "from main": "made by 0",
+            "made": [0] if rank == 0 else [],
+            "all through": True,
+        }
+
+
+@needs_no_gpu
+def test_what_one_rank_lacks_every_rank_is_told(tmp_path: Path) -> None:
+    first, second = on_ranks(2, "gpu", tmp_path)
+    assert first == second
+    assert "no GPU for ranks 0, 1 (" in first["error"]
