@@ -1,5 +1,6 @@
 """Progress in a batch log and in the file that `sllm status` reads."""
 
+import json
 import re
 import shutil
 import time
@@ -7,9 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from disk import moments
+from rich.console import Console
+from rich.text import Text
 
+from sllm import progress
 from sllm.files import read_json
-from sllm.progress import TIME_FORMAT, Bar, line_interval, report_to, track
+from sllm.progress import TIME_FORMAT, Bar, line_interval, progress_row, report_to, track
 
 
 @pytest.fixture
@@ -57,3 +62,55 @@ def test_the_file_has_the_figures(file: Path) -> None:
         bar.update(10, source="a")
     record = read_json(file)
     assert (record["completed"], record["total"], record["fields"]) == (10, 10, {"source": "a"})
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time in seconds, which a test lets pass."""
+    now = [1000.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_the_time_left_follows_from_what_was_done_since_the_resume(clock: list[float]) -> None:
+    with track("pretrain", 1000, "steps", start=900) as bar:
+        assert bar.seconds_left is None
+        clock[0] += 10
+        bar.update(920)
+        assert bar.seconds_left == 40
+
+
+def test_the_file_is_whole_and_new_while_the_work_goes_on(file: Path, clock: list[float]) -> None:
+    seen = []
+
+    def work() -> None:
+        with track("pack", 4, "shards") as bar:
+            for _ in range(4):
+                clock[0] += 1
+                bar.advance()
+                seen.append(read_json(file)["completed"])
+
+    for moment in moments(file.parent, work):
+        assert "progress.json" not in moment.killed or json.loads(moment.killed["progress.json"] or b"")
+    assert seen == [1, 2, 3, 4]
+
+
+def test_other_ranks_than_the_first_show_nothing(
+    tmp_path: Path, clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    report_to(tmp_path / "progress.json", silent=True)
+    try:
+        with track("pretrain", 10, "steps") as bar:
+            clock[0] += 100
+            bar.advance()
+            bar.say("something")
+    finally:
+        report_to(None)
+    assert not list(tmp_path.iterdir())
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_bar_ends_at_its_end() -> None:
+    row = progress_row(Text("sync  "), 12, 10, "0:01 elapsed", Console(width=80).options).plain
+    assert "100%" in row
+    assert len(row) <= 80
