@@ -32,7 +32,9 @@ def write_parquet(path: Path, texts: list[Any], column: str = "text", rows: int 
     pq.write_table(table, path, row_group_size=rows)
 
 
-def add_dataset(root: Path, name: str, configs: dict[str, dict[str, list[list[Any]]]], column: str = "text") -> Path:
+def add_dataset(
+    root: Path, name: str, configs: dict[str, dict[str, list[list[Any]]]], column: str = "text", rows: int = 100
+) -> Path:
     """A dataset of parquet files: for each configuration and split, the texts of each of its files. Its README names
     the configurations, as on the hub."""
     lines = ["---", "configs:"]
@@ -41,7 +43,8 @@ def add_dataset(root: Path, name: str, configs: dict[str, dict[str, list[list[An
         for split, files in splits.items():
             lines += [f"  - split: {split}", f"    path: {config}/{split}-*"]
             for number, texts in enumerate(files):
-                write_parquet(root / name / config / f"{split}-{number:05d}-of-{len(files):05d}.parquet", texts, column)
+                file = f"{split}-{number:05d}-of-{len(files):05d}.parquet"
+                write_parquet(root / name / config / file, texts, column, rows)
     (root / name / "README.md").write_text("\n".join([*lines, "---", ""]), encoding="utf-8")
     return root / name
 
@@ -53,6 +56,8 @@ class Hub:
         self.root = root
         self.requests: Counter[str] = Counter()
         """How many there were, by method and path."""
+        self.sent = 0
+        """Bytes of parts of files."""
         self.faults: list[Fault] = []
         """One for each request for a part of a parquet file, in turn, until none is left."""
         self.before: Callable[[str], object] = lambda path: None
@@ -188,6 +193,7 @@ class Handler(BaseHTTPRequestHandler):
             status, content = 206, content[first : last + 1]
             if file.suffix == ".parquet" and (fault := self.hub.next_fault()) and fault(self, content):
                 return
+            self.hub.sent += len(content)
         self.answer(status, content, **extra)
 
     # --- answers

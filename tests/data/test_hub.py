@@ -57,7 +57,8 @@ def read(start: int = 0) -> list[str | None]:
     return list(hub_texts(source(), hub_files(source()).files[0], start))
 
 
-def test_files_and_rows(news: Hub) -> None:
+def test_files_and_rows(news: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sllm.data.hub, "BLOCK", 1)
     found = hub_files(source())
     assert [file.rpartition("/")[2] for file in found.files] == [
         "train-00000-of-00002.parquet",
@@ -66,8 +67,12 @@ def test_files_and_rows(news: Hub) -> None:
     assert found.revision == news.commit("us/news")
     assert all(found.revision in file for file in found.files)
     assert found.sizes[0] == (news.root / "us/news/ko/train-00000-of-00002.parquet").stat().st_size
+    sent = {}
     for start in (0, 1, 99, 100, 101, 249, 250):  # row groups have 100 rows
+        news.sent = 0
         assert list(hub_texts(source(), found.files[0], start)) == TEXTS[start:]
+        sent[start] = news.sent
+    assert sent[249] < sent[101] < sent[99] <= sent[0]  # a row group that is not needed is not sent
     assert [list(hub_texts(source(), file, 0)) for file in hub_files(source(split="validation")).files] == [["셋"]]
 
 
