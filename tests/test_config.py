@@ -284,7 +284,7 @@ def test_overrides_reach_lists_and_replace_sections() -> None:
     assert experiment.seed == 7
 
 
-def test_a_catalogue_of_sources_is_a_file_of_its_own(tmp_path: Path) -> None:
+def test_a_catalogue_of_sources_is_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sources = load_experiment(CONFIGS / "default.yaml", ["data.sources.0.weight=2"]).data.sources
     assert len(sources) == 9
     assert sources[0].weight == 2.0
@@ -297,6 +297,13 @@ def test_a_catalogue_of_sources_is_a_file_of_its_own(tmp_path: Path) -> None:
     (line,) = problems(CONFIGS / "default.yaml", f"data.sources={tmp_path}/none.yaml")
     assert line.startswith("data.sources=/")
     assert line.endswith(f" (command line): {tmp_path}/none.yaml: no such file")
+    monkeypatch.chdir(tmp_path)  # a file names its catalogue from where it is, a person from where they are
+    (tmp_path / "mine.yaml").write_text("[{name: mine, kind: embedded, language: ko}]", "utf-8")
+    (source,) = load_experiment(CONFIGS.absolute() / "default.yaml", ["data.sources=mine.yaml"]).data.sources
+    assert source.name == "mine"
+
+
+def test_a_problem_of_a_source_is_told_with_its_place() -> None:
     (line,) = problems(CONFIGS / "default.yaml", "data.sources.0.dataset=wikipedia")
     assert "data.sources.0.dataset=wikipedia (command line): 'wikipedia'; a dataset of the hub is written own" in line
     (line,) = problems(CONFIGS / "default.yaml", "data.sources.0.subset=x")

@@ -10,7 +10,7 @@ import pytest
 
 from jobs import ledger
 from jobs.cluster import Retries
-from sllm.files import RunDirectory, append_jsonl
+from sllm.files import RunDirectory, append_jsonl, write_json
 
 
 @pytest.fixture
@@ -77,6 +77,43 @@ print(ledger.end(RunDirectory(Path({str(run.path)!r})), "pretrain", "a", "crash"
     assert ledger.attempts(run)[0]["message"] == str(first[0])
 
 
+def test_attempts_are_counted_stage_by_stage_and_setting_by_setting(run: RunDirectory) -> None:
+    told = []
+    for number, (stage, settings) in enumerate([("pack", "f"), ("pack", "g"), ("download", "f"), ("pack", "f")]):
+        attempt = ledger.begin(run, stage, settings, str(number), "requeued")
+        line = ledger.close(run, stage, ledger.KILLED, Retries(killed=1))
+        assert line is not None
+        assert line["attempt"] == attempt
+        told.append((stage, attempt, line["gave_up"]))
+    gave_up = "killed 2 times, and the profile allows 1"
+    assert told == [("pack", 1, ""), ("pack", 2, ""), ("download", 1, ""), ("pack", 3, gave_up)]
+
+
+def test_an_attempt_of_which_nobody_spoke_has_lasted_until_its_last_sign(run: RunDirectory) -> None:
+    fields = {"description": "pack", "completed": 1, "total": 2, "unit": "MB", "fields": {}, "seconds_left": None}
+    seconds = []
+    for token, later in (("a", None), ("b", 5.0), ("c", None)):
+        ledger.begin(run, "pack", "f", token, "submitted")
+        started = (ledger.current(run, "pack") or {})["started"]
+        if later is not None:
+            write_json(run.progress("pack"), {**fields, "time": started + later})
+        time.sleep(0.01)
+        line = ledger.close(run, "pack")
+        assert line is not None
+        seconds.append(line["seconds"])
+    assert seconds == [0, 5, 0]  # the last one has not said anything yet
+
+
+@pytest.mark.parametrize(("cause", "message"), [(ledger.KILLED, "raise memory"), (ledger.CRASH, "KeyError: 'a'")])
+def test_a_hint_is_for_those_that_were_killed(run: RunDirectory, cause: str, message: str) -> None:
+    ledger.begin(run, "pack", "f", "a", "submitted")
+    ledger.end(run, "pack", "a", cause, "KeyError: 'a'")
+    line = ledger.close(run, "pack", hint="raise memory")
+    assert line is not None
+    assert line["message"] == message
+    assert [path.name for path in run.stage("pack").iterdir()] == ["attempt.json"]
+
+
 # --- enough ---------------------------------------------------------------------------------------
 
 
@@ -123,8 +160,16 @@ def test_the_same_crash_at_the_same_step_is_not_tried_a_third_time() -> None:
     )
 
 
-def test_bad_input_is_never_tried_again() -> None:
-    assert ledger.why_not_again([line(ledger.BAD_INPUT)], Retries()) == "m"
+@pytest.mark.parametrize("cause", [ledger.BAD_INPUT, ledger.GAVE_UP])
+def test_what_the_next_attempt_would_meet_again_is_never_tried_again(cause: str) -> None:
+    assert ledger.why_not_again([line(cause)], Retries()) == "m"
+
+
+def test_a_stage_without_steps_is_not_to_blame_for_what_others_did_to_it() -> None:
+    for cause in (ledger.PREEMPTED, ledger.NODE_FAILURE, ledger.SIGNALLED):
+        assert ledger.why_not_again([{**line(cause), "stage": "pack"}] * 9, Retries()) == ""
+    late = [{**line(ledger.TIME_LIMIT), "stage": "pack"}] * 3
+    assert ledger.why_not_again(late, Retries(without_progress=3)).startswith("3 attempts in a row without a new step")
 
 
 def test_a_new_submit_counts_from_the_start() -> None:

@@ -200,6 +200,29 @@ def test_a_crash_at_each_rename_of_an_exchange_leaves_trainings_whole(
     assert crashes > 50
 
 
+@pytest.mark.parametrize("damaged", [10, 20])
+def test_any_whole_checkpoint_tells_whose_the_training_is(config: Path, damaged: int) -> None:
+    key, run = stage_keys(load_experiment(config))["pretrain"], RunDirectory(config.parent / "run")
+    for step in (10, 20):
+        write_json(run.checkpoints / f"step-{step:08d}" / "state.json", {"trajectory": key})
+    (run.checkpoints / f"step-{damaged:08d}" / "state.json").write_text("{", encoding="utf-8")
+    assert former_training(run) == key
+
+
+def test_a_stage_is_done_when_its_own_job_has_ended_not_its_shares(tmp_path: Path) -> None:
+    config = tiny.write_experiment(tmp_path, tiny.write_texts(tmp_path / "texts", documents=20))
+    experiment = load_experiment(config)
+    run, keys, stage = RunDirectory(experiment.run_path), stage_keys(experiment), STAGES["download"]
+    for share in (stage.share(0, 2), stage.share(1, 2)):
+        perform(share, experiment, run, keys, StopFlag())
+        assert not list(run.path.rglob("done.json"))
+        assert "download" in reasons(experiment)
+    perform(stage, experiment, run, keys, StopFlag(), main=False)  # a rank above 0
+    assert "download" in reasons(experiment)
+    perform(stage, experiment, run, keys, StopFlag())
+    assert "download" not in reasons(experiment)
+
+
 def test_what_is_left_of_a_training_is_set_aside_too(config: Path) -> None:
     """Its checkpoints were deleted to make room: the model would be overwritten."""
     first, second = load_experiment(config), load_experiment(config, ["seed=7"])

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from conftest import sllm
 
-from jobs import hints, ledger
+from jobs import hints, ledger, slurm
+from jobs.cluster import Retries
 from jobs.prepare import lock
 from jobs.status import StageState, newest_checkpoint, run_table, runs_table, stage_states, where_it_stands
 from sllm.files import RunDirectory, write_json
@@ -58,6 +59,29 @@ def test_ends_are_told_apart(run: RunDirectory, cause: str, message: str, told: 
     ledger.end(run, "pretrain", "token", cause, message)
     ledger.close(run, "pretrain")
     assert told in shown(run_table(run))
+
+
+def test_what_was_done_and_tried_with_other_settings_is_passed_over(run: RunDirectory) -> None:
+    write_json(run.done("pretrain"), {"key": {"seed": 1}, "fingerprint": "other", "summary": {}})
+    ledger.begin(run, "pretrain", "other", "token", ledger.SUBMITTED)
+    ledger.end(run, "pretrain", "token", ledger.CRASH, "of before")
+    ledger.close(run, "pretrain")
+    (state,) = [state for state in stage_states(run) if state.name == "pretrain"]
+    assert (state.state, state.attempts) == ("waiting", [])
+    assert "of before" not in shown(run_table(run))
+
+
+@pytest.mark.parametrize(("retries", "state"), [(Retries(killed=0), ledger.KILLED), (Retries(), "gone")])
+def test_a_job_that_gave_up_is_no_job_that_is_gone(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch, retries: Retries, state: str
+) -> None:
+    """Neither is in the queue; the other one was put back there, and somebody took it out."""
+    monkeypatch.setattr(slurm, "queued", lambda jobs: {})
+    monkeypatch.setattr(slurm, "final_states", lambda jobs: {})
+    write_json(run.stage("pretrain") / "job.json", {"job": "7"})
+    ledger.begin(run, "pretrain", KEY, "7-0", ledger.SUBMITTED, job="7")
+    ledger.close(run, "pretrain", retries=retries)
+    assert [found.state for found in stage_states(run) if found.name == "pretrain"] == [state]
 
 
 def test_an_attempt_that_starts_says_from_where_and_for_how_long(run: RunDirectory) -> None:

@@ -66,6 +66,9 @@ def test_a_row_a_stage_that_fits(run: RunDirectory, width: int, file: Any) -> No
     rows, below = lines[: len(STAGES)], lines[len(STAGES) :]
     assert [row.split()[1] for row in rows] == list(STAGES)
     assert rows[3].endswith(" 25%  0:00 elapsed, 1:33 left")
+    assert [row.split(maxsplit=2)[2] for row in rows if "pretrain" not in row] == [
+        "done before" if name == "pack" else "waiting" for name in STAGES if name != "pretrain"
+    ]
     assert "".join(rows + below).count("pretrain") == 1
     for phrase in ("120/480 steps", "loss 3.213", "validation loss 3.402 at step 120", "checkpoint at step 100"):
         assert sum(phrase in line for line in below) == 1
