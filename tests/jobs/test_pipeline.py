@@ -126,6 +126,8 @@ def test_training_of_other_settings_is_set_aside_and_comes_back(config: Path) ->
     assert not run.metrics.exists()
     finish(second)
 
+    where = f"previous/{fingerprint(stage_keys(first)['pretrain'])}"
+    assert reasons(first)["pretrain"] == ("needs: pack", "seed 7 → 1234", f"comes back from {where}")
     swap_training(run, stage_keys(first))
     assert former_training(run) == stage_keys(first)["pretrain"]
     assert json.loads(run.metrics.read_text(encoding="utf-8")) == {"seed": 1234}

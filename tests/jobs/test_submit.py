@@ -1,6 +1,9 @@
 """What is submitted again: code that was edited, settings that were changed."""
 
 import io
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +13,7 @@ from rich.console import Console
 
 from jobs import launch
 from jobs.cluster import load_cluster
+from jobs.hints import command
 from jobs.launch import prepare, run_single, submit
 from jobs.prepare import swap_training
 from sllm.artifacts import stage_keys
@@ -91,6 +95,22 @@ def test_settings_that_were_changed_and_are_submitted_set_the_former_training_as
     again(first)
     assert (run.best / "model").read_text(encoding="utf-8") == "1"
     assert not aside.exists()
+
+
+@pytest.mark.parametrize("before", ["own", "other", "none"])
+def test_commands_that_are_printed_call_this_installation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    """Whichever sllm is first on the PATH, from whichever folder."""
+    other = tmp_path / "sllm"
+    other.write_text("#!/bin/sh\necho other\n", encoding="utf-8")
+    other.chmod(0o755)
+    first = {"own": [str(Path(sys.executable).parent)], "other": [str(tmp_path)], "none": []}[before]
+    monkeypatch.setenv("PATH", os.pathsep.join([*first, os.defpath]))
+    monkeypatch.chdir(tmp_path)
+    told = subprocess.run(["sh", "-c", command("--version")], capture_output=True, text=True)
+    assert told.stdout.startswith("sllm "), told.stderr
+    assert command("x").startswith("sllm x") == (before == "own" and Path(sys.executable).with_name("sllm").exists())
 
 
 @pytest.mark.parametrize(("seed", "way_out"), [(1, "brings it back"), (2, "sets the former training aside")])
