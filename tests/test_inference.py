@@ -3,6 +3,7 @@
 import codecs
 import contextlib
 import itertools
+import math
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -186,11 +187,20 @@ def test_any_numbers_give_a_token(
     assert logits.gather(1, tokens[:, None]).isfinite().all()
 
 
-@given(st.floats(), st.none() | st.integers(), st.floats(), st.floats())
+@given(
+    st.floats() | st.floats(0, 10),
+    st.none() | st.integers() | st.integers(1, 5),
+    st.floats() | st.floats(0.01, 1),
+    st.floats() | st.floats(0.01, 10),
+)
 def test_numbers_are_refused_or_serve(temperature: float, top_k: int | None, top_p: float, penalty: float) -> None:
     logits = torch.tensor([[3.0, -2.0, 0.0, 1.0]])
-    with contextlib.suppress(UserError):
+    serves = (math.isfinite(temperature) and temperature >= 0 and (top_k is None or top_k > 0) and 0 < top_p <= 1) and (
+        math.isfinite(penalty) and penalty > 0
+    )
+    with contextlib.nullcontext() if serves else pytest.raises(UserError):
         Sampling(temperature, top_k, top_p, penalty)
+    if serves:
         penalized = penalize_repetition(logits, logits > 0, penalty)
         assert 0 <= sample(penalized, temperature, top_k, top_p).item() < 4
 

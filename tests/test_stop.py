@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,6 +13,17 @@ from sllm.stop import StopFlag, signals_blocked, stop_on_signals
 SIGNALS = [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP]
 """What may end a job: Slurm at a preemption or a cancel; and ahead of its time limit, as sites have it;
 Ctrl-C; a terminal that goes away."""
+
+
+@pytest.fixture(autouse=True)
+def _as_a_shell_starts_us() -> Iterator[None]:
+    """However these tests were started, under `nohup` for example."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_what_ends_a_job_is_heard_and_nothing_else_is_touched() -> None:
@@ -82,13 +94,8 @@ def test_a_blocked_signal_waits() -> None:
 
 def test_after_the_last_work_no_signal_ends_the_process() -> None:
     """What it says at its end is not to be cut short by who has asked it to end."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    try:
-        with stop_on_signals(last=True) as stop:
-            os.kill(os.getpid(), signal.SIGTERM)
-            assert stop.requested
-        for number in SIGNALS:
-            os.kill(os.getpid(), number)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with stop_on_signals(last=True) as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested
+    for number in SIGNALS:
+        os.kill(os.getpid(), number)

@@ -252,6 +252,7 @@ def test_a_document_is_named_by_shard_and_line(packed: Packed) -> None:
     tokenizer = Tokenizer.load(packed[0].with_name("tokenizer.json"))
     tokens = data.tokens("validation", "ko")
     ends = np.flatnonzero(np.asarray(tokens) == Tokenizer.eos_id)
+    assert len(ends) > 5
     for number, (start, end) in enumerate(zip([0, *(ends[:-1] + 1)], ends, strict=True)):
         assert list(data.documents_of("ko", start, end, "validation")) == [number]
         shard, line = data.document_name("ko", number, "validation").rsplit(":", 1)

@@ -115,7 +115,7 @@ def on_terminal(words: list[str], place: Path, answer: str) -> tuple[int, str]:
 
 
 def test_a_stage_that_has_begun_leaves_its_run(run: RunDirectory, tmp_path: Path) -> None:
-    with pytest.raises(UserError), lock(run, tmp_path / "data", "sllm submit"):
+    with pytest.raises(UserError, match="wrong"), lock(run, tmp_path / "data", "sllm submit"):
         ledger.begin(run, "download", "f", "token", ledger.SUBMITTED)
         ledger.end(run, "download", "token", ledger.BAD_INPUT, "wrong")
         ledger.close(run, "download")

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from sllm.data.embedded import documents
 from sllm.errors import Stopped, UserError
 from sllm.files import DROPPED_SUFFIX, atomic_directory, read_json, read_manifest, sha256, shard_paths, sidecar
 from sllm.progress import report_to
-from sllm.stop import StopFlag, stop_on_signals
+from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer, report
 from sllm.tokenizer.report import train_peer
 from sllm.tokenizer.training import Sample, held_out, parse_document, tokenizer_stage, train
@@ -351,18 +350,20 @@ def test_who_waits_for_the_peer_is_told(corpus: Path, tmp_path: Path, monkeypatc
     assert told == ["comparing with tokenizers"]
 
 
-def stop_with_a_child() -> None:
-    while not multiprocessing.active_children():
-        time.sleep(0.1)
-    os.kill(os.getpid(), signal.SIGTERM)
+class StopAtAChild(StopFlag):
+    """Asks to stop once there is a process of ours."""
+
+    @property
+    def requested(self) -> bool:
+        return bool(multiprocessing.active_children())
 
 
 def test_a_stop_ends_the_peer(tmp_path: Path) -> None:
     made = peculiar_corpus(tmp_path, HANGUL)
-    with stop_on_signals() as stop:
-        threading.Thread(target=stop_with_a_child).start()
-        with pytest.raises(Stopped):
-            tokenizer_stage(experiment(vocab_size=300), made, tmp_path / "out", stop)
+    stop = StopAtAChild()
+    stop.set(signal.SIGTERM)
+    with pytest.raises(Stopped):
+        tokenizer_stage(experiment(vocab_size=300), made, tmp_path / "out", stop)
     assert multiprocessing.active_children() == []
     assert not (tmp_path / "out").exists()
 
