@@ -1,5 +1,7 @@
 """The corpus: clean, counted, each document once and on one side; whole or not there."""
 
+import json
+import os
 import re
 import shutil
 import signal
@@ -8,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unicodedata import normalize
 
 import pytest
@@ -124,6 +127,94 @@ def test_a_damaged_corpus_is_made_again(tmp_path: Path) -> None:
     (corpus / "en" / "train-00000-00000.jsonl.zst").unlink()
     download_stage(made, corpus, StopFlag())
     assert read_manifest(corpus, checksums=True) == whole
+
+
+RECORDS = {
+    "en": [
+        *({"text": text, "other": f"Other {text}"} for text in sentences(80)),
+        *(
+            {"text": f"{name} said so: write to {name}@example.org at once.", "other": "짧다"}
+            for name in ("Tom", "Ann")
+        ),
+        {"text": " ".join(sentences(40)), "other": None},
+        {"text": "x" * 999, "other": None},
+        {"text": "The end.", "other": None},
+        *({"text": text, "other": None} for text in sentences(100, "ko")[60:]),
+    ],
+    "ko": [
+        *({"text": text} for text in sentences(60, "ko")),
+        {"text": "저녁에 바다와 산이 보이는 마을에서 책을 읽었다.\n무단 전재 및 재배포 금지"},
+        {"text": "Only a little 한글 is in this text, and it is one of the longer ones."},
+    ],
+}
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "min_characters": {"min_characters": 100},
+    "max_characters": {"max_characters": 100},
+    "min_hangul": {"clean": {"min_hangul": 0.01}},
+    "min_latin": {"clean": {"min_latin": 0.0}},
+    "repetition": {"clean": {"repetition": False}},
+    "boilerplate": {"clean": {"boilerplate": False}},
+    "personal_data": {"clean": {"personal_data": False}},
+    "validation_fraction": {"validation_fraction": 0.3},
+    "text_field": {"en": {"text_field": "other"}},
+    "language": {"en": {"language": "ko"}},
+    "megabytes": {"made": {"megabytes": 0.04}},
+    "seed": {},
+    "a file": {},
+}
+
+
+def test_other_settings_in_the_same_data_directory_give_what_a_fresh_one_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a source has on disk is used again, but only where it is what would be made now."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # most of the time of so many small corpora
+    paths = {name: tmp_path / f"{name}.jsonl" for name in RECORDS}
+
+    def write(name: str, records: list[dict[str, Any]]) -> None:
+        paths[name].write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+    def manifest(directory: Path, change: str) -> dict[str, Any]:
+        changes = dict(CHANGES.get(change, {}))
+        sources: list[dict[str, Any]] = [
+            {"kind": "files", "name": name, "language": name, "paths": [str(paths[name])]} for name in RECORDS
+        ]
+        sources.append({"kind": "embedded", "name": "made", "language": "en", "megabytes": 0.03})
+        sources = [source | changes.pop(source["name"], {}) for source in sources]
+        made = experiment(sources, **changes).model_copy(update={"seed": 7 if change == "seed" else 1})
+        download_stage(made, directory / change, StopFlag(), workers=1)
+        return read_manifest(directory / change)
+
+    for name, records in RECORDS.items():
+        write(name, records)
+    base = manifest(tmp_path / "shared", "as it was")
+    for number, change in enumerate(CHANGES):
+        if change == "a file":
+            write("en", [{"text": f"Now {text}"} for text in sentences(80)])
+        found = manifest(tmp_path / "shared", change)
+        assert found == manifest(tmp_path / f"fresh {number}", change), change
+        assert found != base, change
+
+
+def test_a_shard_that_is_cut_short_or_gone_is_no_part_of_a_corpus(tmp_path: Path) -> None:
+    made, corpus = downloaded(tmp_path, {"en": sentences(100)})
+    whole = read_manifest(corpus)
+    shutil.rmtree(corpus)
+    store = store_of(made.data.sources[0], made, corpus)
+    files = sorted(store.glob("*-*-*"))
+    assert len(files) == 4  # of two splits a shard and its digests
+    for path in files:
+        content = path.read_bytes()
+        path.write_bytes(content[:-1])
+        for _ in range(2):
+            with pytest.raises(UserError, match=rf"{path} is gone or damaged; .* --source en --force` gets it anew"):
+                download_stage(made, corpus, StopFlag())
+            assert not corpus.exists()
+            path.unlink(missing_ok=True)
+        path.write_bytes(content)
+    download_stage(made, corpus, StopFlag())
+    assert read_manifest(corpus) == whole
 
 
 @pytest.mark.parametrize(
