@@ -100,7 +100,9 @@ def drop_duplicates(
 
 def example(text: str, where: str) -> Example:
     """What a report shows of a text that was dropped: how it begins, and where it stands."""
-    return {"text": mask_personal_data(text[:EXAMPLE_CHARACTERS])[0], "where": where}
+    # Cut when it is masked: half a number would not be known as one.
+    begins = mask_personal_data(text[: 2 * EXAMPLE_CHARACTERS])[0][:EXAMPLE_CHARACTERS]
+    return {"text": begins, "where": where}
 
 
 def _is_train(name: str) -> bool:

@@ -4,6 +4,7 @@ import random
 from pathlib import Path
 from unicodedata import normalize
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,8 +17,9 @@ from sllm.data.dedup import drop_duplicates
 from sllm.data.download import download_stage
 from sllm.data.minhash import BANDS, CHARACTERS, ROWS, band_keys
 from sllm.data.shards import ShardWriter, read_shard
-from sllm.files import sidecar
+from sllm.files import read_manifest, sidecar
 from sllm.stop import StopFlag
+from sllm.tokenizer.training import Sample
 
 CONFIG = DataConfig.model_validate({"sources": [{"name": "a", "kind": "embedded", "language": "ko"}]})
 
@@ -73,8 +75,35 @@ def test_a_document_in_two_unicode_forms_stays_once(tmp_path: Path) -> None:
     made = over_files(tmp_path, {"ko": korean, "ko2": twice}, min_characters=5)
     summary = download_stage(made, tmp_path / "corpus", StopFlag())
     assert summary["sources"]["ko2"]["dropped"]["duplicate"] == 200
-    kept = [text for path in sorted((tmp_path / "corpus").glob("*/*.zst")) for text in read_shard(path)]
+    kept, learnt = [], []
+    for path in sorted((tmp_path / "corpus").glob("*/*.zst")):
+        kept += read_shard(path)
+        if path.name.startswith("train"):
+            learnt += read_shard(path)
     assert sorted(kept) == sorted(map(normalise, sentences(250, "ko")))
+    sample = Sample(tmp_path / "corpus", read_manifest(tmp_path / "corpus"), made.tokenizer, seed=1)
+    assert set(sample.fractions.values()) == {1.0}
+    assert list(sample.texts()) == learnt, "nor does the tokenizer learn from what was dropped"
+
+
+@pytest.mark.parametrize("before", [0, dedup.EXAMPLE_CHARACTERS - 8, dedup.EXAMPLE_CHARACTERS])
+def test_examples_of_what_is_dropped_show_no_personal_data(tmp_path: Path, before: int) -> None:
+    """Also where the corpus keeps it, and where an example ends in the middle of a number."""
+    text = ("가나 " * 67)[:before] + "010-1234-5678 900101-1234568 " + "이것은 전화번호와 주민번호다 " * 10
+    made = over_files(
+        tmp_path,
+        {"ko": [text, text, *sentences(50, "ko")], "en": [text, *sentences(50)]},
+        clean={"personal_data": False, "repetition": False},
+    )
+    summary = download_stage(made, tmp_path / "corpus", StopFlag())
+    shown = [
+        summary["sources"][source]["examples"][reason][0]["text"]
+        for source, reason in (("ko", "duplicate"), ("en", "language"))
+    ]
+    for example in shown:
+        assert example.startswith(text[:before].strip())
+        assert not set("0123456789") & set(example)
+        assert ("[PHONE_NUMBER]" in example) == (before == 0)
 
 
 # --- nearly equal ---------------------------------------------------------------------------------
@@ -86,7 +115,8 @@ def folded(text: str) -> str:
 
 def jaccard(first: str, second: str) -> float:
     """Of the sets of n-grams, as minhash.py means them."""
-    sets = [{folded(t)[i : i + CHARACTERS] for i in range(len(folded(t)) - CHARACTERS + 1)} for t in (first, second)]
+    texts = [folded(first), folded(second)]
+    sets = [{text[i : i + CHARACTERS] for i in range(len(text) - CHARACTERS + 1)} for text in texts]
     return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
 
 
@@ -102,6 +132,45 @@ def test_bands_meet_as_often_as_they_should() -> None:
         met += bool((band_keys(" ".join(words)) == band_keys(" ".join(other))).any())
     assert 200 < expected < 500, "the texts are neither all alike nor all unlike"
     assert abs(met - expected) < 5 * variance**0.5
+
+
+def changed(text: str, draw: random.Random, words: int) -> str:
+    """Some of its words are others."""
+    others = text.split()
+    for place in draw.sample(range(len(others)), words):
+        others[place] = f"바꾼말{draw.randrange(10**6)}"
+    return " ".join(others)
+
+
+def test_what_is_nearly_equal_is_dropped_and_what_is_equal_counts_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A document that shares a key of any band with one before it: of those with a similarity of 0.8, nine of ten."""
+    monkeypatch.setattr(dedup, "AT_A_TIME", 100)
+    draw = random.Random(0)
+    first = ["".join(draw.choices("가나다라마바사아자차카타파하 ", k=1000)) for _ in range(120)]
+    near = [changed(text, draw, 6) for text in first]
+    similar = [jaccard(*pair) for pair in zip(first, near, strict=True)]
+    assert 0.78 < sum(similar) / len(similar) < 0.82
+    # What is dropped already for another reason is no near duplicate, and hides none.
+    shards = [("a/train", [*first[:60], *first[:10]]), ("b/train", [*first[60:], *near, *near[:20]])]
+    names = write_corpus(tmp_path, shards)
+    removed = drop_duplicates(
+        tmp_path, names, CONFIG.model_copy(update={"near_duplicates": True}), StopFlag(), workers=1
+    )
+    texts = [text for _, some in shards for text in some]
+    keys = np.array([band_keys(text) for text in texts])
+    equal = {i for i, text in enumerate(texts) if text in texts[:i]}
+    alike = {i for i in range(len(texts)) if (keys[:i] == keys[i]).any()} - equal
+    kept = [text for name in names for text in read_shard(tmp_path / name)]
+    assert kept == [text for i, text in enumerate(texts) if i not in equal | alike]
+    assert (removed["a"].reasons, removed["b"].reasons) == (
+        {"duplicate": 10},
+        {"duplicate": 20, "near_duplicate": len(alike)},
+    )
+    expected = [1 - (1 - similarity**8) ** 14 for similarity in similar]
+    deviation = sum(p * (1 - p) for p in expected) ** 0.5
+    assert abs(len(alike) - sum(expected)) < 4 * deviation
 
 
 @given(st.text(st.characters(max_codepoint=0xFFFF), max_size=40))
