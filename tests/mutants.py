@@ -512,7 +512,8 @@ def outcomes(
             finally:
                 copies.put(copy)
 
-        usual = {mutant.tests: pool.submit(test, mutant.tests, None, 3600.0) for mutant in mutants}
+        selections = dict.fromkeys(mutant.tests for mutant in mutants)
+        usual = {tests: pool.submit(test, tests, None, 3600.0) for tests in selections}
         seconds = {tests: future.result().seconds for tests, future in usual.items()}
         bad = [f"{tests}: {usual[tests].result().by}" for tests in usual if usual[tests].result().state != "SURVIVED"]
         if bad:
