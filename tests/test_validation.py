@@ -52,7 +52,7 @@ class Prepared:
             "stop": StopFlag(),
             "precision": "fp32",
         }
-        result = evaluate(self.model, self.data, self.tokenizer, **{**arguments, **changes})
+        result = evaluate(self.model, changes.pop("data", self.data), self.tokenizer, **{**arguments, **changes})
         assert result is not None
         return result
 
@@ -95,6 +95,13 @@ def test_figures_are_those_of_a_plain_computation(setup: Prepared) -> None:
     assert result["overall"]["accuracy"] == pytest.approx(right / tokens)
     entropy = -sum(n / tokens * math.log(n / tokens) for n in seen.values())
     assert result["overall"]["unigram_entropy"] == pytest.approx(entropy, rel=1e-9)
+    names = {source.name: {**source.splits, "language": "ko"} for source in setup.data.sources}
+    korean = PackedData(
+        setup.data.directory, {"dtype": setup.data.dtype, "vocab_size": setup.data.vocab_size, "sources": names}
+    )
+    assert setup.evaluate(data=korean)["languages"] == {
+        "ko": {name: figure for name, figure in result["overall"].items() if name != "unigram_entropy"}
+    }, "two sources of one language"
 
 
 def test_batches_and_chunks_do_not_matter(setup: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
