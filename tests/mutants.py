@@ -73,16 +73,12 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "sllm/data/check.py",
-        "tests/data/test_download.py",
+        "tests/data/test_check.py",
         (
             "a shard that was changed is no problem",
             '    if sha256(path) != file["sha256"]:\n        return _Found(f"{path} does not match its checksum")\n',
             "",
         ),
-    ),
-    *of(
-        "sllm/data/check.py",
-        "tests/data/test_download.py tests/jobs/test_corpus.py tests/jobs/test_cli.py",
         (
             "documents that are missing are no problem",
             "checked.documents != expected:",
@@ -93,7 +89,7 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "sllm/data/clean.py",
-        "tests/data/test_clean.py",
+        "tests/data/test_clean.py::test_personal_data_is_masked",
         (
             "the check digit of a foreigner's registration number is taken for a Korean's",
             "((13 if digits[6] >= 5 else 11) - total",
@@ -111,23 +107,18 @@ MUTANTS: list[Mutant] = [
             "(year, month) >= (2020, 1)",
         ),
         (
-            "what a mask frees beside it is not masked",
-            "    while text != before:\n        before = text\n",
-            "    for _ in range(1):\n",
-        ),
-        ("Luhn's check takes a doubled 9 for 0", "2 * d - 9 if d > 4 else 2 * d", "2 * d % 9"),
-        (
             "what stands before a number is not looked at",
             "start = max(done, long.start() - 2)",
             "start = max(done, long.start())",
         ),
-        ("a line that begins like a notice goes whole", "_NOTICE.fullmatch(", "_NOTICE.match("),
-        ("a line that holds a notice goes whole", "_NOTICE.fullmatch(", "_NOTICE.search("),
-        ("a paragraph that reads like a notice goes", "            and len(line) <= _LONGEST_NOTICE\n", ""),
+    ),
+    *of(
+        "sllm/data/clean.py",
+        "tests/data/test_clean.py::test_a_clean_document_is_clean",
         (
-            "code that reads like navigation goes",
-            '            and line[:1] not in (" ", "\\t")  # an indented line is code\n',
-            "",
+            "what a mask frees beside it is not masked",
+            "    while text != before:\n        before = text\n",
+            "    for _ in range(1):\n",
         ),
         (
             "a document that masks made longer than the limit stays so",
@@ -143,24 +134,85 @@ MUTANTS: list[Mutant] = [
             "            if not lost:\n                break\n            text = kept\n",
             "            text = kept\n            break\n",
         ),
+    ),
+    *of(
+        "sllm/data/clean.py",
+        "tests/data/test_clean.py::test_every_wrong_digit_shows_in_a_card_number",
+        ("Luhn's check takes a doubled 9 for 0", "2 * d - 9 if d > 4 else 2 * d", "2 * d % 9"),
+    ),
+    *of(
+        "sllm/data/clean.py",
+        "tests/data/test_clean.py::test_what_only_speaks_of_it_stays",
+        ("a line that begins like a notice goes whole", "_NOTICE.fullmatch(", "_NOTICE.match("),
+        ("a line that holds a notice goes whole", "_NOTICE.fullmatch(", "_NOTICE.search("),
+        ("a paragraph that reads like a notice goes", "            and len(line) <= _LONGEST_NOTICE\n", ""),
+        (
+            "code that reads like navigation goes",
+            '            and line[:1] not in (" ", "\\t")  # an indented line is code\n',
+            "",
+        ),
+    ),
+    *of(
+        "sllm/data/clean.py",
+        ("tests/data/test_clean.py::test_boilerplate_goes tests/data/test_clean.py::test_a_clean_document_is_clean"),
         (
             "what is left of a text without its notices is not in the normal form",
             '    return _tidy("\\n".join(kept)), "\\n".join(removed)',
             '    return "\\n".join(kept), "\\n".join(removed)',
         ),
+    ),
+    *of(
+        "sllm/data/clean.py",
+        "tests/data/test_clean.py::test_examples",
         (
             "texts are not composed (NFC)",
             '_tidy(nfc("\\n".join([line.rstrip() for line in lines])))',
             '_tidy("\\n".join([line.rstrip() for line in lines]))',
         ),
+    ),
+    *of(
+        "sllm/data/clean.py",
+        "tests/data/test_clean.py::test_a_file_in_one_line",
         (
             "of a large file all but the first part is lost",
             "for start, end in cut(text, AT_ONCE * self._config.max_characters):",
             "for start, end in [(0, AT_ONCE * self._config.max_characters)]:",
         ),
+    ),
+    *of(
+        "sllm/data/clean.py",
+        "tests/data/test_clean.py::test_the_side_depends_on_the_text_alone",
+        (
+            "the validation documents are those of the other end (sides change with every format)",
+            "position < self._config.validation_fraction else",
+            "position > 1 - self._config.validation_fraction else",
+        ),
+    ),
+    *of(
+        "sllm/data/clean.py",
+        "tests/data/test_clean.py::test_documents_are_dropped_for_a_reason",
         ("characters may repeat", "    if found.runs > MOST_RUNS:", "    if found.runs >= 1.0:"),
+        ("short texts are judged by their phrases", "if found.words >= MIN_WORDS and (", "if ("),
+        (
+            "a text with one Latin letter is English",
+            "return latin >= self._rules.min_latin * max(letters, 1)",
+            "return latin > 0",
+        ),
+    ),
+    *of(
+        "sllm/data/clean.py",
+        "tests/data/test_clean.py::test_phrases_that_come_again",
         ("the most frequent phrase may be any share of a text", "any(map(gt, found.top, MOST_TOP)) or any", "any"),
+    ),
+    *of(
+        "sllm/data/clean.py",
+        "tests/data/test_clean.py::test_three_words_that_come_again_are_a_phrase_in_korean_alone",
         ("phrases may repeat if none is frequent", " or any(map(gt, found.repeated, MOST_REPEATED))", ""),
+        ("Korean is judged by phrases as long as English ones", '{"ko": 3, "en": 5}', '{"ko": 5, "en": 5}'),
+    ),
+    *of(
+        "sllm/data/clean.py",
+        "tests/data/test_clean.py::test_paragraphs_that_come_again",
         (
             "paragraphs may repeat (their number)",
             "max(found.lines, found.paragraphs) > MOST_LINES",
@@ -171,26 +223,10 @@ MUTANTS: list[Mutant] = [
             "max(found.line_characters, found.paragraph_characters) > MOST_LINE_CHARACTERS",
             "found.line_characters > MOST_LINE_CHARACTERS",
         ),
-        ("short texts are judged by their phrases", "if found.words >= MIN_WORDS and (", "if ("),
-        ("Korean is judged by phrases as long as English ones", '{"ko": 3, "en": 5}', '{"ko": 5, "en": 5}'),
-        (
-            "a text with one Latin letter is English",
-            "return latin >= self._rules.min_latin * max(letters, 1)",
-            "return latin > 0",
-        ),
-    ),
-    *of(
-        "sllm/data/clean.py",
-        "tests/data/test_clean.py tests/data/test_download.py",
-        (
-            "the validation documents are those of the other end (sides change with every format)",
-            "position < self._config.validation_fraction else",
-            "position > 1 - self._config.validation_fraction else",
-        ),
     ),
     *of(
         "sllm/data/dedup.py",
-        "tests/data/test_dedup.py",
+        "tests/data/test_dedup.py::test_what_is_nearly_equal_is_dropped_and_what_is_equal_counts_as_that",
         ("only the first band is looked at", "for band in range(BANDS))", "for band in range(1))"),
         ("only the last band counts", "near |= _repeated(keys, stop)", "near = _repeated(keys, stop)"),
         (
@@ -198,28 +234,36 @@ MUTANTS: list[Mutant] = [
             "np.flatnonzero(near[start:end] & ~equal[start:end])",
             "np.flatnonzero(near[start:end])",
         ),
+    ),
+    *of(
+        "sllm/data/dedup.py",
+        "tests/data/test_dedup.py::test_examples_of_what_is_dropped_show_no_personal_data",
+        (
+            "an example that ends in the middle of a number shows half of it",
+            "mask_personal_data(text[: 2 * EXAMPLE_CHARACTERS])[0][:EXAMPLE_CHARACTERS]",
+            "mask_personal_data(text[:EXAMPLE_CHARACTERS])[0]",
+        ),
         (
             "the examples in a report show personal data",
-            "mask_personal_data(text[:EXAMPLE_CHARACTERS])[0]",
+            "mask_personal_data(text[: 2 * EXAMPLE_CHARACTERS])[0][:EXAMPLE_CHARACTERS]",
             "text[:EXAMPLE_CHARACTERS]",
         ),
+    ),
+    *of(
+        "sllm/data/dedup.py",
+        "tests/data/test_dedup.py::test_the_first_of_equal_documents_stays",
         ("documents of train stay, those of validation go", "key=_is_train)", "key=str)"),
         (
             "what an earlier run dropped stays dropped",
             "        path.unlink(missing_ok=True)\n        return removed\n",
             "        return removed\n",
         ),
-        (
-            "half of a digest is enough to be equal",
-            "same = (together[1:] == together[:-1]).all(axis=1)",
-            "same = (together[1:] == together[:-1]).any(axis=1)",
-        ),
         ("parts overlap", ">> np.uint64(32) == part)", ">> np.uint64(32) >= part)"),
         ("the last of equal documents stays", "order = np.lexsort(together.T)", "order = np.lexsort(together.T)[::-1]"),
     ),
     *of(
         "sllm/data/measures.py",
-        "tests/data/test_clean.py",
+        "tests/data/test_measures.py",
         ("runs begin at the third character", "            if run > 3:", "            if run > 2:"),
         (
             "characters in two repeated phrases count twice",
@@ -244,10 +288,28 @@ MUTANTS: list[Mutant] = [
         ("of equally frequent phrases the shortest is taken", "n_size > best_size", "n_size < best_size"),
         ("four words in a row are not yet prose", "        if row >= PROSE:", "        if row > PROSE:"),
         ("the last syllables are not Hangul", "0xAC00, 0xD7A3", "0xAC00, 0xCFFF"),
+        (
+            "letters of other scripts are not letters",
+            "            elif kind == OTHER_LETTER:\n                counts[2] += 1\n",
+            "",
+        ),
+        (
+            "the shortest repeated phrase is not looked at",
+            "        if n >= first:\n            shares[8 + n - first]",
+            "        if n > first:\n            shares[8 + n - first]",
+        ),
+        (
+            "the 4-grams are not counted where little repeats",
+            "if covered == 0 or (n >= max(first, 4) and",
+            "if covered == 0 or (n >= max(first, 3) and",
+        ),
     ),
     *of(
         "sllm/data/minhash.py",
-        "tests/data/test_dedup.py",
+        (
+            "tests/data/test_dedup.py::test_bands_meet_as_often_as_they_should "
+            "tests/data/test_dedup.py::test_what_is_nearly_equal_is_dropped_and_what_is_equal_counts_as_that"
+        ),
         ("near duplicates are nearly equal only from 0.9 on", "BANDS, ROWS = 14, 8", "BANDS, ROWS = 7, 16"),
         (
             "a band's key does not depend on the order of its rows",
@@ -301,8 +363,17 @@ MUTANTS: list[Mutant] = [
         ("joined shards are joined again", "for shard in group[len(lines) :]:", "for shard in group:"),
     ),
     *of(
+        "sllm/files.py",
+        "tests/data/test_dedup.py::test_a_document_in_two_unicode_forms_stays_once",
+        (
+            "the tokenizer learns from documents that were dropped",
+            "        if number not in dropped:\n            yield number + 1, line",
+            "        yield number + 1, line",
+        ),
+    ),
+    *of(
         "sllm/validation.py",
-        "tests/test_validation.py",
+        "tests/test_validation.py::test_figures_are_those_of_a_plain_computation",
         ("bits per byte are nats per byte", "finite(nats / math.log(2) / text_bytes)", "finite(nats / text_bytes)"),
         (
             "bytes are those of the inputs, not of what is predicted",
@@ -314,12 +385,32 @@ MUTANTS: list[Mutant] = [
             "[len(token) for token in tokenizer.token_bytes]",
             "[len(token.decode(errors='replace')) for token in tokenizer.token_bytes]",
         ),
+        (
+            "the entropy is that of the inputs",
+            "counts += torch.bincount(tokens[:, 1:]",
+            "counts += torch.bincount(tokens[:, :-1]",
+        ),
+        ("a language is its first source", "data.sources]].sum(axis=0)", "data.sources]][0]"),
+        ("accuracy is by byte", '"accuracy": right / tokens', '"accuracy": right / text_bytes'),
+        ("the loss is in bits", '"loss": finite(loss)', '"loss": finite(loss / math.log(2))'),
+    ),
+    *of(
+        "sllm/validation.py",
+        "tests/test_validation.py::test_leaves_the_model_as_it_was",
         ("dropout is on in the validation", "    model.eval()\n", ""),
+    ),
+    *of(
+        "sllm/validation.py",
+        "tests/test_validation.py::test_a_last_window_shorter_than_the_context_counts",
         (
             "the last window of a source does not count",
             "        batches += [(number, [window]) for window in windows[len(whole) :]]\n",
             "",
         ),
+    ),
+    *of(
+        "sllm/validation.py",
+        "tests/test_validation.py::test_two_ranks_find_what_one_finds",
         ("each rank reports its own figures", "world.sum(sums.flatten().tolist())", "sums.flatten().tolist()"),
         (
             "batches that do not go round the ranks are left out",
@@ -330,21 +421,6 @@ MUTANTS: list[Mutant] = [
                 "    dtype"
             ),
         ),
-        (
-            "the entropy is that of the inputs",
-            "counts += torch.bincount(tokens[:, 1:]",
-            "counts += torch.bincount(tokens[:, :-1]",
-        ),
-        (
-            "a language is its first source",
-            (
-                "by_language = {\n"
-                "        language: table[[source.language == language for source in data.sources]].sum(axis=0)"
-            ),
-            "by_language = {\n        language: table[[source.language == language for source in data.sources]][0]",
-        ),
-        ("accuracy is by byte", '"accuracy": right / tokens', '"accuracy": right / text_bytes'),
-        ("the loss is in bits", '"loss": finite(loss)', '"loss": finite(loss / math.log(2))'),
     ),
 ]
 
