@@ -16,12 +16,16 @@ for _ in range(3):
     print("second", flush=True)
 print("done", file=sys.stderr)
 """
+CHILD = """
+import subprocess
+print(subprocess.run(["echo", "third"]).returncode, file=sys.stderr)
+"""
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_pipe_whose_reader_leaves(unbuffered: str) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", CODE],
+        [sys.executable, "-c", CODE + CHILD],
         env={"PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONUNBUFFERED": unbuffered},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -32,7 +36,7 @@ def test_a_pipe_whose_reader_leaves(unbuffered: str) -> None:
     assert process.stdout.readline() == b"first\n"
     process.stdout.close()
     _, errors = process.communicate(b"\n")
-    assert (process.returncode, errors) == (0, b"done\n")
+    assert (process.returncode, errors) == (0, b"done\n0\n"), "nor is a program that we start stopped by it"
 
 
 def test_a_disk_that_is_full() -> None:
