@@ -12,6 +12,7 @@ from jobs import ledger
 from jobs.pipeline import STAGES, Keys, Stage, former_training, plan, up_to
 from jobs.prepare import swap_training, training_moves
 from jobs.run import perform
+from jobs.status import stage_states
 from sllm.artifacts import Artifacts, stage_keys
 from sllm.config import Experiment, load_experiment
 from sllm.errors import UserError
@@ -139,15 +140,15 @@ class Crash(BaseException):
     """Power is lost."""
 
 
-def train(run: RunDirectory, keys: Keys, *, checkpoints: bool) -> dict[str, str]:
+def train(run: RunDirectory, keys: Keys, kind: str) -> dict[str, str]:
     """Leave a training in the run, every file of it marked. Returns the files with what they hold."""
     key = keys["pretrain"]
     names = ["best/model", "report/index.html", "wandb/run", "wandb.json", "metrics.jsonl"]
     files = dict.fromkeys([*names, *(f"stages/{stage}/job.json" for stage in TRAINING)], f"of the seed {key['seed']}")
-    for stage in TRAINING:
+    for stage in TRAINING if kind != "unfinished" else ():
         done = {"key": keys[stage], "fingerprint": fingerprint(keys[stage]), "summary": {"step": 30}}
         files[f"stages/{stage}/done.json"] = json.dumps(done)
-    if checkpoints:
+    if kind != "checkpoints deleted":
         files["checkpoints/step-00000030/state.json"] = json.dumps({"trajectory": key})
     for name, text in files.items():
         (run.path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -161,9 +162,9 @@ def training_in(place: Path) -> dict[str, str]:
     return {name: text for name, text in found.items() if not name.startswith("previous/")}
 
 
-@pytest.mark.parametrize("checkpoints", [True, False], ids=["with checkpoints", "whose checkpoints were deleted"])
+@pytest.mark.parametrize("kind", ["finished", "unfinished", "checkpoints deleted"])
 def test_a_crash_at_each_rename_of_an_exchange_leaves_trainings_whole(
-    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoints: bool
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Whichever settings are submitted next: these, those of the former training, or others yet."""
     keys = {seed: stage_keys(load_experiment(config, [f"seed={seed}"])) for seed in (1, 2, 3)}
@@ -182,10 +183,10 @@ def test_a_crash_at_each_rename_of_an_exchange_leaves_trainings_whole(
     for first_is_aside, submitted in product((False, True), keys):
         for moved in range(100):
             run, left = RunDirectory(tmp_path / f"{first_is_aside}-{submitted}-{moved}"), 100
-            trainings = {1: train(run, keys[1], checkpoints=checkpoints)}
+            trainings = {1: train(run, keys[1], kind)}
             if first_is_aside:  # and the submit below brings it back, in the place of the second
                 swap_training(run, keys[2])
-                trainings[2] = train(run, keys[2], checkpoints=checkpoints)
+                trainings[2] = train(run, keys[2], kind)
             left = moved
             try:
                 swap_training(run, keys[1 if first_is_aside else 2])
@@ -223,6 +224,8 @@ def test_a_stage_is_done_when_its_own_job_has_ended_not_its_shares(tmp_path: Pat
     assert "download" in reasons(experiment)
     perform(stage, experiment, run, keys, StopFlag())
     assert "download" not in reasons(experiment)
+    write_json(run.path / "keys.json", keys)
+    assert [state.name for state in stage_states(run) if state.state == "done"] == ["download"]
 
 
 def test_what_is_left_of_a_training_is_set_aside_too(config: Path) -> None:

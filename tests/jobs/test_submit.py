@@ -11,7 +11,7 @@ import pytest
 import tiny
 from rich.console import Console
 
-from jobs import launch
+from jobs import launch, slurm
 from jobs.cluster import load_cluster
 from jobs.hints import command
 from jobs.launch import prepare, run_single, submit
@@ -95,6 +95,18 @@ def test_settings_that_were_changed_and_are_submitted_set_the_former_training_as
     again(first)
     assert (run.best / "model").read_text(encoding="utf-8") == "1"
     assert not aside.exists()
+
+
+def test_jobs_in_the_queue_keep_the_settings_that_they_were_submitted_with(
+    again: Again, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = load_experiment(config, ["seed=1"]), load_experiment(config, ["seed=2"])
+    run = again(first)
+    write_json(run.stage("pretrain") / "job.json", {"job": "7"})
+    monkeypatch.setattr(slurm, "queued", lambda jobs: {job: {"state": "PENDING"} for job in jobs})
+    with pytest.raises(UserError, match=r"jobs with other settings are in the queue; `.*cancel .*` first"):
+        again(second)
+    assert load_experiment(run.config) == first
 
 
 @pytest.mark.parametrize("before", ["own", "other", "none"])
