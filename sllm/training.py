@@ -120,6 +120,8 @@ class Trainer:
             # Shapes are static: a graph that some other length made dynamic would draw other dropout.
             torch._dynamo.config.optimize_ddp = False  # it would cut a block at the borders of DDP's buckets
             torch._inductor.config.deterministic = True  # nothing that changes the result is chosen by timing it
+            # PyTorch 2.11 takes from its cache on disk what was compiled under another precision's autocast.
+            torch.compiler.config.cache_key_tag = self.config.precision
             for block in self.model.blocks:
                 block.compile(dynamic=False)
         if world.size > 1:
