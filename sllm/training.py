@@ -373,7 +373,8 @@ class Trainer:
 
     def _keep_best(self, loss: float | None) -> "Best | None":
         """Write the model if it is better than the best one on disk. Returns which one is there then."""
-        former = self._best_on_disk()
+        # One that this attempt has not seen whole, at its start or by writing it, may have the sizes and not the bytes.
+        former = self._best_on_disk(checksums=self.best is None)
         if self.best and former is None:
             log.warning("%s is gone or damaged: the model of step %d takes its place", self.run.best, self.step)
         if loss is None or (former is not None and loss >= former.loss):

@@ -21,6 +21,7 @@ from waiting import PATIENCE
 
 from sllm.checkpoint import Checkpoints, load_model
 from sllm.config import CheckpointConfig
+from sllm.errors import UserError
 from sllm.files import checkpoint_steps, read_json, read_jsonl, write_json, write_manifest
 from sllm.metrics import Metrics
 
@@ -79,6 +80,13 @@ def final(run: Path, step: int = STEPS) -> dict[str, bytes]:
 
 def log_of(config: Path) -> str:
     return (config.parent / "ranks.log").read_text(encoding="utf-8")
+
+
+def flip(path: Path) -> None:
+    """One bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.write_bytes(content)
 
 
 def assert_equal_to_the_last_bit(run: Path, straight: Path) -> None:
@@ -201,9 +209,7 @@ def test_a_damaged_checkpoint_is_passed_over(
     if damage == "truncated":
         os.truncate(newest, newest.stat().st_size // 2)
     else:
-        content = bytearray(newest.read_bytes())
-        content[len(content) // 2] ^= 0x10
-        newest.write_bytes(content)
+        flip(newest)
     ranks.run(config, 2)
     log = log_of(config)
     assert "checkpoint of step 40 is damaged and passed over" in log
@@ -366,19 +372,57 @@ RISING: dict[str, float] = {"learning_rate": 3.0, "min_learning_rate": 0.5, "war
 """Losses that rise from one validation to the next."""
 
 
-@pytest.mark.parametrize("damage", ["deleted", "truncated", "of another training"])
-def test_a_best_model_that_is_gone_does_not_count(configure: Callable[..., Path], damage: str) -> None:
+@pytest.fixture(scope="session")
+def rising(experiment: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A finished training whose first validation was the best, and its summary."""
+    directory = tmp_path_factory.mktemp("rising") / "rising"
+    directory.mkdir()
+    config = directory / "experiment.yaml"
+    train = {**experiment["train"], **RISING}
+    values = {**experiment, "name": "rising", "runs_directory": str(directory.parent), "train": train}
+    config.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return directory, ranks.run(config, 1)
+
+
+@pytest.fixture
+def stopped(configure: Callable[..., Path], rising: tuple[Path, dict[str, Any]]) -> Path:
+    """The experiment of a copy of it that stands after the second validation, at step 32."""
     config = configure("best", **RISING)
-    best = config.parent / "best"
-    first = ranks.run(config, 1)
-    assert first["best_step"] == 15
-    assert read_json(best / "manifest.json")["loss"] == first["best_validation_loss"]
+    shutil.copytree(rising[0], config.parent, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.yaml", "*.log"))
     for step in (36, 40):
         shutil.rmtree(config.parent / "checkpoints" / f"step-{step:08d}")
+    return config
+
+
+def test_the_best_model_stays_while_the_validation_gets_worse(
+    stopped: Path, rising: tuple[Path, dict[str, Any]]
+) -> None:
+    best = stopped.parent / "best" / "model.safetensors"
+    before = best.read_bytes()
+    again = ranks.run(stopped, 1)
+    found = losses(stopped.parent, "validation")
+    assert list(found) == [15, 30, 40]
+    assert min(found.values()) == found[15]
+    assert again == rising[1]
+    assert (again["best_step"], again["validation_loss"]) == (15, pytest.approx(found[40], abs=1e-5))
+    assert again["best_validation_loss"] == pytest.approx(found[15], abs=1e-5)
+    assert best.read_bytes() == before
+    assert "gone or damaged" not in log_of(stopped), "it was known from the start"
+
+
+@pytest.mark.parametrize("damage", ["deleted", "flipped", "of another training"])
+def test_a_best_model_that_is_gone_does_not_count(
+    stopped: Path, rising: tuple[Path, dict[str, Any]], damage: str
+) -> None:
+    config, first = stopped, rising[1]
+    best = config.parent / "best"
+    assert read_json(best / "manifest.json")["loss"] == first["best_validation_loss"]
     if damage == "deleted":
         shutil.rmtree(best)
-    elif damage == "truncated":
-        os.truncate(best / "model.safetensors", 1000)
+    elif damage == "flipped":
+        flip(best / "model.safetensors")
+        with pytest.raises(UserError, match=r"damaged model: .*model\.safetensors does not match its checksum"):
+            load_model(best)
     else:
         write_json(best / "manifest.json", {**read_json(best / "manifest.json"), "trajectory": "another"})
     again = ranks.run(config, 1)
@@ -467,8 +511,11 @@ def test_low_precision_trains_and_resumes_exactly(configure: Callable[..., Path]
     ranks.run(broken, 1)
     assert losses(broken.parent) == losses(whole.parent)
     assert final(broken.parent, 12) == final(whole.parent, 12)
-    state = read_json(whole.parent / "checkpoints" / "step-00000012" / "state.json")
+    state, other = (
+        read_json(config.parent / "checkpoints" / "step-00000012" / "state.json") for config in (whole, broken)
+    )
     assert bool(state["scaler"]) == (precision == "fp16")
+    assert state == other
 
 
 def test_an_overflow_under_fp16_is_valid_json(configure: Callable[..., Path]) -> None:
