@@ -210,7 +210,16 @@ def test_a_damaged_checkpoint_is_passed_over(
         os.truncate(newest, newest.stat().st_size // 2)
     else:
         flip(newest)
+    # What a kill leaves half-written is cleared away.
+    halves = [
+        run / f".{name}.node-123.tmp" for run, name in ((newest.parents[1], "step-00000044"), (config.parent, "best"))
+    ]
+    for half in halves:
+        shutil.copytree(straight / "best", half)
+    with (config.parent / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"kind":"train","st')
     ranks.run(config, 2)
+    assert not any(half.exists() for half in halves)
     log = log_of(config)
     assert "checkpoint of step 40 is damaged and passed over" in log
     assert "resumed from the checkpoint of step 36" in log
