@@ -25,7 +25,7 @@ from sllm.checkpoint import save_model
 from sllm.config import ModelConfig
 from sllm.errors import UserError
 from sllm.export import gpt2_config, gpt2_weights
-from sllm.files import write_manifest
+from sllm.files import read_json, write_json, write_manifest
 from sllm.inference import (
     Sampling,
     TextGenerator,
@@ -610,6 +610,16 @@ def test_weights_that_are_not_numbers_are_named(directory: Path, tmp_path: Path)
     save_model(tmp_path / "diverged", model, directory / "tokenizer.json")
     with pytest.raises(UserError, match="diverged: its weights are not numbers"):
         TextGenerator(tmp_path / "diverged", device="cpu")
+
+
+def test_weights_that_do_not_fit_their_description_are_named(directory: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(directory, tmp_path / "other")
+    about = read_json(other / "config.json")
+    deeper = {**about["model"], "n_layers": about["model"]["n_layers"] + 1}
+    write_json(other / "config.json", {**about, "model": deeper})
+    write_manifest(other)
+    with pytest.raises(UserError, match=r"made by another architecture \(.* is missing, .*, 12 tensors differ\)"):
+        TextGenerator(other, device="cpu")
 
 
 def test_every_prompt_that_is_too_long_is_named(generator: TextGenerator) -> None:
