@@ -158,11 +158,12 @@ def test_weights_are_honoured_within_a_block_too() -> None:
 
 
 def test_seeds_and_epochs_differ_and_other_sources_do_not_matter() -> None:
-    def shown(windows: dict[str, int], seed: int) -> list[int]:
-        return [window for source, window in sampler(windows, seed=seed).windows(0, 4096) if source == "a"][:500]
+    def shown(windows: dict[str, int], seed: int, name: str = "a") -> list[int]:
+        return [window for source, window in sampler(windows, seed=seed).windows(0, 4096) if source == name][:500]
 
     assert shown({"a": 500}, 1) != shown({"a": 500}, 2)
     assert shown({"a": 500}, 1) == shown({"a": 500, "b": 700, "c": 3}, 1) == shown({"c": 3, "a": 500}, 1)
+    assert shown({"a": 500, "b": 500}, 1) != shown({"a": 500, "b": 500}, 1, "b")
 
     def mixed(seed: int, block: int) -> list[str]:
         order = sampler({"a": 500, "b": 500}, seed=seed)
