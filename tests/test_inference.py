@@ -477,6 +477,13 @@ def test_two_lines_get_two_answers(generator: TextGenerator) -> None:
     assert len({talk(generator, [line], reply_tokens=64, seed=1) for line in ("민수", "Anna", "")}) == 3
 
 
+def test_each_turn_of_a_chat_draws_anew_and_a_seed_repeats_all(generator: TextGenerator) -> None:
+    written = talk(generator, ["민수", "/new", "민수"], seed=1)
+    first, second, *_ = written.split("\n")
+    assert first != second
+    assert talk(generator, ["민수", "/new", "민수"], seed=1) == written
+
+
 def test_chat_commands() -> None:
     generator, told = Scripted("b\n"), []
     lines = ["a", "/new", "c", "/help", "/help me", " /", "/usr/bin", "/quit", "never"]

@@ -181,6 +181,11 @@ def test_which_source_comes_when_differs_by_seed_and_block() -> None:
     assert len({sources(seed, block) for seed in (1, 2, 3) for block in (0, 1, 2)}) == 9
 
 
+def test_sources_are_shuffled_apart() -> None:
+    windows = sampler({"a": 500, "b": 500}).windows(0, 1000)
+    assert [w for source, w in windows if source == "a"][:100] != [w for source, w in windows if source == "b"][:100]
+
+
 # --- reading --------------------------------------------------------------------------------------
 
 Packed = tuple[Path, Path, str]

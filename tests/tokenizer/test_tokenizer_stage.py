@@ -22,7 +22,7 @@ from sllm.errors import Stopped, UserError
 from sllm.files import DROPPED_SUFFIX, atomic_directory, read_json, read_manifest, sha256, shard_paths, sidecar
 from sllm.progress import report_to
 from sllm.stop import StopFlag
-from sllm.tokenizer import Tokenizer, report
+from sllm.tokenizer import Tokenizer, report, training
 from sllm.tokenizer.report import train_peer
 from sllm.tokenizer.training import Sample, held_out, parse_document, tokenizer_stage, train
 from sllm.workers import in_a_process
@@ -184,6 +184,16 @@ def test_dropped_documents_are_neither_learnt_nor_measured(corpus: Path, tmp_pat
     assert len(left) == len(measured) - 2 > 0
 
 
+def test_sources_of_one_language_share_what_is_measured(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = read_manifest(corpus)
+    alone = held_out(corpus, manifest)
+    manifest["sources"]["english"]["language"] = "ko"
+    monkeypatch.setattr(training, "HELD_OUT_BYTES", sum(len(text.encode()) for text in alone["ko"]))
+    together = held_out(corpus, manifest)["ko"]
+    for language in ("ko", "en"):
+        assert 0 < len([text for text in together if text in alone[language]]) < len(alone[language])
+
+
 @pytest.mark.parametrize("sample_bytes", [200_000_000, 200_000])
 def test_languages_stand_in_the_ratio_of_their_weights(corpus: Path, sample_bytes: int) -> None:
     natural = language_bytes(sample(corpus))
@@ -278,7 +288,9 @@ with stop_on_signals() as stop:
     def learn(*arguments, **options):
         print("learning", flush=True)
         sys.stdin.read()
-        return real(*arguments, **options)
+        found = real(*arguments, **options)
+        print("learnt", flush=True)
+        return found
     training.learn = learn
     try:
         training.tokenizer_stage(experiment(), Path({str(corpus)!r}), Path({str(tmp_path)!r}) / "out", stop)
@@ -298,7 +310,8 @@ with stop_on_signals() as stop:
         assert process.stdout is not None
         assert process.stdout.readline() == "learning\n"
         process.send_signal(signal.SIGTERM)
-        _, told = process.communicate()
+        more, told = process.communicate()
+    assert more == "", "it learnt to the end"
     assert told.splitlines()[-1] == "stopped: SIGTERM"
     assert list(tmp_path.iterdir()) == []
 
