@@ -25,7 +25,15 @@ from sllm.config import Experiment, check_world_size, flops_per_token
 from sllm.data.sampler import PackedData, Sampler
 from sllm.distributed import World, connect
 from sllm.errors import UserError
-from sllm.files import CorruptError, RunDirectory, fingerprint, finite, read_manifest, remove_leftovers
+from sllm.files import (
+    CorruptError,
+    RunDirectory,
+    fingerprint,
+    finite,
+    make_directory,
+    read_manifest,
+    remove_leftovers,
+)
 from sllm.inference import complete
 from sllm.metrics import Metrics, cut_back, memory_bytes, peak_flops
 from sllm.mirror import mirror_to_wandb
@@ -402,7 +410,7 @@ class Trainer:
     def resume(self) -> None:
         """Go on from the newest whole checkpoint, if there is one."""
         if self.world.main:
-            self.run.checkpoints.mkdir(parents=True, exist_ok=True)
+            make_directory(self.run.checkpoints)
             remove_leftovers(self.run.checkpoints)
             remove_leftovers(self.run.path)
         # Rank 0 decides: on a slow shared file system the ranks could see different directories.
