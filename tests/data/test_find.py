@@ -269,6 +269,7 @@ def test_no_right_to_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             assert not is_left_out(talk("set", optional))
             with pytest.raises(UserError, match="talk: set/shut: Permission denied"):
                 local_files(talk("set", optional))
+        assert not is_left_out(talk("set/shut", optional=True))
     (tmp_path / "d/shut").chmod(0o755)
     (tmp_path / "set/shut").chmod(0o755)
 
