@@ -20,7 +20,15 @@ from jobs.view import View
 from sllm.artifacts import Artifacts, stage_keys
 from sllm.config import Experiment, load_experiment
 from sllm.errors import UserError
-from sllm.files import RunDirectory, append_jsonl, atomic_directory, fingerprint, write_json
+from sllm.files import (
+    CorruptError,
+    RunDirectory,
+    append_jsonl,
+    atomic_directory,
+    fingerprint,
+    read_manifest,
+    write_json,
+)
 from sllm.mirror import only_sender
 
 DAMAGED = ["[]", '{"other": 1}']
@@ -121,3 +129,10 @@ def test_a_json_file_that_holds_something_else_is_as_good_as_none_or_named(
                 if not other.is_file() or other.read_bytes() != content:
                     other.parent.mkdir(parents=True, exist_ok=True)
                     other.write_bytes(content)
+
+
+@pytest.mark.parametrize("files", ["{}", "[1]", '[{"name": "content"}]'])
+def test_a_manifest_that_is_no_list_of_files_is_damaged(tmp_path: Path, files: str) -> None:
+    (tmp_path / "manifest.json").write_text(f'{{"files": {files}}}', encoding="utf-8")
+    with pytest.raises(CorruptError):
+        read_manifest(tmp_path)
