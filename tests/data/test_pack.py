@@ -183,11 +183,21 @@ def test_a_job_array_shares_the_work(tmp_path: Path, corpus: tuple[Experiment, P
     assert read_manifest(tmp_path / "packed") == read_manifest(tmp_path / "straight")
 
 
-def test_what_other_input_left_is_not_taken(tmp_path: Path, corpus: tuple[Experiment, Path]) -> None:
-    made, shards = corpus
-    for merges, name in ((EVERY_PAIR[:5], "straight"), ([], "packed"), (EVERY_PAIR[:5], "packed")):
-        share = (0, 1) if not merges else None
-        pack_stage(made, shards, tokenizer_of(tmp_path, merges), tmp_path / name, StopFlag(), workers=1, share=share)
+@pytest.mark.parametrize("other", ["tokenizer", "corpus"])
+def test_what_other_input_left_is_not_taken(tmp_path: Path, other: str) -> None:
+    """Shards of the same names, encoded by an earlier call."""
+    merges = [(4 + first, 4 + second) for first, second in (b"at", b"he", b"in")]
+    made, shards = downloaded(tmp_path / "one", TEXTS)
+    _, fewer = downloaded(tmp_path / "two", {name: texts[:50] for name, texts in TEXTS.items()})
+    inputs = {
+        "straight": (shards, merges),
+        "tokenizer": (shards, []),
+        "corpus": (fewer, merges),
+    }
+    for name, left, share in (("straight", "straight", None), ("packed", other, (0, 1)), ("packed", "straight", None)):
+        corpus, learnt = inputs[left]
+        tokenizer = tokenizer_of(tmp_path, learnt)
+        pack_stage(made, corpus, tokenizer, tmp_path / name, StopFlag(), workers=1, share=share)
     assert read_manifest(tmp_path / "packed") == read_manifest(tmp_path / "straight")
 
 
