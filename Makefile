@@ -9,17 +9,19 @@ export PYTHONUTF8 := 1
 demo: $(STAMP)  ## download → tokenizer → pack → pretrain → validate → benchmark, on this machine
 	$(BIN)/sllm submit configs/smoke.yaml --on local
 
+# Three processes for two cores, a file of tests at a time and in their order: one of them mostly waits, for Slurm.
+PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
 test: $(STAMP) lint slurm
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
 
 # Short, and of what depends on other packages most. What numba compiles under one version is none of the others'.
 VERSIONS := oldest newest
-SHORT := $(addprefix tests/,test_imports.py test_config.py test_model.py test_training.py test_export.py test_inference.py \
+SHORT := $(addprefix tests/,test_training.py test_imports.py test_config.py test_model.py test_export.py test_inference.py \
   tokenizer/test_codec.py data/test_sources.py jobs/test_cli.py jobs/test_cluster.py)
 test-versions: $(VERSIONS:%=.venv-%/.installed)  ## some of the tests under the floors of pyproject.toml, and under the newest versions
 	@for age in $(VERSIONS); do \
 	  echo "the $$age versions: $$(.venv-$$age/bin/python -c 'import torch; print("torch", torch.__version__)')"; \
-	  PYTHONPATH=$$PWD NUMBA_CACHE_DIR=$$PWD/.venv-$$age/numba .venv-$$age/bin/pytest -q -p no:cacheprovider \
+	  PYTHONPATH=$$PWD NUMBA_CACHE_DIR=$$PWD/.venv-$$age/numba .venv-$$age/bin/pytest -q -p no:cacheprovider $(PARALLEL) \
 	    -m "not corpus and (not slow or kills)" $(SHORT) || exit 1; \
 	done
 

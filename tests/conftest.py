@@ -14,6 +14,12 @@ settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where processes share the tests, one of them begins with the file that takes longest, most of it waiting."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.path != Path(__file__).parent / "slurm" / "test_chain.py")
+
+
 @pytest.fixture
 def mount_disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     """Mounts a file system of its own, of a size such as `8m`."""
