@@ -214,11 +214,19 @@ class Trainer:
 
     def _forward_backward(self, tokens: torch.Tensor, micro_batch: int) -> torch.Tensor:
         """Add one micro-batch's gradient, divided by the number of this rank's in the step. Returns the loss."""
-        torch.manual_seed(_dropout_seed(self.experiment.seed, self.step + 1, micro_batch))
+        self._seed(_dropout_seed(self.experiment.seed, self.step + 1, micro_batch))
         with self._autocast():
             loss = self.forward(tokens[:, :-1], tokens[:, 1:])
             self.scaler.scale(loss / len(self._micro_batches())).backward()
         return loss.detach()
+
+    def _seed(self, seed: int) -> None:
+        """`torch.manual_seed` formats a traceback for each kind of device that is not in use: milliseconds, as much as
+        a tiny step takes on a CPU."""
+        if self.world.device.type == "cpu":
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
 
     def _micro_batches(self) -> range:
         """Numbers, within the global batch, of this rank's micro-batches.
