@@ -85,8 +85,8 @@ def everything(run: RunDirectory, experiment: Experiment) -> dict[str, Callable[
             pass
 
     def refused() -> None:
-        with pytest.raises(KeyError), lock(run, Path(experiment.data_directory), "sllm"):
-            raise KeyError
+        with pytest.raises(ZeroDivisionError), lock(run, Path(experiment.data_directory), "sllm"):
+            raise ZeroDivisionError
 
     return {
         "destination": lambda: destination(experiment, None, None),
