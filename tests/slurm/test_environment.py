@@ -111,12 +111,26 @@ def test_the_scripts(
 
     pretrain.write_text(good, encoding="utf-8")
     command = [scripts / "pipeline.sh", config, f"runs_directory={runs}", "name=interrupted"]
+    (slow := tmp_path / "slow").mkdir()  # its sbatch sends pretrain when the signal is there; no job begins
+    wait_for_signal = 'if [[ "$*" == *pretrain.sbatch* ]]; then until [ -e "${0%/*}/sent" ]; do sleep 0.1; done; fi'
+    (slow / "sbatch").write_text(f'#!/bin/bash\n{wait_for_signal}\nPATH=${{PATH#*:}} exec sbatch "$@"\n')
+    (slow / "sbatch").chmod(0o755)
     interrupted = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        cwd=tmp_path,
+        env={
+            **environment,
+            "PATH": f"{slow}:{environment['PATH']}",
+            "SBATCH_ARGS": f"{environment['SBATCH_ARGS']} --hold",
+        },
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     assert interrupted.stderr is not None
     assert "download: array" in interrupted.stderr.readline()
     os.killpg(interrupted.pid, signal.SIGINT)  # as a terminal sends it: sbatch is at work, most likely
+    (slow / "sent").touch()
     assert "not all jobs could be submitted; cancelled: " in interrupted.stderr.read()
     assert interrupted.wait() == 130
     jobs = submitted_jobs(RunDirectory(runs / "interrupted"))
