@@ -134,6 +134,11 @@ def test_bands_meet_as_often_as_they_should() -> None:
     assert abs(met - expected) < 5 * variance**0.5
 
 
+def test_texts_of_less_than_an_n_gram_are_alike_only_if_they_are_equal() -> None:
+    keys = np.array([band_keys(text) for text in ("", "가", "나", "가나", "나가", "가나다라마바사", "가나다라마바아")])
+    assert all(len(set(band)) == len(keys) for band in keys.T.tolist())
+
+
 def changed(text: str, draw: random.Random, words: int) -> str:
     """Some of its words are others."""
     others = text.split()
