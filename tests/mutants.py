@@ -223,7 +223,7 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "sllm/data/clean.py",
-        "tests/data/test_clean.py::test_the_side_depends_on_the_text_alone",
+        "tests/data/test_download.py::test_no_validation_document_says_which_fraction_has_one",
         (
             "the validation documents are those of the other end",
             "position < self._config.validation_fraction else",
@@ -356,6 +356,25 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
+        "sllm/data/find.py",
+        "tests/data/test_find.py",
+        (
+            "find: files come in no order",
+            "path: self.found[path] for path in sorted(files.values())",
+            "path: self.found[path] for path in files.values()",
+        ),
+        (
+            "find: an optional set that cannot be read is left out in silence",
+            "    return not search.found and not search.problems\n",
+            "    return not search.found\n",
+        ),
+    ),
+    *of(
+        "sllm/data/formats.py",
+        "tests/data/test_sources.py",
+        ("formats: what pzstd wrote is refused", ' or head[1:4] == b"\\x2a\\x4d\\x18"', ""),
+    ),
+    *of(
         "sllm/data/hub.py",
         "tests/data/test_hub.py::test_a_network_that_fails_on_the_way_costs_nothing_but_time",
         (
@@ -427,6 +446,18 @@ MUTANTS: list[Mutant] = [
         ),
         ("near duplicates are nearly equal only from 0.9 on", "BANDS, ROWS = 14, 8", "BANDS, ROWS = 7, 16"),
         ("an n-gram is all that came before", " - window[n % CHARACTERS] * leaving", ""),
+    ),
+    *of(
+        "sllm/data/minhash.py",
+        "tests/data/test_dedup.py::test_texts_of_less_than_an_n_gram_are_alike_only_if_they_are_equal",
+        (
+            "all short texts are alike",
+            (
+                "    if n < CHARACTERS:\n"
+                "        _lower(signature, uint32(mix(rolling) >> uint64(32)), offsets, factors)\n"
+            ),
+            "",
+        ),
     ),
     *of(
         "sllm/data/pack.py",
@@ -557,12 +588,40 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/files.py",
-        "tests/data/test_dedup.py::test_a_document_in_two_unicode_forms_stays_once",
+        "sllm/data/sources.py",
+        "tests/data/test_sources.py",
         (
-            "the tokenizer learns from documents that were dropped",
-            "        if number not in dropped:\n            yield number + 1, line",
-            "        yield number + 1, line",
+            "sources: all that speak are one",
+            'names.setdefault(str(speaker), chr(ord("A") + len(names) % 26))',
+            'names.setdefault(str(speaker), "A")',
+        ),
+    ),
+    *of(
+        "sllm/distributed.py",
+        "tests/test_distributed.py::test_ranks_agree",
+        (
+            "a rank that is asked to stop stops alone",
+            "        return self.sum([float(flag)])[0] > 0",
+            "        return flag",
+        ),
+        ("each rank decides from the files that it sees", "make() if self.main else None)[0]", "make())[self.rank]"),
+    ),
+    *of(
+        "sllm/export.py",
+        "tests/test_export.py::test_the_logits_are_ours",
+        (
+            "linear weights are not turned",
+            "layer.weight.t() if isinstance(layer, nn.Linear) else layer.weight",
+            "layer.weight",
+        ),
+    ),
+    *of(
+        "sllm/export.py",
+        "tests/test_export.py::test_a_greedy_text_is_ours",
+        (
+            "special tokens in the text are special",
+            '        "split_special_tokens": True,',
+            '        "split_special_tokens": False,',
         ),
     ),
     *of(
@@ -622,6 +681,15 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "sllm/files.py",
+        "tests/tokenizer/test_tokenizer_stage.py::test_dropped_documents_are_neither_learnt_nor_measured",
+        (
+            "dropped documents are in the tokenizer's sample",
+            "        if number not in dropped:\n            yield number + 1, line",
+            "        if True:\n            yield number + 1, line",
+        ),
+    ),
+    *of(
+        "sllm/files.py",
         "tests/jobs/test_damaged.py",
         (
             "a JSON object without the keys is taken",
@@ -647,6 +715,39 @@ MUTANTS: list[Mutant] = [
             "                os.fchmod(handle.fileno(), mode)\n",
             "                pass\n",
         ),
+    ),
+    *of(
+        "sllm/inference.py",
+        "tests/test_inference.py::test_sampling_frequencies_are_the_probabilities",
+        (
+            "top_p leaves out the token that reaches it",
+            "ordered.cumsum(dim=-1) - ordered >= top_p",
+            "ordered.cumsum(dim=-1) >= top_p",
+        ),
+    ),
+    *of(
+        "sllm/inference.py",
+        "tests/test_inference.py::test_a_row_of_a_batch_is_what_it_is_alone",
+        (
+            "a row goes beyond its limit",
+            "    rows = [row[:most] for row, most in zip(rows, limits, strict=True)]\n",
+            "",
+        ),
+    ),
+    *of(
+        "sllm/inference.py",
+        "tests/test_inference.py::test_complete_cuts_only_what_is_too_long",
+        ("complete leaves the model in training", "        model.train(training)", "        model.train()"),
+    ),
+    *of(
+        "sllm/inference.py",
+        "tests/test_inference.py::test_chat_reads_the_line_whatever_the_room",
+        ("the chat forgets the newest turn", "        del turns[0]\n", "        del turns[-1]\n"),
+    ),
+    *of(
+        "sllm/inference.py",
+        "tests/test_inference.py::test_each_turn_of_a_chat_draws_anew_and_a_seed_repeats_all",
+        ("each turn of a chat draws the same", "(seed + turn) % (LARGEST_SEED + 1)", "seed"),
     ),
     *of(
         "sllm/metrics.py",
@@ -703,6 +804,60 @@ MUTANTS: list[Mutant] = [
             "    progress = step / config.max_steps\n",
         ),
         ("the lowest rate is ignored", "    return config.min_learning_rate + span * 0.5", "    return span * 0.5"),
+    ),
+    *of(
+        "sllm/stop.py",
+        "tests/test_stop.py",
+        ("the last signal is the reason", "        if self._signal is None:  # what", "        if True:  # what"),
+        (
+            "SIGUSR2 ends the job",
+            "SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)",
+            "SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)",
+        ),
+    ),
+    *of(
+        "sllm/tokenizer/training.py",
+        "tests/tokenizer/test_tokenizer_stage.py::test_the_sample_is_a_function_of_the_seed",
+        (
+            "the sample ignores the seed",
+            'random.Random(f"{self._seed} {source} {path.name}")',
+            'random.Random(f"{source} {path.name}")',
+        ),
+    ),
+    *of(
+        "sllm/tokenizer/training.py",
+        "tests/tokenizer/test_tokenizer_stage.py::test_sources_of_one_language_share_what_is_measured",
+        (
+            "one source fills a language's figures",
+            '        room = HELD_OUT_BYTES // languages[source["language"]]',
+            "        room = HELD_OUT_BYTES",
+        ),
+    ),
+    *of(
+        "sllm/tokenizer/training.py",
+        "tests/tokenizer/test_tokenizer_stage.py::test_a_signal_ends_the_stage_and_leaves_nothing",
+        (
+            "learning merges hears no stop",
+            "            stop.check()\n    if FIRST_MERGE",
+            "            pass\n    if FIRST_MERGE",
+        ),
+    ),
+    *of(
+        "sllm/training.py",
+        (
+            "tests/test_training_step.py::test_dropout_differs_between_steps_and_micro_batches_and_only"
+            "_where_it_is_asked_for"
+        ),
+        (
+            "every step has the same dropout",
+            "self._seed(_dropout_seed(self.experiment.seed, self.step + 1, micro_batch))",
+            "self._seed(_dropout_seed(self.experiment.seed, 1, micro_batch))",
+        ),
+        (
+            "dropout is off in training",
+            "        self.model.train()\n        rate",
+            "        self.model.eval()\n        rate",
+        ),
     ),
     *of(
         "sllm/training.py",
@@ -779,23 +934,6 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "sllm/training.py",
-        (
-            "tests/test_training_step.py::test_dropout_differs_between_steps_and_micro_batches_and_only"
-            "_where_it_is_asked_for"
-        ),
-        (
-            "dropout is off in training",
-            "        self.model.train()\n        rate",
-            "        self.model.eval()\n        rate",
-        ),
-        (
-            "every step has the same dropout",
-            "        torch.manual_seed(_dropout_seed(self.experiment.seed, self.step + 1, micro_batch))\n",
-            "        torch.manual_seed(_dropout_seed(self.experiment.seed, 0, micro_batch))\n",
-        ),
-    ),
-    *of(
-        "sllm/training.py",
         "tests/test_training.py::test_the_best_model_stays_while_the_validation_gets_worse",
         (
             "the last model is taken for the best",
@@ -841,6 +979,15 @@ MUTANTS: list[Mutant] = [
         "sllm/validation.py",
         "tests/test_validation.py::test_two_ranks_find_what_one_finds",
         ("each rank reports its own figures", "world.sum(sums.flatten().tolist())", "sums.flatten().tolist()"),
+        (
+            "batches that do not go round the ranks are left out",
+            "dtype=torch.float64, device=world.device)\n    dtype",
+            (
+                "dtype=torch.float64, device=world.device)\n"
+                "    batches = batches[: len(batches) // world.size * world.size]\n"
+                "    dtype"
+            ),
+        ),
     ),
     *of(
         "jobs/launch.py",
