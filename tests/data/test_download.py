@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -303,6 +304,23 @@ def test_a_file_that_vanishes_before_it_is_read_is_named(tmp_path: Path) -> None
     with pytest.raises(UserError, match=r"/input/b\.jsonl: No such file or directory"):
         download_stage(experiment([files]), tmp_path / "out" / "corpus", purge)
     assert not (tmp_path / "out" / "corpus").exists()
+
+
+def test_a_local_file_is_gone_on_with_in_its_middle(tmp_path: Path) -> None:
+    draw = random.Random(1)
+    texts = [f"{number} {draw.randbytes(25_000).hex()}" for number in range(50)]
+    rules = {"repetition": False, "min_latin": 0.0, "personal_data": False}
+    made = over_files(tmp_path, {"en": texts}, shard_megabytes=1, clean=rules)
+
+    def stop() -> None:
+        raise Stopped("SIGTERM")
+
+    with pytest.raises(Stopped):
+        download_stage(made, tmp_path / "stopped" / "corpus", Meanwhile(45, stop), workers=1)
+    assert list((tmp_path / "stopped" / "sources").rglob("*.zst"))
+    for name in ("stopped", "straight"):
+        download_stage(made, tmp_path / name / "corpus", StopFlag(), workers=1)
+    assert read_manifest(tmp_path / "stopped" / "corpus") == read_manifest(tmp_path / "straight" / "corpus")
 
 
 def test_another_version_of_the_readers_reads_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
