@@ -129,6 +129,11 @@ MUTANTS: list[Mutant] = [
         "sllm/checkpoint.py",
         "tests/test_training.py::test_an_attempt_prunes_what_it_superseded_or_found_damaged",
         (
+            "a checkpoint that a disk cannot read now is deleted",
+            ("                if isinstance(error, CorruptError):\n                    self._damaged.add(step)\n"),
+            "                self._damaged.add(step)\n",
+        ),
+        (
             "checkpoints above the newest count as the newest",
             "        good = [step for step in steps if step <= newest and step not in self._damaged]\n",
             "        good = [step for step in steps if step not in self._damaged]\n",
@@ -210,6 +215,15 @@ MUTANTS: list[Mutant] = [
             "what is left of a document is not judged again",
             "            if not lost:\n                break\n            text = kept\n",
             "            text = kept\n            break\n",
+        ),
+    ),
+    *of(
+        "sllm/data/clean.py",
+        "tests/data/test_clean.py::test_what_is_masked_counts_where_it_stood",
+        (
+            "what was masked counts again in each document of a long text",
+            "                    masked = Counter()\n",
+            "",
         ),
     ),
     *of(
@@ -844,6 +858,15 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "sllm/training.py",
+        "tests/test_training_step.py::test_training_is_the_plain_loop",
+        (
+            "validation is in fp32, whatever training is in",
+            "                precision=self.config.precision,\n            )\n        if result",
+            "            )\n        if result",
+        ),
+    ),
+    *of(
+        "sllm/training.py",
         (
             "tests/test_training_step.py::test_dropout_differs_between_steps_and_micro_batches_and_only"
             "_where_it_is_asked_for"
@@ -1020,6 +1043,7 @@ MUTANTS: list[Mutant] = [
     *of(
         "jobs/ledger.py",
         "tests/jobs/test_ledger.py",
+        ("attempts are counted from the first submit on", "    newest = max((i for", "    newest = min((i for"),
         ("an attempt does not close the one before", "    close(run, stage)\n    run.progress", "    run.progress"),
         (
             "attempts of other settings are counted against a stage",
@@ -1125,12 +1149,30 @@ MUTANTS: list[Mutant] = [
         ("a share marks itself done", "    if main and stage.name == stage.whole:", "    if main:"),
     ),
     *of(
+        "jobs/run.py",
+        ("tests/jobs/test_launch.py::test_a_process_of_a_stage_is_held_to_the_device_that_the_profile_promises"),
+        (
+            "the device that the profile promises is not asked for",
+            "adopt_device(slurm.resources(run, stage.name).promised_device if run.cluster.is_file() else None)",
+            "adopt_device(None)",
+        ),
+    ),
+    *of(
         "jobs/slurm.py",
         "tests/jobs/test_sbatch.py",
         (
             "a stage starts when the one before it has failed",
             'return "afterok:" + ":".join(jobs) if jobs else None',
             'return "afterany:" + ":".join(jobs) if jobs else None',
+        ),
+    ),
+    *of(
+        "jobs/status.py",
+        "tests/jobs/test_status.py::test_the_time_of_a_stage_is_that_of_all_its_attempts",
+        (
+            "a stage has taken as long as its last attempt",
+            'sum(line["seconds"] for line in self.attempts)',
+            'sum(line["seconds"] for line in self.attempts[-1:])',
         ),
     ),
     *of(

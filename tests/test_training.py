@@ -281,13 +281,21 @@ def test_an_attempt_prunes_what_it_superseded_or_found_damaged(straight: Path, t
     os.truncate(write(700) / "model.safetensors", 100)
     write(800, of=300)  # renamed by hand
     write_json(write(900) / "manifest.json", [])
+    # One that cannot be read now, as on a disk that stumbles, may be whole: it is passed over, and stays.
+    unreadable = write(650)
+    manifest = read_json(unreadable / "manifest.json")
+    (unreadable / "model.safetensors").unlink()
+    (unreadable / "model.safetensors").symlink_to("/proc/self/mem")  # whose first byte is an EIO
+    for entry in manifest["files"]:
+        entry["bytes"] = (unreadable / entry["name"]).stat().st_size
+    write_json(unreadable / "manifest.json", manifest)
     checkpoints = Checkpoints(tmp_path, CheckpointConfig(every=100, keep_last=2))
     state = checkpoints.newest_whole()
     assert state is not None
     assert state["step"] == 600
     write(500)
     checkpoints.prune(500)
-    assert checkpoint_steps(tmp_path) == [400, 500, 600, 800]
+    assert checkpoint_steps(tmp_path) == [400, 500, 600, 650, 800]
 
 
 def test_a_checkpoint_that_cannot_be_deleted_is_named_and_the_new_one_saved(

@@ -279,6 +279,16 @@ def test_nothing_is_too_long() -> None:
     assert all(10_000 <= len(document.text) <= 20_000 for document in documents[:-1])
 
 
+def test_what_is_masked_counts_where_it_stood() -> None:
+    """Also in the documents that a long text becomes."""
+    text = "\n\n".join(f"{paragraph} someone@example.org" for paragraph in prose("en", 100))
+    documents = documents_of(cleaner("en", clean=ANYTHING, max_characters=10_000), text)
+    assert len(documents) > 1
+    assert [document.masked["email"] for document in documents] == [
+        document.text.count("[EMAIL]") for document in documents
+    ]
+
+
 def test_a_file_in_one_line() -> None:
     """Neither time nor memory that grows faster than the text: it is looked at in parts."""
     assert losses_of(cleaner(), "x" * 50_000_000) == {"language": 50_000_000}

@@ -341,6 +341,20 @@ def test_bad_input_found_by_a_stage_is_one_line(texts: dict[str, Path], tmp_path
     assert ends(RunDirectory(tmp_path / "runs" / "tiny"), "download") == ["bad input"]
 
 
+def test_a_process_of_a_stage_is_held_to_the_device_that_the_profile_promises(
+    config: Path, run: RunDirectory, place: Path, tmp_path: Path
+) -> None:
+    """Else it would train on the CPU, and nobody would hear of it."""
+    profile = tmp_path / "profile.yaml"
+    profile.write_text("stages: {pretrain: {device: gpu}}", encoding="utf-8")
+    arguments = ["submit", config, "--on", "local", "--cluster", profile, "--until", "pretrain"]
+    assert sllm(*arguments, cwd=place, CUDA_VISIBLE_DEVICES="").returncode == 2
+    (line,) = ledger.attempts(run, "pretrain")
+    assert line["ended"] == ledger.BAD_INPUT
+    assert "no GPU" in line["message"]
+    assert not run.metrics.exists()
+
+
 @pytest.mark.slow
 def test_sigterm_during_train_is_exit_code_0(config: Path, run: RunDirectory, place: Path) -> None:
     assert sllm("submit", config, "--until", "pack", "--on", "here", cwd=place).returncode == 0

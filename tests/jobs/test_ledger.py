@@ -173,5 +173,6 @@ def test_a_stage_without_steps_is_not_to_blame_for_what_others_did_to_it() -> No
 
 
 def test_a_new_submit_counts_from_the_start() -> None:
-    lines = [line(ledger.KILLED, 3) for _ in range(9)] + [line(ledger.KILLED, 3, began=ledger.SUBMITTED)]
+    submitted = line(ledger.KILLED, 3, began=ledger.SUBMITTED)
+    lines = [submitted, *(line(ledger.KILLED, 3) for _ in range(8)), submitted]
     assert ledger.why_not_again(lines, Retries(killed=2, without_progress=5)) == ""

@@ -12,7 +12,7 @@ from jobs import hints, ledger, slurm
 from jobs.cluster import Retries
 from jobs.prepare import lock
 from jobs.status import StageState, newest_checkpoint, run_table, runs_table, stage_states, where_it_stands
-from sllm.files import RunDirectory, write_json
+from sllm.files import RunDirectory, read_json, write_json
 
 
 def shown(renderable: Any) -> str:
@@ -115,6 +115,17 @@ def test_a_requeued_job_that_slurm_has_started_is_not_in_the_queue(run: RunDirec
     ]
     assert where_it_stands(run, StageState("pack", "running", [], queue=queue)) == ["pack  starting"]
     assert where_it_stands(run, StageState("pack.*", "running", [], queue=queue)) == []
+
+
+def test_the_time_of_a_stage_is_that_of_all_its_attempts(run: RunDirectory) -> None:
+    for token, seconds in (("a", 70), ("b", 3600), ("c", 5)):
+        ledger.begin(run, "pretrain", KEY, token, ledger.SUBMITTED)
+        attempt = run.stage("pretrain") / "attempt.json"
+        write_json(attempt, {**read_json(attempt), "started": time.time() - seconds})
+        ledger.end(run, "pretrain", token, ledger.PREEMPTED)
+        ledger.close(run, "pretrain")
+    (state,) = [state for state in stage_states(run) if state.name == "pretrain"]
+    assert state.elapsed == pytest.approx(70 + 3600 + 5, abs=5)
 
 
 def test_a_folder_that_is_no_share_is_passed_over(run: RunDirectory) -> None:
