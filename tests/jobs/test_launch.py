@@ -258,10 +258,11 @@ def test_ranks_whose_submit_was_killed_are_seen_and_can_be_cancelled(
 
     status = sllm("status", run.name, cwd=place).stdout.split("\n")
     assert any(line.split()[:2] == ["pretrain", "running"] for line in status), status
-    again = sllm(*arguments, cwd=place)
-    assert again.returncode == 2
-    assert "still work on it, though their submit is gone" in again.stderr
-    assert again.stderr.count("\n") == 1
+    for words in (arguments, ["train", config, "train.max_steps=1000000"]):
+        again = sllm(*words, cwd=place)
+        assert again.returncode == 2
+        assert "still work on it, though their submit is gone" in again.stderr
+        assert again.stderr.count("\n") == 1
 
     numbers = ", ".join(map(str, local_processes(run)))
     cancelled = sllm("cancel", run.name, cwd=place)
