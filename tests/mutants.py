@@ -175,6 +175,15 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "sllm/data/clean.py",
+        "tests/data/test_clean.py::test_what_is_left_of_a_document_is_judged_again",
+        (
+            "what is left of a document is not judged again",
+            "            if not lost:\n                break\n            text = kept\n",
+            "            text = kept\n            break\n",
+        ),
+    ),
+    *of(
+        "sllm/data/clean.py",
         "tests/data/test_clean.py::test_personal_data_is_masked",
         (
             "the check digit of a foreigner's registration number is taken for a Korean's",
@@ -210,11 +219,6 @@ MUTANTS: list[Mutant] = [
                 "                continue\n"
             ),
             "",
-        ),
-        (
-            "what is left of a document is not judged again",
-            "            if not lost:\n                break\n            text = kept\n",
-            "            text = kept\n            break\n",
         ),
     ),
     *of(

@@ -270,6 +270,14 @@ def test_a_page_that_comes_again_and_again_is_there_once() -> None:
     assert list(losses_of(clean, "\n\n".join([page] * 20))) == ["repeated_lines"]
 
 
+def test_what_is_left_of_a_document_is_judged_again() -> None:
+    """Without its Korean, which repeats, a page of a Korean source is foreign."""
+    korean, english = "\n".join([KOREAN] * 55), "\n".join(prose("en", 18))
+    text = f"{korean}\n\n{english}"
+    assert documents_of(cleaner(), text) == []
+    assert losses_of(cleaner(), text) == {"repeated_lines": len(korean.encode()), "language": len(english)}
+
+
 def test_nothing_is_too_long() -> None:
     paragraphs = prose("ko", 300)
     clean = cleaner(max_characters=20_000)
