@@ -205,11 +205,11 @@ class Terminal:
 
 def test_chat_on_a_terminal(here: Path) -> None:
     terminal = Terminal(here, "--model", "tiny", "--seed", "1")
-    assert "base model" in terminal.until(rb"> $").decode()
+    assert "base model" in terminal.until(rb"\n> $").decode()
     terminal.type(
         "/한글".encode() + b"\x7f\x7f" + "나".encode() + b"\x01\x06\x06\x0b\n"
     )  # ⌫ ⌫, to the start, → →, kill
-    assert "\r\n/나: no such command".encode() in terminal.until(rb"> $")
+    assert "\r\n/나: no such command".encode() in terminal.until(rb"\n> $")
     terminal.type(b"half a line\x03")
     terminal.until(rb"Ctrl-D ends[^\n]*\n> $")
     terminal.type(b"abc \xff\n")
