@@ -8,6 +8,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
+from needs import cannot_run
 
 from sllm import __version__
 
@@ -25,7 +26,7 @@ def sllm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Not imported: setuptools fails to be once anything has imported distutils. No setuptools counts as an old one.
     versions = {found.name: found.version for found in distributions() if found.name in ("pip", "setuptools")}
     if "pip" not in versions or int(versions.get("setuptools", "0").split(".")[0]) < 77:
-        pytest.skip(f"needs pip and setuptools 77 or newer, has {versions}")
+        cannot_run(f"needs pip and setuptools 77 or newer, has {versions}")
     place = tmp_path_factory.mktemp("wheel")
     shutil.copytree(ROOT, place / "source", symlinks=True, ignore=NOT_SOURCES)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from needs import cannot_run
 
 from jobs import dev_cluster
 from jobs.cli import main
@@ -24,10 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def slurm() -> None:
     """Skip the test where Slurm's packages are missing; in CI, which must have them, fail it."""
     if missing := dev_cluster.missing_packages():
-        reason = f"no Slurm to test on: apt-get install --no-install-recommends {' '.join(missing)}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        cannot_run(f"no Slurm to test on: apt-get install --no-install-recommends {' '.join(missing)}")
 
 
 @contextmanager
