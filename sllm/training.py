@@ -259,11 +259,14 @@ class Trainer:
         if not self.world.any(not finite):
             return
         mine = None if finite else f"rank {self.world.rank}: documents {', '.join(self._documents())}"
-        reports = "; ".join(report for report in self.world.gather(mine) if report)
         raise UserError(
-            f"the loss or gradient of step {step} is not finite ({reports}); lower train.learning_rate or look at "
-            f"these documents; the last checkpoint is untouched"
+            f"the loss or gradient of step {step} is not finite ({self._reports(mine)}); lower train.learning_rate or "
+            f"look at these documents; the last checkpoint is untouched"
         )
+
+    def _reports(self, mine: str | None) -> str:
+        """What the ranks have to say; those with nothing to say give None."""
+        return "; ".join(report for report in self.world.gather(mine) if report)
 
     def _documents(self) -> list[str]:
         names = []
@@ -294,12 +297,14 @@ class Trainer:
             self.optimizer.zero_grad()
         names = [name for name, _ in self.model.named_parameters()]
         differ = [name for name, *pair in zip(names, *gradients, strict=True) if not torch.equal(*pair)]
-        if self.world.any(bool(differ)):
-            raise UserError(
-                f"one micro-batch gave two gradients on {self.world.device} (PyTorch {torch.__version__}; rank "
-                f"{self.world.rank}: {', '.join(differ) or 'none'}), so that no resume could be exact; say "
-                f"train.compile=false, or take another PyTorch or GPU"
-            )
+        if not self.world.any(bool(differ)):
+            return
+        mine = f"rank {self.world.rank}: {len(differ)} of {len(names)}, {differ[0]} first" if differ else None
+        raise UserError(
+            f"one micro-batch gave two gradients on {self.world.device} (PyTorch {torch.__version__}; "
+            f"{self._reports(mine)}), so that no resume could be exact; say train.compile=false, or take another "
+            f"PyTorch or GPU"
+        )
 
     # --- what is measured --------------------------------------------------------------------------
 
