@@ -145,7 +145,7 @@ def _choose_device(wanted: str | None, local_rank: int) -> tuple[torch.device, d
 
 def without_cudnn_attention(device: torch.device) -> None:
     """Leave cuDNN out of the attention kernels that PyTorch chooses from on a GPU: its gradients are not the same
-    twice, and it makes a new plan for every length, which in decoding takes longer than the rest of a token."""
+    twice, and it makes a new plan for every length, in decoding for every token."""
     if device.type == "cuda":
         torch.backends.cuda.enable_cudnn_sdp(False)
 
