@@ -38,7 +38,7 @@ test-versions: $(VERSIONS:%=.venv-%/.installed)  ## some of the tests under the 
 
 # The tests start Slurm daemons of their own; RUNLEVEL=1 keeps the system's off.
 slurm: $(STAMP)  ## Debian's packages of Slurm, and of locales to test with, where they may be installed
-	@missing=$$($(BIN)/python -c 'from jobs.dev_cluster import missing_packages; print(*missing_packages())'); \
+	@missing=$$($(BIN)/python -c 'from jobs.tools.dev_cluster import missing_packages; print(*missing_packages())'); \
 	if [ ! -e /usr/share/i18n/charmaps/EUC-KR.gz ]; then missing="$$missing locales"; fi; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	install="apt-get install -y --no-install-recommends $$missing"; \

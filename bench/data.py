@@ -33,7 +33,7 @@ from sllm.config import Experiment, FilesSource, load_experiment
 from sllm.data.clean import SPLITS, Cleaner
 from sllm.data.dedup import drop_duplicates
 from sllm.data.download import download_stage
-from sllm.data.embedded import documents
+from sllm.data.embedded.generator import documents
 from sllm.data.pack import pack_stage, token_file
 from sllm.data.shards import ShardWriter, read_shard
 from sllm.data.sources import read_file
@@ -334,7 +334,7 @@ def waiting(directory: Path) -> Table:
 def run_wait(directory: Path, gigabytes: int) -> dict[str, Any]:
     """Train the smoke experiment for a hundred steps, on its own data or on token files of so many gigabytes."""
     from sllm.tokenizer.training import tokenizer_stage
-    from sllm.training import pretrain
+    from sllm.training.loop import pretrain
 
     directory = directory / f"wait-{gigabytes}"
     experiment = load_experiment(

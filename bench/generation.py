@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from side_by_side import shape, take_turns, twin
 
-from sllm.benchmark import device_name
-from sllm.inference import Dtype, Sampling, next_tokens, prepare
-from sllm.model import GPT
+from sllm.inference.generator import Dtype, Sampling, next_tokens, prepare
+from sllm.model.gpt2 import GPT
+from sllm.speed import device_name
 
 
 def main() -> None:

@@ -39,17 +39,17 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from jobs.prepare import commit
 from sllm.artifacts import Artifacts
-from sllm.benchmark import device_name, measure_generation, synchronize, timed
 from sllm.config import Experiment, validate
 from sllm.data.pack import POSITION_DTYPE, documents_file, token_dtype, token_file
 from sllm.distributed import World
 from sllm.errors import UserError
 from sllm.files import RunDirectory, atomic_directory, read_jsonl, write_json, write_text
-from sllm.inference import prepare
-from sllm.model import GPT
+from sllm.inference.generator import prepare
+from sllm.model.gpt2 import GPT
+from sllm.speed import device_name, measure_generation, synchronize, timed
 from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer
-from sllm.training import Trainer, deterministic
+from sllm.training.loop import Trainer, deterministic
 
 ROOT = Path(__file__).parents[1]
 GPU = torch.cuda.is_available()

@@ -17,12 +17,12 @@ from sllm.artifacts import Artifacts
 from sllm.config import Experiment, load_experiment
 from sllm.data.sampler import PackedData, Sampler
 from sllm.distributed import connect
-from sllm.model import GPT, POSITION_SIZE
-from sllm.optim import learning_rate, make_optimizer
+from sllm.evaluation.validation import evaluate
+from sllm.model.gpt2 import GPT, POSITION_SIZE
 from sllm.progress import track
 from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer
-from sllm.validation import evaluate
+from sllm.training.optim import learning_rate, make_optimizer
 
 # Root mean square of the position table; a plain sinusoid's is 1/√2.
 SIZES = (0.7071, 0.1, 0.02, 0.01, POSITION_SIZE, 0.002, 0.0)

@@ -16,10 +16,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from jobs import dev_cluster, launch, ledger
-from jobs.cluster import load_cluster
-from jobs.dev_cluster import DevCluster
-from jobs.drill import CONFIG, EVENTS, Event, Patient, Recovery, complaints, recoveries, table
+from jobs import launch, ledger
+from jobs.slurm.cluster import load_cluster
+from jobs.tools import dev_cluster
+from jobs.tools.dev_cluster import DevCluster
+from jobs.tools.drill import CONFIG, EVENTS, Event, Patient, Recovery, complaints, recoveries, table
 from sllm.config import load_experiment
 from sllm.files import RunDirectory
 

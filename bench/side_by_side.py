@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from sllm.benchmark import timed
 from sllm.config import ModelConfig, load_experiment
-from sllm.export import gpt2_config, gpt2_weights
-from sllm.model import GPT
+from sllm.export.transformers import gpt2_config, gpt2_weights
+from sllm.model.gpt2 import GPT
+from sllm.speed import timed
 from sllm.tokenizer import Tokenizer
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -32,7 +32,7 @@ from unicodedata import normalize
 from rich.console import Console
 from rich.table import Table
 
-from sllm.data.embedded import documents
+from sllm.data.embedded.generator import documents
 from sllm.data.shards import ShardWriter
 from sllm.data.sources import read_file
 from sllm.tokenizer import Tokenizer

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.table import Table
 from side_by_side import shape, take_turns, twin
 
-from sllm.benchmark import device_name, mfu, training_step
 from sllm.config import TrainConfig
-from sllm.model import GPT
-from sllm.optim import make_optimizer
+from sllm.model.gpt2 import GPT
+from sllm.speed import device_name, mfu, training_step
+from sllm.training.optim import make_optimizer
 
 
 def main() -> None:

@@ -224,8 +224,8 @@ def prepare(
     yes: Yes = False,
 ) -> None:
     """Write the run directory for the scripts in sbatch/, and print its path."""
-    from jobs.cluster import load_cluster
     from jobs.launch import prepare as prepare_run
+    from jobs.slurm.cluster import load_cluster
     from sllm.config import load_experiment
 
     print(prepare_run(load_experiment(config, overrides or ()), load_cluster(cluster), yes=yes).path)
@@ -308,7 +308,7 @@ def sync(
     ] = None,
 ) -> None:
     """Send to W&B the steps it does not have yet: of runs whose compute nodes have no network."""
-    from jobs.sync import sync as sync_runs
+    from jobs.tools.sync import sync as sync_runs
 
     for line in sync_runs(runs or []):
         print(line, flush=True)
@@ -437,7 +437,7 @@ def benchmark(config: Config, overrides: Overrides = None) -> None:
 
 def _run_stage(name: str, config: Path, overrides: list[str] | None) -> None:
     from jobs.launch import run_single
-    from jobs.slurm import without_foreign_variables
+    from jobs.slurm.submit import without_foreign_variables
     from sllm.config import load_experiment
 
     experiment: Experiment = load_experiment(config, overrides or ())
@@ -476,7 +476,7 @@ def generate(
     from jobs.models import find_model
 
     directory = find_model(model, tokenizer)
-    from sllm.inference import Sampling, TextGenerator, check_seed
+    from sllm.inference.generator import Sampling, TextGenerator, check_seed
 
     sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
     check_seed(seed)
@@ -505,8 +505,8 @@ def chat(
     from jobs.models import find_model, keyboard
 
     directory = find_model(model, tokenizer)
-    from sllm.inference import Sampling, TextGenerator, check_seed
-    from sllm.inference import chat as talk
+    from sllm.inference.generator import Sampling, TextGenerator, check_seed
+    from sllm.inference.generator import chat as talk
 
     sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
     check_seed(seed)
@@ -531,7 +531,7 @@ def export(
     from jobs.models import find_model
 
     directory = find_model(model, tokenizer)
-    from sllm.export import export as export_model
+    from sllm.export.transformers import export as export_model
 
     difference = export_model(directory, output, tokenizer)
     checked = (
@@ -569,7 +569,7 @@ def doctor(
     Exit code 1 if something is broken."""
     from rich.console import Console
 
-    from jobs.doctor import examine
+    from jobs.tools.doctor import examine
     from sllm.config import load_experiment
 
     experiment = load_experiment(config, overrides or ()) if config else None
@@ -586,8 +586,8 @@ def drill(
     How long that takes it says at its start."""
     from rich.console import Console
 
-    from jobs.cluster import load_cluster
-    from jobs.drill import drill as run_drill
+    from jobs.slurm.cluster import load_cluster
+    from jobs.tools.drill import drill as run_drill
 
     _, problems = run_drill(load_cluster(cluster), overrides or (), Console())
     raise typer.Exit(1 if problems else 0)
@@ -601,7 +601,7 @@ ClusterDirectory = Annotated[Path, typer.Argument(help="Where it lives: a short 
 @dev_cluster.command(epilog=examples("sllm dev-cluster up /tmp/my-slurm"))
 def up(directory: ClusterDirectory = Path("/tmp/sllm-slurm")) -> None:
     """Start it, unless it runs: two GPU nodes (declared, not real), a CPU node, partitions cpu, gpu and urgent."""
-    from jobs.dev_cluster import up_or_running
+    from jobs.tools.dev_cluster import up_or_running
 
     cluster = up_or_running(directory)
     print(f"export SLURM_CONF={cluster.env['SLURM_CONF']}")
@@ -610,7 +610,7 @@ def up(directory: ClusterDirectory = Path("/tmp/sllm-slurm")) -> None:
 @dev_cluster.command(epilog=examples("sllm dev-cluster down /tmp/my-slurm"))
 def down(directory: ClusterDirectory = Path("/tmp/sllm-slurm")) -> None:
     """Stop it, its jobs included, and remove its files."""
-    from jobs.dev_cluster import down as stop
+    from jobs.tools.dev_cluster import down as stop
 
     stop(directory)
 

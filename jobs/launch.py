@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from jobs import ledger, slurm
-from jobs.cluster import Cluster, Resources, load_cluster
+from jobs import ledger
 from jobs.hints import command, short
-from jobs.partitions import misfits, partitions
 from jobs.pipeline import (
     STAGES,
     Keys,
@@ -45,6 +43,9 @@ from jobs.prepare import (
 from jobs.presets import PROFILES
 from jobs.processes import local_processes, send_signal
 from jobs.run import adopt_device, job, new_token, require_parents, run_here, set_up_logging
+from jobs.slurm import submit as slurm
+from jobs.slurm.cluster import Cluster, Resources, load_cluster
+from jobs.slurm.partitions import misfits, partitions
 from jobs.status import results_table
 from jobs.view import View, view
 from sllm.artifacts import Artifacts, differences, stage_keys

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jobs.cluster import Retries
+from jobs.slurm.cluster import Retries
 from sllm.files import CorruptError, RunDirectory, append_jsonl, read_jsonl, read_object, to_json, write_json
 
 log = logging.getLogger(__name__)

@@ -102,7 +102,7 @@ def _pack_share(experiment: Experiment, artifacts: Artifacts, stop: StopFlag, sh
 
 
 def _pretrain(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, stop: StopFlag) -> dict[str, Any]:
-    from sllm.training import pretrain
+    from sllm.training.loop import pretrain
 
     summary = pretrain(experiment, run, artifacts, stop)
     if summary["outcome"] == "stopped":
@@ -111,13 +111,13 @@ def _pretrain(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, s
 
 
 def _validate(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, stop: StopFlag) -> dict[str, Any]:
-    from sllm.validation import validate_stage
+    from sllm.evaluation.validation import validate_stage
 
     return validate_stage(experiment, run, artifacts, stop)
 
 
 def _benchmark(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, stop: StopFlag) -> dict[str, Any]:
-    from sllm.benchmark import benchmark_stage
+    from sllm.speed import benchmark_stage
 
     return benchmark_stage(experiment, run, artifacts, stop)
 

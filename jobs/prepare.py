@@ -23,9 +23,9 @@ from rich.prompt import Confirm
 from rich.text import Text
 
 from jobs import hints
-from jobs.cluster import Cluster
 from jobs.ledger import attempts, read_or_none
 from jobs.pipeline import Keys, former_training, last_step, read_done, set_aside, setting_changes, submitted_keys
+from jobs.slurm.cluster import Cluster
 from sllm.config import Experiment, write_experiment
 from sllm.errors import UserError
 from sllm.files import (

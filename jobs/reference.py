@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from jobs.cluster import Resources, Retries
+from jobs.slurm.cluster import Resources, Retries
 from sllm.config import LARGEST, SOURCES, Experiment, Section
-from sllm.yaml_text import dump_yaml
+from sllm.config.yaml_text import dump_yaml
 
 HEAD = """# Every setting
 

@@ -20,9 +20,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from jobs import ledger, slurm
+from jobs import ledger
 from jobs.hints import command
 from jobs.pipeline import STAGES, Keys, Stage, plan, read_keys
+from jobs.slurm import submit as slurm
 from sllm.artifacts import Artifacts, changed_files, stage_keys
 from sllm.config import Experiment, load_experiment
 from sllm.errors import Stopped, Superseded, UserError, storage_as_user_error
@@ -266,7 +267,7 @@ def job(path: str, name: str, token: str | None = None, share: tuple[int, int] |
 
 
 def rank_of_job(run: RunDirectory, stage: Stage, stop: StopFlag, rank: int) -> int:
-    """A rank in a Slurm job. Returns the exit code; see `jobs.slurm` for what follows from it."""
+    """A rank in a Slurm job. Returns the exit code; see `jobs.slurm.submit` for what follows from it."""
     token, deadline = slurm.attempt_token(), None
     if rank == 0:
         _, keys = load_run(run)

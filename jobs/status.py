@@ -14,11 +14,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from jobs import ledger, slurm
+from jobs import ledger
 from jobs.hints import command
 from jobs.pipeline import STAGES, Keys, read_done, whole_stage
 from jobs.prepare import ROOM, lock_holder
 from jobs.processes import local_processes
+from jobs.slurm import submit as slurm
 from sllm.errors import UserError
 from sllm.files import RunDirectory, fingerprint
 from sllm.progress import format_amount, format_seconds

@@ -83,23 +83,23 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/benchmark.py",
-        "tests/test_benchmark.py::test_generation_is_measured_token_by_token",
+        "sllm/speed.py",
+        "tests/test_speed.py::test_generation_is_measured_token_by_token",
         ("only one row of a batch is counted as written", "batch * len(rest) / sum(rest)", "len(rest) / sum(rest)"),
         ("reading the prompt counts as decoding", "        rest += times[1:]\n", "        rest += times\n"),
     ),
     *of(
-        "sllm/benchmark.py",
-        "tests/test_benchmark.py::test_training_is_measured_when_it_is_warm",
+        "sllm/speed.py",
+        "tests/test_speed.py::test_training_is_measured_when_it_is_warm",
         ("warm-up is measured", "times[WARMUP_STEPS:]", "times"),
     ),
     *of(
-        "sllm/benchmark.py",
-        "tests/test_benchmark.py::test_a_step_is_a_whole_step",
+        "sllm/speed.py",
+        "tests/test_speed.py::test_a_step_is_a_whole_step",
         ("the optimizer is not measured", "        scaler.step(optimizer)\n", ""),
     ),
     *of(
-        "sllm/checkpoint.py",
+        "sllm/training/checkpoint.py",
         "tests/test_crash.py::test_a_kill_or_a_power_cut_leaves_the_old_or_the_new",
         (
             "prune takes the newest too",
@@ -108,8 +108,8 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/checkpoint.py",
-        "tests/test_training.py::test_a_best_model_that_is_gone_does_not_count",
+        "sllm/training/checkpoint.py",
+        "tests/training/test_training.py::test_a_best_model_that_is_gone_does_not_count",
         (
             "a damaged model is loaded",
             "        read_manifest(directory, checksums=True)\n        about",
@@ -117,8 +117,8 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/checkpoint.py",
-        "tests/test_training.py::test_a_damaged_checkpoint_is_passed_over",
+        "sllm/training/checkpoint.py",
+        "tests/training/test_training.py::test_a_damaged_checkpoint_is_passed_over",
         (
             "a checkpoint with a flipped byte is resumed",
             "                read_manifest(self.path(step), checksums=True)\n",
@@ -126,8 +126,8 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/checkpoint.py",
-        "tests/test_training.py::test_an_attempt_prunes_what_it_superseded_or_found_damaged",
+        "sllm/training/checkpoint.py",
+        "tests/training/test_training.py::test_an_attempt_prunes_what_it_superseded_or_found_damaged",
         (
             "a checkpoint that a disk cannot read now is deleted",
             ("                if isinstance(error, CorruptError):\n                    self._damaged.add(step)\n"),
@@ -140,8 +140,8 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/config.py",
-        "tests/test_config.py",
+        "sllm/config/schema.py",
+        "tests/config/test_config.py",
         (
             "unknown keys are ignored",
             'model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)',
@@ -154,8 +154,8 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/config.py",
-        "tests/test_model.py",
+        "sllm/config/schema.py",
+        "tests/model/test_gpt2.py",
         ("half of attention's FLOPs", "    return 6.0 * n + 12.0", "    return 6.0 * n + 6.0"),
         (
             "the output layer's FLOPs are left out",
@@ -625,8 +625,8 @@ MUTANTS: list[Mutant] = [
         ("each rank decides from the files that it sees", "make() if self.main else None)[0]", "make())[self.rank]"),
     ),
     *of(
-        "sllm/export.py",
-        "tests/test_export.py::test_the_logits_are_ours",
+        "sllm/export/transformers.py",
+        "tests/export/test_transformers.py::test_the_logits_are_ours",
         (
             "linear weights are not turned",
             "layer.weight.t() if isinstance(layer, nn.Linear) else layer.weight",
@@ -634,8 +634,8 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/export.py",
-        "tests/test_export.py::test_a_greedy_text_is_ours",
+        "sllm/export/transformers.py",
+        "tests/export/test_transformers.py::test_a_greedy_text_is_ours",
         (
             "special tokens in the text are special",
             '        "split_special_tokens": True,',
@@ -735,8 +735,8 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/inference.py",
-        "tests/test_inference.py::test_sampling_frequencies_are_the_probabilities",
+        "sllm/inference/generator.py",
+        "tests/inference/test_inference.py::test_sampling_frequencies_are_the_probabilities",
         (
             "top_p leaves out the token that reaches it",
             "ordered.cumsum(dim=-1) - ordered >= top_p",
@@ -744,8 +744,8 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/inference.py",
-        "tests/test_inference.py::test_a_row_of_a_batch_is_what_it_is_alone",
+        "sllm/inference/generator.py",
+        "tests/inference/test_inference.py::test_a_row_of_a_batch_is_what_it_is_alone",
         (
             "a row goes beyond its limit",
             "    rows = [row[:most] for row, most in zip(rows, limits, strict=True)]\n",
@@ -753,22 +753,22 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/inference.py",
-        "tests/test_inference.py::test_complete_cuts_only_what_is_too_long",
+        "sllm/inference/generator.py",
+        "tests/inference/test_inference.py::test_complete_cuts_only_what_is_too_long",
         ("complete leaves the model in training", "        model.train(training)", "        model.train()"),
     ),
     *of(
-        "sllm/inference.py",
-        "tests/test_inference.py::test_chat_reads_the_line_whatever_the_room",
+        "sllm/inference/generator.py",
+        "tests/inference/test_inference.py::test_chat_reads_the_line_whatever_the_room",
         ("the chat forgets the newest turn", "        del turns[0]\n", "        del turns[-1]\n"),
     ),
     *of(
-        "sllm/inference.py",
-        "tests/test_inference.py::test_each_turn_of_a_chat_draws_anew_and_a_seed_repeats_all",
+        "sllm/inference/generator.py",
+        "tests/inference/test_inference.py::test_each_turn_of_a_chat_draws_anew_and_a_seed_repeats_all",
         ("each turn of a chat draws the same", "(seed + turn) % (LARGEST_SEED + 1)", "seed"),
     ),
     *of(
-        "sllm/metrics.py",
+        "sllm/training/metrics.py",
         "tests/test_crash.py::test_a_kill_or_a_power_cut_leaves_the_old_or_the_new",
         ("metrics before a checkpoint are not flushed", "            os.fsync(file.fileno())\n", "            pass\n"),
         (
@@ -778,8 +778,8 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/model.py",
-        "tests/test_model.py",
+        "sllm/model/gpt2.py",
+        "tests/model/test_gpt2.py",
         (
             "the residual projections start as all others",
             "    residual_std = INIT_STD / math.sqrt(2 * self.config.n_layers)\n",
@@ -792,8 +792,8 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/model.py",
-        "tests/test_validation.py::test_leaves_the_model_as_it_was",
+        "sllm/model/gpt2.py",
+        "tests/evaluation/test_validation.py::test_leaves_the_model_as_it_was",
         (
             "attention drops in evaluation",
             "        dropout = self.dropout if self.training else 0.0\n",
@@ -801,8 +801,8 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/optim.py",
-        "tests/test_training_step.py::test_training_is_the_plain_loop",
+        "sllm/training/optim.py",
+        "tests/training/test_training_step.py::test_training_is_the_plain_loop",
         ("beta1 is ignored", "betas=(config.beta1, config.beta2)", "betas=(0.9, config.beta2)"),
         ("eps is ignored", "eps=config.eps, ", ""),
         (
@@ -861,8 +861,8 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/training.py",
-        "tests/test_training_step.py::test_training_is_the_plain_loop",
+        "sllm/training/loop.py",
+        "tests/training/test_training_step.py::test_training_is_the_plain_loop",
         (
             "validation is in fp32, whatever training is in",
             "                precision=self.config.precision,\n            )\n        if result",
@@ -870,9 +870,9 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/training.py",
+        "sllm/training/loop.py",
         (
-            "tests/test_training_step.py::test_dropout_differs_between_steps_and_micro_batches_and_only"
+            "tests/training/test_training_step.py::test_dropout_differs_between_steps_and_micro_batches_and_only"
             "_where_it_is_asked_for"
         ),
         (
@@ -887,8 +887,8 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/training.py",
-        "tests/test_training_step.py::test_training_is_the_plain_loop",
+        "sllm/training/loop.py",
+        "tests/training/test_training_step.py::test_training_is_the_plain_loop",
         (
             "the rate is late by a step",
             "        rate = learning_rate(step, self.config)\n",
@@ -950,8 +950,8 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/training.py",
-        "tests/test_training.py::test_low_precision_trains_and_resumes_exactly",
+        "sllm/training/loop.py",
+        "tests/training/test_training.py::test_low_precision_trains_and_resumes_exactly",
         ("the scaler's state is not resumed", '            self.scaler.load_state_dict(state["scaler"])\n', ""),
         (
             "a resume forgets the optimizer's state",
@@ -960,8 +960,8 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/training.py",
-        "tests/test_training.py::test_the_best_model_stays_while_the_validation_gets_worse",
+        "sllm/training/loop.py",
+        "tests/training/test_training.py::test_the_best_model_stays_while_the_validation_gets_worse",
         (
             "the last model is taken for the best",
             "        if loss is None or (former is not None and loss >= former.loss):\n",
@@ -974,8 +974,8 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/training.py",
-        "tests/test_training.py::test_a_best_model_that_is_gone_does_not_count",
+        "sllm/training/loop.py",
+        "tests/training/test_training.py::test_a_best_model_that_is_gone_does_not_count",
         (
             "a flipped best counts at the resume",
             "        self.best = self.world.from_main(lambda: self._best_on_disk(checksums=True))\n",
@@ -983,8 +983,8 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/training.py",
-        "tests/test_training.py::test_a_damaged_checkpoint_is_passed_over",
+        "sllm/training/loop.py",
+        "tests/training/test_training.py::test_a_damaged_checkpoint_is_passed_over",
         (
             "metrics are not cut back at a resume",
             "        records = self.world.from_main(lambda: cut_back(self.run.metrics, self.step))\n",
@@ -992,8 +992,8 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/validation.py",
-        "tests/test_validation.py::test_figures_are_those_of_a_plain_computation",
+        "sllm/evaluation/validation.py",
+        "tests/evaluation/test_validation.py::test_figures_are_those_of_a_plain_computation",
         ("bits per byte are nats per byte", "finite(nats / math.log(2) / text_bytes)", "finite(nats / text_bytes)"),
         (
             "bytes are those of the inputs, not of what is predicted",
@@ -1003,8 +1003,8 @@ MUTANTS: list[Mutant] = [
         ("a language is its first source", "data.sources]].sum(axis=0)", "data.sources]][0]"),
     ),
     *of(
-        "sllm/validation.py",
-        "tests/test_validation.py::test_two_ranks_find_what_one_finds",
+        "sllm/evaluation/validation.py",
+        "tests/evaluation/test_validation.py::test_two_ranks_find_what_one_finds",
         ("each rank reports its own figures", "world.sum(sums.flatten().tolist())", "sums.flatten().tolist()"),
         (
             "batches that do not go round the ranks are left out",
@@ -1162,8 +1162,8 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "jobs/slurm.py",
-        "tests/jobs/test_sbatch.py",
+        "jobs/slurm/submit.py",
+        "tests/jobs/slurm/test_sbatch.py",
         (
             "a stage starts when the one before it has failed",
             'return "afterok:" + ":".join(jobs) if jobs else None',
@@ -1203,7 +1203,7 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "sbatch/pipeline.sh",
-        "tests/jobs/test_sbatch.py",
+        "tests/jobs/slurm/test_sbatch.py",
         (
             "pipeline.sh: a stage starts when the one before it has failed",
             '--dependency=afterok:$(IFS=: && echo "$*")',

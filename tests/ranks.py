@@ -18,7 +18,7 @@ from waiting import PATIENCE
 
 _context = multiprocessing.get_context("forkserver")
 # torch.optim imports torch._dynamo when the first optimizer is made: two seconds that every attempt would pay.
-_context.set_forkserver_preload(["sllm.training", "torch._dynamo", "ranks"])
+_context.set_forkserver_preload(["sllm.training.loop", "torch._dynamo", "ranks"])
 
 
 SUCCESSOR, SUPERSEDED = "successor", 86
@@ -41,7 +41,7 @@ def _main(config: str, environment: dict[str, str], log: str, result: str) -> No
     from sllm.files import RunDirectory, fenced_by
     from sllm.progress import report_to
     from sllm.stop import stop_on_signals
-    from sllm.training import pretrain
+    from sllm.training.loop import pretrain
 
     logging.basicConfig(level=logging.INFO)
     torch.set_num_threads(1)

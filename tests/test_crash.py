@@ -18,7 +18,6 @@ from disk import FaultError, Tree, fault_at, lay_out, moments, tree
 from small_corpora import downloaded, sentences
 
 from jobs import ledger
-from sllm.checkpoint import Checkpoints, load_model, save_model
 from sllm.config import CheckpointConfig, ModelConfig
 from sllm.data.pack import pack_stage
 from sllm.files import (
@@ -31,10 +30,11 @@ from sllm.files import (
     remove_leftovers,
     write_json,
 )
-from sllm.metrics import Metrics, cut_back
-from sllm.model import GPT
+from sllm.model.gpt2 import GPT
 from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer
+from sllm.training.checkpoint import Checkpoints, load_model, save_model
+from sllm.training.metrics import Metrics, cut_back
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def read_documents(
         UserError: a file is missing, unreadable or damaged, or lacks the text field.
     """
     if isinstance(source, EmbeddedSource):
-        from sllm.data.embedded import documents
+        from sllm.data.embedded.generator import documents
 
         # The name is part of the seed, or two embedded sources of one language would write the same texts.
         texts = documents(source.language, source.megabytes, int(fingerprint([seed, source.name]), 16))

@@ -15,8 +15,7 @@ from unicodedata import is_normalized, normalize
 
 import pytest
 
-from sllm.data import embedded
-from sllm.data.embedded import (
+from sllm.data.embedded.generator import (
     FINALS,
     INITIALS,
     VOWELS,
@@ -32,6 +31,7 @@ from sllm.data.embedded import (
     sino_number,
     split_syllable,
 )
+from sllm.data.embedded.generator import generator as embedded
 
 Language = Literal["ko", "en"]
 MEGABYTES = 4.0
@@ -237,7 +237,7 @@ def digest(texts: Iterable[str]) -> str:
 @pytest.mark.parametrize("language", ["ko", "en"])
 def test_the_text_depends_on_the_seed_alone(language: Language) -> None:
     program = (
-        "import hashlib; from sllm.data.embedded import documents;"
+        "import hashlib; from sllm.data.embedded.generator import documents;"
         f"print(hashlib.sha256('\\0'.join(documents({language!r}, 0.2, 7)).encode('utf-8')).hexdigest())"
     )
     digests = {digest(documents(language, 0.2, seed=7))}

@@ -10,9 +10,9 @@ import tiny
 import typer
 
 from jobs.cli import app, main
-from jobs.cluster import load_cluster
 from jobs.prepare import write_submission
 from jobs.presets import PROFILES, find_experiment, preset_names
+from jobs.slurm.cluster import load_cluster
 from sllm import __version__
 from sllm.artifacts import stage_keys
 from sllm.config import load_experiment

@@ -9,12 +9,13 @@ import pytest
 import tiny
 from rich.console import Console
 
-from jobs import launch, ledger, slurm
-from jobs.cluster import load_cluster
+from jobs import launch, ledger
 from jobs.launch import cancel, destination, prepare, submit
 from jobs.pipeline import STAGES
 from jobs.prepare import lock, swap_training, training_moves
 from jobs.run import load_run
+from jobs.slurm import submit as slurm
+from jobs.slurm.cluster import load_cluster
 from jobs.status import run_table
 from jobs.view import View
 from sllm.artifacts import Artifacts, stage_keys
@@ -29,7 +30,7 @@ from sllm.files import (
     read_manifest,
     write_json,
 )
-from sllm.mirror import only_sender
+from sllm.training.wandb_mirror import only_sender
 
 DAMAGED = ["[]", '{"other": 1}']
 

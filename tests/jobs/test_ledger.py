@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from jobs import ledger
-from jobs.cluster import Retries
+from jobs.slurm.cluster import Retries
 from sllm.files import RunDirectory, append_jsonl, write_json
 
 

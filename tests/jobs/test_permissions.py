@@ -9,7 +9,7 @@ from sllm.files import read_json
 
 
 def test_everything_follows_the_umask(finished: Any, place: Path) -> None:
-    """What `sllm export` writes too: tests/test_export.py."""
+    """What `sllm export` writes too: tests/export/test_transformers.py."""
     modes = read_json(place / "modes.json")
     written = {Path(path).name for path in modes}
     assert {"model.safetensors", "optimizer.safetensors", "done.json", "ledger.jsonl", ".lock"} <= written

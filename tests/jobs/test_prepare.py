@@ -14,8 +14,8 @@ from conftest import command, start_on_terminal, variables
 
 import jobs.prepare
 from jobs import ledger
-from jobs.cluster import Cluster
 from jobs.prepare import lock, snapshot_code, swap_training, write_submission
+from jobs.slurm.cluster import Cluster
 from sllm.artifacts import stage_keys
 from sllm.config import load_experiment
 from sllm.errors import UserError

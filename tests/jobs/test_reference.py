@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.cluster import Cluster
 from jobs.reference import docstrings, reference
+from jobs.slurm.cluster import Cluster
 from sllm.config import SOURCES, Experiment, Section
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -9,10 +9,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from jobs import ledger, slurm
-from jobs.cluster import Cluster
+from jobs import ledger
 from jobs.pipeline import STAGES
 from jobs.run import describe, telling_line, way_out
+from jobs.slurm import submit as slurm
+from jobs.slurm.cluster import Cluster
 from sllm.errors import UserError
 from sllm.files import RunDirectory
 

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from conftest import sllm
 
-from jobs import hints, ledger, slurm
-from jobs.cluster import Retries
+from jobs import hints, ledger
 from jobs.prepare import lock
+from jobs.slurm import submit as slurm
+from jobs.slurm.cluster import Retries
 from jobs.status import StageState, newest_checkpoint, run_table, runs_table, stage_states, where_it_stands
 from sllm.files import RunDirectory, read_json, write_json
 

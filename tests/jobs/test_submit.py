@@ -11,11 +11,12 @@ import pytest
 import tiny
 from rich.console import Console
 
-from jobs import launch, slurm
-from jobs.cluster import load_cluster
+from jobs import launch
 from jobs.hints import command
 from jobs.launch import prepare, run_single, submit
 from jobs.prepare import swap_training
+from jobs.slurm import submit as slurm
+from jobs.slurm.cluster import load_cluster
 from sllm.artifacts import stage_keys
 from sllm.config import Experiment, load_experiment
 from sllm.errors import UserError

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from needs import cannot_run
 
-from jobs import dev_cluster
 from jobs.cli import main
-from jobs.dev_cluster import DevCluster
+from jobs.tools import dev_cluster
+from jobs.tools.dev_cluster import DevCluster
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,8 +12,8 @@ from tiny import ENGLISH, KOREAN
 from waiting import wait
 
 from jobs import ledger
-from jobs.dev_cluster import DevCluster
 from jobs.pipeline import read_done
+from jobs.tools.dev_cluster import DevCluster
 from sllm.files import RunDirectory, read_json, read_manifest
 
 __all__ = ["hub"]

@@ -10,8 +10,8 @@ import tiny
 import yaml
 from waiting import wait
 
-from jobs.dev_cluster import DevCluster
-from jobs.slurm import submitted_jobs
+from jobs.slurm.submit import submitted_jobs
+from jobs.tools.dev_cluster import DevCluster
 from sllm.files import RunDirectory, read_jsonl
 
 Sllm = Callable[..., tuple[int, str, str]]

@@ -22,10 +22,10 @@ from rich.console import Console
 from waiting import wait
 
 from jobs import ledger
-from jobs.cluster import load_cluster
-from jobs.dev_cluster import DevCluster
-from jobs.drill import EVENTS, Event, differences, drill, lower_limit
 from jobs.pipeline import read_done
+from jobs.slurm.cluster import load_cluster
+from jobs.tools.dev_cluster import DevCluster
+from jobs.tools.drill import EVENTS, Event, differences, drill, lower_limit
 from sllm.files import RunDirectory, read_json, read_jsonl
 
 ROOT = Path(__file__).parents[2]
@@ -146,7 +146,7 @@ def chain(
         profile.write_text(yaml.safe_dump({"defaults": defaults, "stages": stages}), encoding="utf-8")
         made.append(Chain(config, cluster, profile))
         for variable, value in cluster.env.items():
-            monkeypatch.setenv(variable, value)  # for `jobs.slurm` in this process
+            monkeypatch.setenv(variable, value)  # for `jobs.slurm.submit` in this process
         if prepared:
             done = made[-1].sllm("submit", config, "--on", "here", "--until", "pack")
             assert done.returncode == 0, done.stderr

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from waiting import wait
 
-from jobs import dev_cluster
-from jobs.dev_cluster import DevCluster
+from jobs.tools import dev_cluster
+from jobs.tools.dev_cluster import DevCluster
 from sllm.errors import UserError
 
 

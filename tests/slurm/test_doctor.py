@@ -11,11 +11,11 @@ import tiny
 import yaml
 from foreign import SITE
 
-from jobs.cluster import Cluster
-from jobs.dev_cluster import DevCluster
-from jobs.doctor import BUSY_SECONDS
-from jobs.partitions import misfits, partitions
 from jobs.pipeline import STAGES
+from jobs.slurm.cluster import Cluster
+from jobs.slurm.partitions import misfits, partitions
+from jobs.tools.dev_cluster import DevCluster
+from jobs.tools.doctor import BUSY_SECONDS
 from sllm.config import validate
 
 Sllm = Callable[..., tuple[int, str, str]]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import tiny
 
-from jobs.dev_cluster import DevCluster
-from jobs.slurm import submitted_jobs
+from jobs.slurm.submit import submitted_jobs
+from jobs.tools.dev_cluster import DevCluster
 from sllm.files import RunDirectory
 
 

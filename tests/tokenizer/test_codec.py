@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from texts import any_text, well_formed
 from transformers import PreTrainedTokenizerFast
 
-from sllm.data.embedded import documents
+from sllm.data.embedded.generator import documents
 from sllm.errors import UserError
 from sllm.files import read_zstd_lines
 from sllm.tokenizer import Tokenizer, codec

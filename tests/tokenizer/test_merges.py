@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from texts import any_text, runs
 
 import sllm.tokenizer.merges as merges_module
-from sllm.data.embedded import documents
+from sllm.data.embedded.generator import documents
 from sllm.errors import Stopped, UserError
 from sllm.files import read_zstd_lines
 from sllm.stop import StopFlag

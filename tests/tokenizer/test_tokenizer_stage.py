@@ -17,7 +17,7 @@ import zstandard
 from disk import lay_out, moments
 
 from sllm.config import Experiment
-from sllm.data.embedded import documents
+from sllm.data.embedded.generator import documents
 from sllm.errors import Stopped, UserError
 from sllm.files import DROPPED_SUFFIX, atomic_directory, read_json, read_manifest, sha256, shard_paths, sidecar
 from sllm.progress import report_to

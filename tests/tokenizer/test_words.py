@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from texts import any_text, well_formed
 
 import sllm.tokenizer.words as words_module
-from sllm.data.embedded import documents
+from sllm.data.embedded.generator import documents
 from sllm.errors import Stopped
 from sllm.stop import StopFlag
 from sllm.tokenizer.codec import LONG_PARTICLES, SHORT_PARTICLES, SPLIT_PATTERN

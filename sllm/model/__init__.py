@@ -1,0 +1,1 @@
+"""The language models: each a whole architecture on one page."""

@@ -1,0 +1,232 @@
+"""How fast a model is, on the device that is here: generation at several batch sizes, and training steps.
+
+Tokens are random: speed does not depend on what they say, and a random model never ends a text early.
+"""
+
+import contextlib
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor, nn
+
+from sllm.artifacts import Artifacts
+from sllm.config import Experiment, ModelConfig, TrainConfig, flops_per_token
+from sllm.distributed import connect
+from sllm.evaluation.validation import write_results
+from sllm.files import RunDirectory
+from sllm.inference.generator import Sampling, TextGenerator, next_tokens
+from sllm.model.gpt2 import GPT
+from sllm.progress import track
+from sllm.stop import StopFlag
+from sllm.training.metrics import memory_bytes, peak_flops
+from sllm.training.optim import make_optimizer
+
+WARMUP_STEPS = 2  # allocator, kernels, and with `compile` the compilation
+
+
+def benchmark_stage(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, stop: StopFlag) -> dict[str, Any]:
+    """The benchmark stage: measure the run's best model and write results.json and results.txt.
+
+    Raises:
+        UserError: there is no model.
+        Stopped: `stop` was set; nothing is written.
+    """
+    config = experiment.benchmark
+    with connect() as world:
+        device = world.device
+    generator = TextGenerator(run.best, artifacts.tokenizer, device)
+    pieces = len(config.batches) * config.repeats + WARMUP_STEPS + config.train_steps
+    with track("benchmark", pieces, "measurements") as bar:
+
+        def measured() -> None:
+            bar.advance()
+            stop.check()
+
+        generation = [
+            measure_generation(
+                generator.model, batch, config.prompt_tokens, config.new_tokens, config.repeats, after_each=measured
+            )
+            for batch in config.batches
+        ]
+        vocab_size = generator.model.vocab_size
+        del generator
+        training = measure_training(
+            experiment.model, experiment.train, vocab_size, config.train_steps, device, after_each=measured
+        )
+    results = {"device": device_name(device), "generation": generation, "training": training}
+    write_results(run.stage("benchmark"), results, *tables(results))
+    return results
+
+
+def measure_generation(
+    model: GPT,
+    batch: int,
+    prompt_tokens: int,
+    new_tokens: int,
+    repeats: int,
+    after_each: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """Greedy decoding of `batch` random prompts, timed token by token; medians over all repeats.
+
+    Returns:
+        prefill_tokens_per_second (prompts read), decode_tokens_per_second (all rows together), first_token_ms,
+        token_p50_ms and token_p99_ms (of one decode step), memory_bytes (peak).
+    """
+    device = model.positions.device
+    prompts = torch.randint(model.vocab_size, (batch, prompt_tokens)).tolist()
+    greedy = Sampling(temperature=0)
+    for _ in next_tokens(model, prompts, 2, greedy):
+        pass
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    first: list[float] = []
+    rest: list[float] = []
+    for _ in range(repeats):
+        times = []
+        synchronize(device)
+        last = time.perf_counter()
+        for _ in next_tokens(model, prompts, new_tokens, greedy):
+            synchronize(device)
+            now = time.perf_counter()
+            times.append(now - last)
+            last = now
+        first.append(times[0])
+        rest += times[1:]
+        after_each()
+    figures = {
+        "batch": batch,
+        "prompt_tokens": prompt_tokens,
+        "new_tokens": new_tokens,
+        "prefill_tokens_per_second": batch * prompt_tokens / statistics.median(first),
+        "first_token_ms": 1000 * statistics.median(first),
+        "memory_bytes": memory_bytes(device),
+    }
+    if rest:
+        percentiles = torch.quantile(torch.tensor(rest), torch.tensor([0.5, 0.99])).tolist()
+        figures["decode_tokens_per_second"] = batch * len(rest) / sum(rest)
+        figures["token_p50_ms"], figures["token_p99_ms"] = (1000 * seconds for seconds in percentiles)
+    return figures
+
+
+def measure_training(
+    config: ModelConfig,
+    train: TrainConfig,
+    vocab_size: int,
+    steps: int,
+    device: torch.device,
+    after_each: Callable[[], None] = lambda: None,
+) -> dict[str, float | None]:
+    """Optimizer steps of a fresh model on one micro-batch of random tokens, on one device.
+
+    Returns:
+        tokens_per_second and step_ms (median), mfu (None where the device's peak is unknown), memory_bytes (peak).
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = GPT(config, vocab_size).to(device).train()
+        model.activation_checkpointing = train.activation_checkpointing
+        forward = torch.compile(model) if train.compile else model
+        tokens = torch.randint(vocab_size, (train.micro_batch, config.context_length + 1)).to(device)
+        inputs, targets = tokens[:, :-1], tokens[:, 1:]
+        step = training_step(model, make_optimizer(model, train), train, lambda: forward(inputs, targets))
+        times = []
+        for _ in range(WARMUP_STEPS + steps):
+            times.append(timed(step, device))
+            after_each()
+    seconds = statistics.median(times[WARMUP_STEPS:])
+    tokens_per_second = train.micro_batch * config.context_length / seconds
+    return {
+        "micro_batch": train.micro_batch,
+        "context_length": config.context_length,
+        "tokens_per_second": tokens_per_second,
+        "step_ms": 1000 * seconds,
+        "mfu": mfu(tokens_per_second, config, vocab_size, device),
+        "memory_bytes": memory_bytes(device),
+    }
+
+
+def training_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, train: TrainConfig, loss: Callable[[], Tensor]
+) -> Callable[[], None]:
+    """One whole optimizer step of any model: `loss` forward, backward, clip, update."""
+    device = next(model.parameters()).device.type
+    dtype = torch.float16 if train.precision == "fp16" else torch.bfloat16
+    scaler = torch.amp.GradScaler(device, enabled=train.precision == "fp16")
+
+    def step() -> None:
+        with torch.autocast(device, dtype) if train.precision != "fp32" else contextlib.nullcontext():
+            value = loss()
+        scaler.scale(value).backward()
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), train.clip_norm)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=False)
+
+    return step
+
+
+def mfu(tokens_per_second: float, config: ModelConfig, vocab_size: int, device: torch.device) -> float | None:
+    """Model FLOPs utilisation: the share of the device's dense bf16 peak; None where the peak is not known."""
+    peak = peak_flops(device)
+    return tokens_per_second * flops_per_token(config, vocab_size) / peak if peak else None
+
+
+def timed(work: Callable[[], Any], device: torch.device) -> float:
+    """Seconds until `work` is done, on the device too."""
+    synchronize(device)
+    started = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - started
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def tables(results: dict[str, Any]) -> list[Table]:
+    generation = Table(title=f"Generation on {results['device']}")
+    headings = ("batch", "prefill tok/s", "decode tok/s", "first token ms", "token p50 ms", "token p99 ms", "memory GB")
+    for heading in headings:
+        generation.add_column(heading, justify="right")
+    for row in results["generation"]:
+        generation.add_row(
+            f"{row['batch']}",
+            f"{row['prefill_tokens_per_second']:,.0f}",
+            *_cells(row, ("decode_tokens_per_second", ",.0f")),
+            f"{row['first_token_ms']:,.1f}",
+            *_cells(row, ("token_p50_ms", ",.2f"), ("token_p99_ms", ",.2f")),
+            f"{row['memory_bytes'] / 1e9:.2f}",
+        )
+    row = results["training"]
+    training = Table(title=f"Training on {results['device']}")
+    for heading in ("micro-batch", "context", "tok/s", "step ms", "MFU", "memory GB"):
+        training.add_column(heading, justify="right")
+    training.add_row(
+        f"{row['micro_batch']}",
+        f"{row['context_length']:,}",
+        f"{row['tokens_per_second']:,.0f}",
+        f"{row['step_ms']:,.1f}",
+        *_cells(row, ("mfu", ".1%")),
+        f"{row['memory_bytes'] / 1e9:.2f}",
+    )
+    return [generation, training]
+
+
+def _cells(row: dict[str, float | None], *columns: tuple[str, str]) -> list[str]:
+    return ["—" if (value := row.get(name)) is None else format(value, spec) for name, spec in columns]

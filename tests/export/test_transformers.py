@@ -1,0 +1,223 @@
+"""A model as a Transformers directory, read back by Transformers itself."""
+
+import json
+import os
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerBase
+
+from sllm.config import ModelConfig
+from sllm.errors import UserError
+from sllm.export.transformers import export, generation_config
+from sllm.files import read_manifest
+from sllm.inference.generator import TextGenerator
+from sllm.model.gpt2 import GPT
+from sllm.tokenizer import Tokenizer
+from sllm.training.checkpoint import load_model, save_model
+
+MERGES = [(4 + ord("t"), 4 + ord("h")), (260, 4 + ord("e")), (4 + 0xEA, 4 + 0xB0), (4 + ord(" "), 261)]
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("model")
+    tokenizer = Tokenizer(MERGES)
+    tokenizer.save(directory / "tokenizer.json")
+    torch.manual_seed(0)
+    config = ModelConfig(d_model=32, n_layers=2, n_heads=2, d_ff=96, context_length=64, dropout=0.1)
+    model = GPT(config, tokenizer.vocab_size)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    save_model(directory / "best", model, directory / "tokenizer.json")
+    return directory / "best"
+
+
+@pytest.fixture(scope="module")
+def exported(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("export") / "hf"
+    difference = export(model_path, output)
+    assert difference is not None
+    assert difference < 1e-4
+    return output
+
+
+@pytest.fixture(scope="module")
+def their_tokenizer(exported: Path) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(exported)
+
+
+def test_the_logits_are_ours(model_path: Path, exported: Path) -> None:
+    ours = load_model(model_path)
+    theirs = AutoModelForCausalLM.from_pretrained(exported).eval()
+    assert isinstance(theirs, GPT2LMHeadModel)
+    tokens = torch.randint(ours.vocab_size, (3, 64))
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(tokens).logits, ours(tokens), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("prompt", ["the 가", "", "<bos>", "대한"])
+def test_a_greedy_text_is_ours(
+    prompt: str, model_path: Path, exported: Path, their_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Their tokenizer, model and generate as anybody calls them, against our TextGenerator, from prompt to text."""
+    theirs = AutoModelForCausalLM.from_pretrained(exported).eval()
+    inputs = their_tokenizer(prompt, return_tensors="pt")
+    assert inputs.input_ids[0, 0] == 2
+    out = theirs.generate(**inputs, max_length=60, do_sample=False)[0, inputs.input_ids.shape[1] :]
+    ours = TextGenerator(model_path, device="cpu").generate(prompt, 60, temperature=0, valid_utf8=False)
+    # They write U+FFFD for a character that the limit cut in two, we leave it out.
+    assert their_tokenizer.decode(out, skip_special_tokens=True).rstrip("\ufffd") == ours[0].rstrip("\ufffd")
+    assert len(ours[0]) > 10
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text() | st.text(alphabet="the 가각<bos>"))
+def test_the_tokenizer_is_ours(text: str, their_tokenizer: PreTrainedTokenizerBase) -> None:
+    ours = Tokenizer(MERGES)
+    ids = ours.encode(text)
+    assert their_tokenizer(text, add_special_tokens=False).input_ids == ids
+    assert their_tokenizer(text).input_ids == [2, *ids]
+    assert their_tokenizer.decode(ids) == ours.decode(ids)
+
+
+def test_special_tokens_keep_their_names(their_tokenizer: PreTrainedTokenizerBase) -> None:
+    names = ("pad_token", "unk_token", "bos_token", "eos_token")
+    assert [getattr(their_tokenizer, name) for name in names] == ["<pad>", "<unk>", "<bos>", "<eos>"]
+    assert [getattr(their_tokenizer, f"{name}_id") for name in names] == [0, 1, 2, 3]
+    assert their_tokenizer.model_max_length == 64
+    written = Tokenizer(MERGES).encode("<eos>", bos=True)
+    assert their_tokenizer("<eos>").input_ids == written, "written in a text, it is text"
+
+
+def test_a_batch_and_a_pair(exported: Path, their_tokenizer: PreTrainedTokenizerBase) -> None:
+    ours = Tokenizer(MERGES)
+    batch = their_tokenizer(["the", "가나"], padding=True)
+    assert set(batch) == {"input_ids", "attention_mask"}, "GPT-2 would add token_type_ids to the embeddings"
+    first, second = ours.encode("the", bos=True), ours.encode("가나", bos=True)
+    assert batch.input_ids == [[0] * (len(second) - len(first)) + first, second]
+    assert their_tokenizer("the", "가나").input_ids == [*first, *second]
+    assert json.loads((exported / "tokenizer_config.json").read_text("utf-8"))["model_input_names"] == list(batch)
+
+
+def test_its_generation_config_knows_the_special_tokens(exported: Path) -> None:
+    config = AutoModelForCausalLM.from_pretrained(exported).generation_config
+    assert (config.pad_token_id, config.bos_token_id, config.eos_token_id) == (0, 2, 3)
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_its_files_follow_the_umask(mask: int, mode: int, model_path: Path, tmp_path: Path) -> None:
+    before = os.umask(mask)
+    try:
+        export(model_path, tmp_path / "hf")
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "hf").iterdir()} == {mode}
+
+
+def test_a_former_export_is_replaced_as_a_whole(model_path: Path, tmp_path: Path) -> None:
+    export(model_path, tmp_path / "hf")
+    former = (tmp_path / "hf").stat().st_ino
+    (tmp_path / "link").symlink_to("hf")
+    export(model_path, tmp_path / "link")
+    assert (tmp_path / "hf").stat().st_ino != former
+    read_manifest(tmp_path / "hf", checksums=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "link"]
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_other_files_are_not_replaced(model_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work", encoding="utf-8")
+    for output in (tmp_path, tmp_path / "thesis.txt", model_path):
+        with pytest.raises(UserError, match="not a former export"):
+            export(model_path, output)
+    assert (tmp_path / "thesis.txt").read_text(encoding="utf-8") == "years of work"
+    load_model(model_path)
+
+
+@pytest.mark.parametrize("name", ["README.md", ".git/HEAD"])
+def test_a_file_laid_into_an_export_stays(name: str, model_path: Path, tmp_path: Path) -> None:
+    export(model_path, tmp_path / "hf")
+    (tmp_path / "hf" / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "hf" / name).write_text("by hand", encoding="utf-8")
+    with pytest.raises(UserError, match=f"holds files that no export wrote .{name}"):
+        export(model_path, tmp_path / "hf")
+    assert (tmp_path / "hf" / name).read_text(encoding="utf-8") == "by hand"
+
+
+def test_places_where_nothing_can_be_written(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mount_disk: Callable[[str], Path]
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    monkeypatch.chdir(tmp_path)
+    disk = mount_disk("16k")
+    full = disk / "hf"
+    for output in ("x" * 300, "file/hf", "loop", "/proc/hf", disk, full):
+        with pytest.raises(UserError, match=r"give another directory|cannot be written") as caught:
+            export(model_path, output)
+        assert str(caught.value).startswith(f"{output}: ")
+    assert not list(disk.iterdir())
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(UserError, match="the directory you are in"):
+        export(model_path, ".")
+
+
+def test_nothing_appears_when_the_model_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no model here"):
+        export(tmp_path / "none", tmp_path / "hf")
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_appears_when_the_logits_differ(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sllm.export.transformers.TOLERANCE", 0.0)
+    with pytest.raises(AssertionError, match="differ"):
+        export(model_path, tmp_path / "hf")
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_appears_when_their_text_is_another(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document, config = Tokenizer._document, generation_config
+    with monkeypatch.context() as patch:
+        patch.setattr(Tokenizer, "_document", lambda self: {**document(self), "post_processor": None})
+        with pytest.raises(AssertionError, match="Transformers reads"):
+            export(model_path, tmp_path / "hf")
+    monkeypatch.setattr(
+        "sllm.export.transformers.generation_config",
+        lambda tokenizer: {**config(tokenizer), "suppress_tokens": [*range(4, 200)]},
+    )
+    with pytest.raises(AssertionError, match="texts differ"):
+        export(model_path, tmp_path / "hf")
+    assert not list(tmp_path.iterdir())
+
+
+def test_equally_likely_tokens_are_no_difference(tmp_path: Path) -> None:
+    """A model without any preference."""
+    Tokenizer(MERGES).save(tmp_path / "tokenizer.json")
+    model = GPT(ModelConfig(d_model=8, n_layers=1, n_heads=1, d_ff=8, context_length=8), 264)
+    with torch.no_grad():
+        model.embedding.weight.zero_()
+    save_model(tmp_path / "best", model, tmp_path / "tokenizer.json")
+    assert export(tmp_path / "best", tmp_path / "hf") == 0
+
+
+def test_transformers_is_not_needed(
+    model_path: Path, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    assert export(model_path, tmp_path / "hf") is None
+    for file in exported.iterdir():
+        assert (tmp_path / "hf" / file.name).read_bytes() == file.read_bytes()

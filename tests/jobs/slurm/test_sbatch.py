@@ -1,0 +1,155 @@
+"""The plain scripts are the launcher's jobs."""
+
+import io
+import os
+import shlex
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import tiny
+from rich.console import Console
+
+from jobs.launch import submit
+from jobs.pipeline import STAGES, Stage
+from jobs.slurm import submit as slurm
+from jobs.slurm.cluster import load_cluster
+from sllm.config import load_experiment
+from sllm.files import RunDirectory
+
+SCRIPTS = Path(__file__).parents[3] / "sbatch"
+
+
+@pytest.mark.parametrize("stage", STAGES.values(), ids=str)
+def test_scripts_are_those_of_the_profile(stage: Stage) -> None:
+    expected = slurm.plain_script(stage, load_cluster("h100").resources(stage.name))
+    assert (SCRIPTS / f"{stage}.sbatch").read_text(encoding="utf-8") == expected, (
+        f"sbatch/{stage}.sbatch: write what jobs.slurm.submit.plain_script returns for configs/cluster/h100.yaml"
+    )
+
+
+@pytest.mark.parametrize("stage", STAGES.values(), ids=str)
+def test_directives_are_those_that_submitit_sends(stage: Stage) -> None:
+    """Read from the texts, so that it holds whatever wrote them."""
+
+    def directives(text: str) -> set[str]:
+        lines = {line.replace("'", "") for line in text.split("\n") if line.startswith("#SBATCH")}
+        mine = ("--output", "--comment", "--job-name", "--dependency", "--kill-on-invalid-dep")
+        return {line for line in lines if not line.removeprefix("#SBATCH ").startswith(mine)}
+
+    resources = load_cluster("h100").resources(stage.name)
+    sent = slurm.batch_text(RunDirectory(Path("/runs/x")), stage, resources, None)
+    assert directives((SCRIPTS / f"{stage}.sbatch").read_text(encoding="utf-8")) == directives(sent)
+
+
+@pytest.mark.parametrize("path", sorted(SCRIPTS.iterdir()), ids=lambda path: path.name)
+def test_scripts_are_valid_shell(path: Path) -> None:
+    checked = subprocess.run(["bash", "-n", str(path)], capture_output=True, text=True)
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+SBATCH = """#!/bin/bash
+# As sbatch does, prints the number of a new job, which is that of the call. Writes down what it is called with.
+for last; do if [[ $last == *.sbatch ]]; then stage=$(basename "$last" .sbatch); fi; done
+echo "$stage $*" >>"$CALLS"
+if [ "$stage" = "${REFUSED:-}" ]; then echo "sbatch: error: no" >&2; exit 1; fi
+if [ "$stage" = "${STOPPED:-}" ]; then kill -TERM 0; fi # to all, as a terminal sends Ctrl-C
+echo "$(wc -l <"$CALLS");cluster"
+"""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What was asked of sbatch."""
+
+    stage: str
+    parents: frozenset[str]
+    """Jobs that must have succeeded."""
+    array: str | None
+
+    @classmethod
+    def read(cls, line: str) -> "Call":
+        stage, *words = shlex.split(line)
+        given = dict(word.removeprefix("--").partition("=")[::2] for word in words if word.startswith("--"))
+        kind, *parents = given.get("dependency", "afterok").split(":")
+        assert kind == "afterok"
+        assert given.get("kill-on-invalid-dep") == ("yes" if parents else None)
+        return cls(stage, frozenset(parents), given.get("array"))
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """pipeline.sh, with an sbatch and a scancel that write down what they are asked for."""
+    for name, text in (
+        ("sbatch", SBATCH),
+        ("scancel", '#!/bin/bash\necho "$*" >>"$CANCELLED"\n'),
+        ("sllm", f"#!/bin/bash\necho {tmp_path}/runs/mine\n"),
+    ):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    def run(**environment: str) -> "subprocess.CompletedProcess[str]":
+        files = {"CALLS": str(tmp_path / "calls"), "CANCELLED": str(tmp_path / "cancelled")}
+        for path in map(Path, files.values()):
+            path.unlink(missing_ok=True)
+        script = [str(SCRIPTS / "pipeline.sh"), "mine.yaml"]
+        variables = {**os.environ, **files, **environment}
+        return subprocess.run(script, env=variables, capture_output=True, text=True, start_new_session=True)
+
+    return run
+
+
+@pytest.mark.parametrize("arrays", [{}, {"PACK_ARRAY": "3"}, {"DOWNLOAD_ARRAY": "2", "PACK_ARRAY": "1"}], ids=str)
+def test_pipeline_starts_each_stage_when_those_it_needs_have_succeeded(
+    pipeline: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path, arrays: dict[str, str]
+) -> None:
+    done = pipeline(**arrays)
+    assert done.returncode == 0, done.stderr
+    calls = list(map(Call.read, (tmp_path / "calls").read_text(encoding="utf-8").splitlines()))
+    jobs, expected = dict[str, str](), list[Call]()
+    for stage in STAGES.values():
+        parents = frozenset(jobs[name] for name in stage.needs)
+        if (tasks := int(arrays.get(f"{stage.name.upper()}_ARRAY", "1"))) > 1:
+            expected.append(Call(stage.name, parents, f"0-{tasks - 1}"))
+            jobs[f"{stage}.*"] = str(len(expected))
+            parents = frozenset({jobs[f"{stage}.*"]})
+        expected.append(Call(stage.name, parents, None))
+        jobs[stage.name] = str(len(expected))
+    assert calls == expected
+    assert slurm.submitted_jobs(RunDirectory(tmp_path / "runs" / "mine")) == jobs
+    assert not (tmp_path / "cancelled").exists()
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "cancelled"), [("REFUSED", 1, "3 2 1\n"), ("STOPPED", 130, "4 3 2 1\n")], ids=["refused", "stopped"]
+)
+def test_pipeline_that_does_not_come_to_its_end_leaves_no_job(
+    pipeline: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path, how: str, code: int, cancelled: str
+) -> None:
+    done = pipeline(**{how: "pretrain"})
+    assert done.returncode == code
+    assert "Submitted" not in done.stdout
+    assert (tmp_path / "cancelled").read_text(encoding="utf-8") == cancelled
+
+
+def test_each_job_of_a_submit_starts_when_those_it_needs_have_succeeded(
+    tmp_path: Path, texts: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment = load_experiment(tiny.write_experiment(tmp_path, texts))
+    profile = tmp_path / "profile.yaml"
+    profile.write_text("defaults: {partition: cpu}\nstages: {download: {array: 2}, pack: {array: 3}}", encoding="utf-8")
+    submit(experiment, load_cluster(str(profile)), "slurm", console=Console(file=io.StringIO()), dry_run=True)
+    names = {f"{stage}.*" for stage in ("download", "pack")}
+    for text in capsys.readouterr().out.split("\n# ---- ")[1:]:
+        name, _, script = text.partition(" ----\n")
+        words = " ".join(line.removeprefix("#SBATCH ") for line in script.split("\n") if line.startswith("#SBATCH "))
+        stage = STAGES[name.removesuffix(".*")]
+        parents = stage.needs if name.endswith(".*") or f"{stage}.*" not in names else [f"{stage}.*"]
+        call = Call.read(f"{name} {words}")
+        assert call.parents == {f"<{parent}>" for parent in parents}
+        assert (call.array is not None) == name.endswith(".*")
+        names.add(stage.name)
+    assert names == {*STAGES, "download.*", "pack.*"}
