@@ -16,8 +16,7 @@ from sllm.stop import StopFlag
 from sllm.tokenizer.codec import FIRST_BYTE, SPECIAL_TOKENS, Tokenizer, byte_level_name
 from sllm.workers import in_a_process
 
-MIXED = re.compile(r"[가-힣].*[A-Za-z]{2}|[A-Za-z]{2}.*[가-힣]").search
-"""Finds a line that holds both Hangul and Latin letters."""
+HANGUL, LATIN = re.compile(r"[가-힣]").search, re.compile(r"[A-Za-z]{2}").search
 
 PEER_BYTES = 32_000_000
 """Up to this much text the stage also trains the peer, which needs several times our time and memory."""
@@ -61,6 +60,12 @@ def compare(
         **look_at_tokens(tokenizer, held_out),
         "sentences": {name: segmented(tokenizer, texts) for name, texts in held_out.items()},
     }
+
+
+def is_mixed(line: str) -> bool:
+    """Whether the line holds both Hangul and Latin letters."""
+    # Not one pattern for both: from each letter on it would look through the rest of the line.
+    return bool(HANGUL(line) and LATIN(line))
 
 
 def measure(tokenizer: Tokenizer, texts: list[str]) -> dict[str, float]:

@@ -19,7 +19,7 @@ from sllm.progress import track
 from sllm.stop import StopFlag
 from sllm.tokenizer.codec import FIRST_MERGE, Tokenizer
 from sllm.tokenizer.merges import learn_merges
-from sllm.tokenizer.report import MIXED, compare, print_report
+from sllm.tokenizer.report import compare, is_mixed, print_report
 from sllm.tokenizer.words import Words, count_words
 
 HELD_OUT_BYTES = 4_000_000
@@ -149,7 +149,7 @@ def held_out(corpus: Path, manifest: dict[str, Any]) -> dict[str, list[str]]:
                     break
                 room -= len(line)
                 found[source["language"]].append(parse_document(path, number, line))
-    mixed = [line for texts in found.values() for text in texts for line in text.splitlines() if MIXED(line)]
+    mixed = [line for texts in found.values() for text in texts for line in text.splitlines() if is_mixed(line)]
     return found | ({"mixed": mixed} if mixed else {})
 
 

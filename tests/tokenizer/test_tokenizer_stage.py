@@ -23,7 +23,7 @@ from sllm.files import DROPPED_SUFFIX, atomic_directory, read_json, read_manifes
 from sllm.progress import report_to
 from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer, report, training
-from sllm.tokenizer.report import train_peer
+from sllm.tokenizer.report import is_mixed, train_peer
 from sllm.tokenizer.training import Sample, held_out, parse_document, tokenizer_stage, train
 from sllm.workers import in_a_process
 
@@ -182,6 +182,16 @@ def test_dropped_documents_are_neither_learnt_nor_measured(corpus: Path, tmp_pat
     left = held_out(copy, read_manifest(copy))["en"]
     assert left == [text for i, text in enumerate(measured) if i not in dropped]
     assert len(left) == len(measured) - 2 > 0
+
+
+def test_a_line_with_two_scripts_is_found_whatever_its_length() -> None:
+    """In time that grows with the length: with its square, these lines would take hours."""
+    for korean, latin in (("가", "ab"), ("가" * 1_000_000, "GPU"), ("힣", "a" * 1_000_000)):
+        assert is_mixed(f"{korean}, {latin}")
+        assert is_mixed(f"{latin} {korean}.")
+        assert not is_mixed(korean)
+        assert not is_mixed(latin)
+    assert not is_mixed("가 a 나 b")
 
 
 def test_sources_of_one_language_share_what_is_measured(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
