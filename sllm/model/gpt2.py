@@ -2,7 +2,7 @@
 
 A decoder in GPT-2's mould (Radford et al. 2019): token embedding + fixed sinusoidal positions, pre-LayerNorm blocks of
 causal multi-head attention and a GELU feed-forward, a last LayerNorm, and an output layer tied to the embedding.
-The blocks are GPT-2's to the letter, so Transformers' GPT2LMHeadModel can hold our weights (`sllm.export.transformers`).
+The blocks are GPT-2's to the letter, so Transformers' GPT2LMHeadModel can hold our weights (see `sllm.export`).
 
 Shapes: B batch, T time, C width (d_model), H heads, D head width (C / H), F feed-forward width, V vocabulary.
 """
