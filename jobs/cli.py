@@ -437,7 +437,7 @@ def benchmark(config: Config, overrides: Overrides = None) -> None:
 
 def _run_stage(name: str, config: Path, overrides: list[str] | None) -> None:
     from jobs.launch import run_single
-    from jobs.slurm.submit import without_foreign_variables
+    from jobs.slurm.commands import without_foreign_variables
     from sllm.config import load_experiment
 
     experiment: Experiment = load_experiment(config, overrides or ())

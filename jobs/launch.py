@@ -43,9 +43,11 @@ from jobs.prepare import (
 from jobs.presets import PROFILES
 from jobs.processes import local_processes, send_signal
 from jobs.run import adopt_device, job, new_token, require_parents, run_here, set_up_logging
-from jobs.slurm import submit as slurm
+from jobs.slurm.batch import batch_text, dependency_on, require_usable_path
 from jobs.slurm.cluster import Cluster, Resources, load_cluster
+from jobs.slurm.commands import cancel_jobs, live_jobs, require_slurm, without_foreign_variables
 from jobs.slurm.partitions import misfits, partitions
+from jobs.slurm.submit import submit_job
 from jobs.status import results_table
 from jobs.view import View, view
 from sllm.artifacts import Artifacts, differences, stage_keys
@@ -125,7 +127,7 @@ def submit(
     """
     run, stages, keys = RunDirectory(experiment.run_path), up_to(until), stage_keys(experiment)
     artifacts = Artifacts(experiment, keys)
-    slurm.require_usable_path(run, where)
+    require_usable_path(run, where)
     check_world_size(experiment.train, 1 if where == "here" else cluster.resources("pretrain").ranks)
     if resume:
         _require_same_settings(run, keys)
@@ -136,7 +138,7 @@ def submit(
             console.print(line, highlight=False, soft_wrap=True)
         return 0
     if where == "slurm":
-        slurm.require_slurm()
+        require_slurm()
     elif where == "local":
         _require_machine(steps, cluster)
     if all(step.done for step in steps):
@@ -174,7 +176,7 @@ def submit(
                 return 0
             outlive_readers()
             if where == "here":
-                with slurm.without_foreign_variables():  # this process alone, whatever torchrun it was started in
+                with without_foreign_variables():  # this process alone, whatever torchrun it was started in
                     _run_here(experiment, run, keys, steps, cluster, console, stop)
             else:
                 _run_local(run, keys, steps, cluster, console, stop)
@@ -291,14 +293,14 @@ def show_plan(console: Console, run: RunDirectory, steps: list[Step], cluster: C
         pending = {step.stage.name for step in steps if not step.done}
         for step in steps:
             if step.stage.name in pending:
-                dependency = slurm.dependency_on([f"<{name}>" for name in step.stage.needs if name in pending])
+                dependency = dependency_on([f"<{name}>" for name in step.stage.needs if name in pending])
                 resources = cluster.resources(step.stage.name)
                 if resources.array > 1:
                     print(f"\n# ---- {step.stage}.* ----")
-                    print(slurm.batch_text(run, step.stage, resources, dependency, array=True))
-                    dependency = slurm.dependency_on([f"<{step.stage}.*>"])
+                    print(batch_text(run, step.stage, resources, dependency, array=True))
+                    dependency = dependency_on([f"<{step.stage}.*>"])
                 print(f"\n# ---- {step.stage} ----")
-                print(slurm.batch_text(run, step.stage, resources, dependency))
+                print(batch_text(run, step.stage, resources, dependency))
 
 
 def describe_resources(resources: Resources, where: Where) -> str:
@@ -392,9 +394,9 @@ def cancel(run: RunDirectory) -> str:
     Raises:
         UserError: nothing is running, it runs on another machine, or Slurm does not answer.
     """
-    live = slurm.live_jobs(run)
+    live = live_jobs(run)
     if live:
-        slurm.cancel_jobs([job for job, _ in live.values()])
+        cancel_jobs([job for job, _ in live.values()])
         return "cancelled " + ", ".join(f"{stage} ({job})" for stage, (job, _) in live.items())
     holder, processes = lock_holder(run), local_processes(run)
     if holder is not None and holder["node"] != platform.node():
@@ -429,7 +431,7 @@ def _live_jobs(run: RunDirectory, keys: Keys) -> dict[str, tuple[str, str]]:
     Raises:
         UserError: they are of other settings than these, or Slurm does not say.
     """
-    live = slurm.live_jobs(run)
+    live = live_jobs(run)
     if live and submitted_keys(run) != keys:
         raise UserError(f"{run.path}: jobs with other settings are in the queue; `{command('cancel', run)}` first")
     return live
@@ -466,7 +468,7 @@ def prepare(experiment: Experiment, cluster: Cluster, *, yes: bool = False) -> R
         UserError: anything wrong with the experiment or the directory, the run is in the queue, or the answer was no.
     """
     run, keys = RunDirectory(experiment.run_path), stage_keys(experiment)
-    slurm.require_usable_path(run, "slurm")
+    require_usable_path(run, "slurm")
     check_world_size(experiment.train, cluster.resources("pretrain").ranks)
     with lock(run, Path(experiment.data_directory), command=_command_line()):
         require_idle(run, keys)
@@ -491,15 +493,15 @@ def _submit_chain(
                 continue
             stop.check()
             resources = cluster.resources(name)
-            dependency = slurm.dependency_on([jobs[parent] for parent in step.stage.needs if parent in jobs])
+            dependency = dependency_on([jobs[parent] for parent in step.stage.needs if parent in jobs])
             if resources.array > 1:
                 jobs[f"{name}.*"] = _submit_job(run, step.stage, resources, dependency, array=True)
                 new.append(f"{name}.*")
-                dependency = slurm.dependency_on([jobs[f"{name}.*"]])
+                dependency = dependency_on([jobs[f"{name}.*"]])
             jobs[name] = _submit_job(run, step.stage, resources, dependency)
             new.append(name)
     except BaseException:
-        slurm.cancel_jobs([jobs[name] for name in new])
+        cancel_jobs([jobs[name] for name in new])
         raise
     for name, job_id in jobs.items():
         console.print(f"{name}: job {job_id}{'' if name in new else ', in the queue before'}", highlight=False)
@@ -510,10 +512,10 @@ def _submit_chain(
 def _submit_job(
     run: RunDirectory, stage: Stage, resources: Resources, dependency: str | None, *, array: bool = False
 ) -> str:
-    """slurm.submit_job, whose error also names the lines of the profile that ask for what is not there."""
+    """submit_job, whose error also names the lines of the profile that ask for what is not there."""
     try:
         with signals_blocked():  # else a Ctrl-C ends sbatch, perhaps after it has submitted a job that nobody knows
-            return slurm.submit_job(run, stage, resources, dependency, array=array)
+            return submit_job(run, stage, resources, dependency, array=array)
     except UserError as error:
         wrong = [f"{misfit.problem} (set {misfit.remedy})" for misfit in misfits(resources, partitions())]
         raise UserError("; ".join([str(error), *wrong])) from None
@@ -577,7 +579,7 @@ def _start(run: RunDirectory, stage: Stage, token: str, resources: Resources) ->
     }
     # The ranks find what came while they started, and the process of submitit's between us and them, which would kill
     # them a second after a Ctrl-C in the terminal, never sees a signal.
-    with signals_blocked(), slurm.without_foreign_variables(), environment_variables(**environment):
+    with signals_blocked(), without_foreign_variables(), environment_variables(**environment):
         return executor.submit(job, str(run.path), stage.name, token)
 
 

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from jobs import ledger
+from jobs.failures import describe, lost_peer, telling_line, way_out
 from jobs.hints import command
 from jobs.pipeline import STAGES, Keys, Stage, plan, read_keys
-from jobs.slurm import submit as slurm
+from jobs.slurm import attempt
 from sllm.artifacts import Artifacts, changed_files, stage_keys
 from sllm.config import Experiment, load_experiment
 from sllm.errors import Stopped, Superseded, UserError, storage_as_user_error
@@ -169,78 +170,6 @@ def new_token() -> str:
     return f"{platform.node()}-{os.getpid()}-{time.time_ns()}"
 
 
-def describe(error: BaseException) -> tuple[str, str, str]:
-    """Cause, message and place of an exception, for the ledger."""
-    if isinstance(error, UserError):
-        return ledger.BAD_INPUT, str(error), ""
-    if isinstance(error, Stopped):
-        return ledger.STOPPED, str(error), ""
-    if lost_peer(error):
-        return ledger.KILLED, "a rank was killed, or its node lost; the others lost contact with it", ""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    return ledger.CRASH, telling_line(error), f"{type(error).__name__} at {place}"
-
-
-def telling_line(error: BaseException) -> str:
-    """The type of an exception and the line of its text that says the most: NCCL tells what happened at the end."""
-    first, _, rest = str(error).partition("\n")
-    _, found, last = rest.partition("Last error:")
-    return f"{type(error).__name__}: {last.strip().split(chr(10))[0] if found and last.strip() else first}"
-
-
-MEMORY_KEYS = {"pretrain": "train.micro_batch", "validate": "validate.batch", "benchmark": "benchmark.batches"}
-
-
-def way_out(stage: Stage, text: str) -> str:
-    """What to change after an error of PyTorch, CUDA or NCCL that would come in every attempt; else empty."""
-    if "Duplicate GPU detected" in text:
-        return (
-            "ranks share one GPU: ask for as many GPUs as there are processes (gpus_per_node or gres, and "
-            "tasks_per_node, in the cluster profile)"
-        )
-    if "shared memory segment" in text:
-        return "NCCL finds too little shared memory: give the container more /dev/shm, or export NCCL_SHM_DISABLE=1"
-    if any(sign in text for sign in ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "DefaultCPUAllocator: ")):
-        key = MEMORY_KEYS.get(stage.whole)
-        more = ", or set train.activation_checkpointing: true" if stage.whole == "pretrain" else ""
-        return f"out of memory: lower {key}{more}" if key else ""
-    return ""
-
-
-GONE = (
-    # gloo
-    "closed by peer",
-    "Timed out waiting",
-    "Application timeout caused pair closure",
-    # NCCL
-    "closed by remote peer",
-    "remote process exit",
-    "Socket recv failed",
-    "Got completion from peer",
-    "operation timeout",
-    # the store of torch.distributed
-    "got 0 bytes",
-    "clients joined",
-    "client socket has timed out",
-    "wait timeout after",
-    # the system, in the words of any of them
-    "reset by peer",
-    "Broken pipe",
-    "Connection refused",
-    "Connection timed out",
-    "connection abort",
-    "No route to host",
-)
-"""What the others say of a rank that has gone away, or does not answer."""
-
-
-def lost_peer(error: BaseException) -> bool:
-    """Whether an exception only says that another rank has gone away. NCCL and the store of torch.distributed raise
-    the same types for much else: a GPU used twice, a port in use."""
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in GONE)
-
-
 # --- as a process of a launcher -------------------------------------------------------------------
 
 
@@ -258,7 +187,7 @@ def job(path: str, name: str, token: str | None = None, share: tuple[int, int] |
         run, stage = RunDirectory(Path(path)), STAGES[name]
         if share is not None:
             stage = stage.share(*share)
-        rank = slurm.adopt_rank() if token is None else adopt_local_rank()
+        rank = attempt.adopt_rank() if token is None else adopt_local_rank()
         redirect_output(run.log(stage.name))
         set_up_logging(rank)
         if token is not None:
@@ -267,23 +196,23 @@ def job(path: str, name: str, token: str | None = None, share: tuple[int, int] |
 
 
 def rank_of_job(run: RunDirectory, stage: Stage, stop: StopFlag, rank: int) -> int:
-    """A rank in a Slurm job. Returns the exit code; see `jobs.slurm.submit` for what follows from it."""
-    token, deadline = slurm.attempt_token(), None
+    """A rank in a Slurm job. Returns the exit code; see `jobs.slurm.attempt` for what follows from it."""
+    token, deadline = attempt.attempt_token(), None
     if rank == 0:
         _, keys = load_run(run)
-        refusal = slurm.begin(run, stage.name, fingerprint(keys[stage.whole]))
+        refusal = attempt.begin(run, stage.name, fingerprint(keys[stage.whole]))
         if refusal:
             print(f"{stage}: not started: {refusal}", file=sys.stderr, flush=True)
             return EX_FENCED
-        deadline = slurm.Deadline(run, stage.name)
+        deadline = attempt.Deadline(run, stage.name)
         stop.deadline = deadline.measure()  # of rank 0 alone: the ranks agree on a stop
-    cause_of = partial(slurm.stop_cause, stage.name)
+    cause_of = partial(attempt.stop_cause, stage.name)
     code = rank_of_attempt(run, stage, token, stop, rank, cause_of=cause_of, deadline=deadline)
     if rank > 0:
         # Rank 0 speaks for a stop that all have agreed to. srun would kill it for the exit code of another.
         return 0 if code == EX_STOPPED else code
     if code in (0, EX_STOPPED):
-        slurm.settle(run, stage.name)
+        attempt.settle(run, stage.name)
     return code
 
 
@@ -294,7 +223,7 @@ def rank_of_attempt(
     stop: StopFlag,
     rank: int,
     cause_of: Callable[[str], str] = lambda _: ledger.STOPPED,
-    deadline: slurm.Deadline | None = None,
+    deadline: attempt.Deadline | None = None,
 ) -> int:
     """The stage, its end recorded. Returns the exit code. `cause_of` tells why a stop was asked for."""
     if rank == 0:
@@ -302,7 +231,7 @@ def rank_of_attempt(
     watch(run, stage, token, stop, deadline)
     try:
         experiment, keys = load_run(run)
-        adopt_device(slurm.resources(run, stage.name).promised_device if run.cluster.is_file() else None)
+        adopt_device(attempt.resources(run, stage.name).promised_device if run.cluster.is_file() else None)
         if plan(run, keys, Artifacts(experiment, keys), [stage])[0].done:
             print(f"{stage}: done already", flush=True)  # and then the node was lost, for example
         elif rank == 0:
@@ -420,7 +349,7 @@ def banner(run: RunDirectory, stage: Stage, token: str) -> None:
     print(f"──── {stage} · attempt {number} ({why}) · {when} · {platform.node()} · {code}", flush=True)
 
 
-def watch(run: RunDirectory, stage: Stage, token: str, stop: StopFlag, deadline: slurm.Deadline | None) -> None:
+def watch(run: RunDirectory, stage: Stage, token: str, stop: StopFlag, deadline: attempt.Deadline | None) -> None:
     """Leave the process when its attempt is over: another one owns the run, or another rank has failed.
 
     A node that the scheduler gave up may still be alive, and a rank whose peer was killed may wait for it in a

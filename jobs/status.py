@@ -19,7 +19,7 @@ from jobs.hints import command
 from jobs.pipeline import STAGES, Keys, read_done, whole_stage
 from jobs.prepare import ROOM, lock_holder
 from jobs.processes import local_processes
-from jobs.slurm import submit as slurm
+from jobs.slurm import commands
 from sllm.errors import UserError
 from sllm.files import RunDirectory, fingerprint
 from sllm.progress import format_amount, format_seconds
@@ -88,13 +88,13 @@ def stage_states(run: RunDirectory) -> list[StageState]:
     answer. Before a stage that is not done come its job array, while it is in the queue, and the shares begun."""
     keys = ledger.read_or_none(run.path / "keys.json") or {}
     shares = {stage: _shares(run, stage) for stage in STAGES}
-    jobs = slurm.submitted_jobs(run)
+    jobs = commands.submitted_jobs(run)
     for share in (share for names in shares.values() for share in names):
         if record := ledger.read_or_none(run.stage(share) / "job.json", "job"):
             jobs[share] = record["job"]
-    queue = slurm.queued(list(jobs.values())) if jobs else {}
+    queue = commands.queued(list(jobs.values())) if jobs else {}
     gone = [] if queue is None else [job for job in jobs.values() if job not in queue]
-    final = slurm.final_states(gone)
+    final = commands.final_states(gone)
     states = []
     for stage in STAGES:
         state, *of_shares = (
@@ -293,7 +293,7 @@ def back_in_queue(run: RunDirectory, state: StageState) -> str:
         lost = max(0, last - saved)
         parts.append(f"saved at step {saved:,}, {lost:,} step{'' if lost == 1 else 's'} lost")
     queued = "in the queue"
-    start = slurm.time_of(state.queue["start"]) if state.queue else None
+    start = commands.time_of(state.queue["start"]) if state.queue else None
     if start is not None:
         today = time.strftime("%Y-%m-%d", time.localtime(start)) == time.strftime("%Y-%m-%d")
         queued += time.strftime(

@@ -1157,12 +1157,12 @@ MUTANTS: list[Mutant] = [
         ("tests/jobs/test_launch.py::test_a_process_of_a_stage_is_held_to_the_device_that_the_profile_promises"),
         (
             "the device that the profile promises is not asked for",
-            "adopt_device(slurm.resources(run, stage.name).promised_device if run.cluster.is_file() else None)",
+            "adopt_device(attempt.resources(run, stage.name).promised_device if run.cluster.is_file() else None)",
             "adopt_device(None)",
         ),
     ),
     *of(
-        "jobs/slurm/submit.py",
+        "jobs/slurm/batch.py",
         "tests/jobs/slurm/test_sbatch.py",
         (
             "a stage starts when the one before it has failed",

@@ -4,7 +4,7 @@ import re
 from typing import NamedTuple
 
 from jobs.slurm.cluster import Resources
-from jobs.slurm.submit import ask
+from jobs.slurm.commands import ask
 
 MEGABYTES = {"K": 1 / 1024, "M": 1.0, "G": 1024.0, "T": 1024.0**2}
 

@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 
 from jobs import hints
-from jobs.slurm import submit as slurm
+from jobs.slurm import commands
 from sllm.errors import UserError
 from sllm.files import CorruptError, read_object, write_json
 
@@ -220,7 +220,7 @@ class DevCluster:
         """
         result = subprocess.run(
             [str(part) for part in command],
-            env=slurm.own_variables() | self.env,
+            env=commands.own_variables() | self.env,
             cwd=cwd,
             capture_output=True,
             encoding="utf-8",

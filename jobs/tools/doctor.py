@@ -23,7 +23,7 @@ from rich.text import Text
 from jobs import hints
 from jobs.describe import data_bytes
 from jobs.pipeline import STAGES
-from jobs.slurm import submit as slurm
+from jobs.slurm import batch, commands
 from jobs.slurm.cluster import SITE_DEFAULTS, Cluster, Resources, load_cluster
 from jobs.slurm.partitions import Partition, misfits, partitions, wanted
 from jobs.tools import probe
@@ -220,7 +220,7 @@ def _run_bytes(experiment: Experiment) -> tuple[int, int]:
 
 
 def _cluster(cluster: Cluster, experiment: Experiment | None, directory: Path | None) -> Iterator[Finding]:
-    text = slurm.ask("scontrol", "show", "config") if slurm.ask("scontrol", "ping") is not None else None
+    text = commands.ask("scontrol", "show", "config") if commands.ask("scontrol", "ping") is not None else None
     if text is None:
         yield Finding("bad", "Slurm", "does not answer (scontrol ping)")
         return
@@ -243,7 +243,7 @@ def _cluster(cluster: Cluster, experiment: Experiment | None, directory: Path | 
             yield Finding("bad", f"{name}: job", misfit.problem, _yaml(name, misfit.remedy))
         if not wrong:
             sound[name] = resources
-            refusal = _refusal(slurm.batch_text(RunDirectory(Path.cwd() / "doctor"), stage, resources, None))
+            refusal = _refusal(batch.batch_text(RunDirectory(Path.cwd() / "doctor"), stage, resources, None))
             up = any(there[partition].up for partition in wanted(resources, there))
             verdict: Verdict = "ok" if not refusal else "bad" if up else "note"
             yield Finding(verdict, f"{name}: job", refusal or "Slurm would take it")
@@ -269,7 +269,7 @@ def _environment(cluster: Cluster) -> Iterator[Finding]:
     job = os.environ.get("SLURM_JOB_ID")
     if job is not None:
         yield Finding("note", "environment", f"this is inside job {job}, whose variables are hidden from our jobs")
-    for name, value in sorted(slurm.foreign_variables().items()):
+    for name, value in sorted(commands.foreign_variables().items()):
         if not name.startswith("SBATCH_" if job is not None else ("SBATCH_", "SLURM_")):
             continue
         if name == "SBATCH_WCKEY":
@@ -304,13 +304,13 @@ def _preemption(config: dict[str, str]) -> Iterator[Finding]:
 
 def _accounting(cluster: Cluster, config: dict[str, str]) -> Iterator[Finding]:
     """Whether sacct answers, and whether the account and QOS of the profile are the user's."""
-    if slurm.ask("sacct", "-n", "-X", "-S", "now") is None:
+    if commands.ask("sacct", "-n", "-X", "-S", "now") is None:
         forgets = f"does not answer: `{hints.command('status')}` forgets finished jobs after MinJobAge"
         yield Finding("note", "sacct", forgets)
         return
     yield Finding("ok", "sacct", "answers")
     user = getpass.getuser()
-    text = slurm.ask("sacctmgr", "-n", "-P", "show", "assoc", f"user={user}", "format=Account,QOS,MaxSubmit")
+    text = commands.ask("sacctmgr", "-n", "-P", "show", "assoc", f"user={user}", "format=Account,QOS,MaxSubmit")
     rows = [line.split("|") for line in (text or "").split("\n") if line.count("|") == 2]
     enforced = config.get("AccountingStorageEnforce", "none") != "none"
     verdict: Verdict = "bad" if enforced else "note"
@@ -351,15 +351,15 @@ def _refusal(text: str) -> str:
         done = subprocess.run(
             ["sbatch", "--test-only"],
             input=text,
-            env=slurm.own_variables(),
+            env=commands.own_variables(),
             capture_output=True,
             encoding="utf-8",
             errors="replace",
-            timeout=slurm.COMMAND_SECONDS,
+            timeout=commands.COMMAND_SECONDS,
         )
     except subprocess.TimeoutExpired:
         return "sbatch --test-only does not answer"
-    return "" if done.returncode == 0 else slurm.sbatch_message(done.stderr)
+    return "" if done.returncode == 0 else commands.sbatch_message(done.stderr)
 
 
 def _time_to_save(
@@ -410,7 +410,7 @@ def _look_there(resources: Resources, arguments: list[str]) -> tuple[dict[str, A
     try:
         done = subprocess.run(
             [*_srun(resources), "bash", "-c", script],
-            env=slurm.own_variables(),
+            env=commands.own_variables(),
             capture_output=True,
             encoding="utf-8",
             errors="replace",
@@ -426,7 +426,7 @@ def _look_there(resources: Resources, arguments: list[str]) -> tuple[dict[str, A
         return seen, Finding("note", "", said) if said else None
     if any(word in done.stderr for word in ("are busy", "Immediate execution impossible", "insufficient priority")):
         return None, Finding("note", "", f"no node was free within {BUSY_SECONDS} s: not looked at, try again later")
-    says = slurm.sbatch_message(done.stderr) if complaints else f"srun ended with {done.returncode} and no word"
+    says = commands.sbatch_message(done.stderr) if complaints else f"srun ended with {done.returncode} and no word"
     return None, Finding("bad", "", says)
 
 

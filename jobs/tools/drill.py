@@ -20,7 +20,7 @@ from rich.table import Table
 from jobs import launch, ledger
 from jobs.pipeline import read_done
 from jobs.presets import CONFIGS
-from jobs.slurm import submit as slurm
+from jobs.slurm import commands
 from jobs.slurm.cluster import Cluster, Retries, StageResources
 from jobs.status import progress_line
 from sllm.config import load_experiment
@@ -85,11 +85,11 @@ EVENTS = (
 
 def _slurm(*command: str) -> None:
     try:
-        patience = 2 * slurm.COMMAND_SECONDS
-        subprocess.run(command, env=slurm.own_variables(), check=True, capture_output=True, timeout=patience)
+        patience = 2 * commands.COMMAND_SECONDS
+        subprocess.run(command, env=commands.own_variables(), check=True, capture_output=True, timeout=patience)
     except subprocess.CalledProcessError as error:
         raise EventFailedError(
-            f"{command[0]}: {slurm.sbatch_message(error.stderr.decode('utf-8', 'replace'))}"
+            f"{command[0]}: {commands.sbatch_message(error.stderr.decode('utf-8', 'replace'))}"
         ) from None
     except (OSError, subprocess.TimeoutExpired):
         raise EventFailedError(f"{command[0]} does not answer") from None
@@ -173,8 +173,8 @@ class Patient:
             now = time.monotonic()
             if now - asked > QUEUE_SECONDS:
                 asked = now
-                job = slurm.submitted_jobs(self.run).get(stage, "")
-                if slurm.queued([job]) == {} and not (value := condition()):
+                job = commands.submitted_jobs(self.run).get(stage, "")
+                if commands.queued([job]) == {} and not (value := condition()):
                     raise ChainStoppedError(f"waiting for {what}: the job of {stage} is over; {self._last_word(stage)}")
                 if value:
                     return value
@@ -364,7 +364,7 @@ def drill(
 
 def _expected(events: int) -> str:
     """How long so many events take: most of it is Slurm's own delay before a requeued job may start."""
-    found = re.search(r"cred_expire=(\d+)", slurm.ask("scontrol", "show", "config") or "")
+    found = re.search(r"cred_expire=(\d+)", commands.ask("scontrol", "show", "config") or "")
     delay = int(found[1]) if found else CRED_EXPIRE_SECONDS
     minutes = (events * (delay + AWAY_SECONDS) + AROUND_SECONDS) / 60
     return f"about {minutes:.0f} minutes, {events * delay / 60:.0f} of them Slurm's delay before a requeued job starts"
@@ -379,6 +379,6 @@ def _profile(cluster: Cluster) -> Cluster:
 
 
 def _cancel(runs: Iterable[RunDirectory]) -> None:
-    jobs = [job for run in runs for job in slurm.submitted_jobs(run).values()]
-    live = slurm.queued(jobs)
-    slurm.cancel_jobs([job for job in jobs if live is None or job in live])  # None: a busy controller did not say
+    jobs = [job for run in runs for job in commands.submitted_jobs(run).values()]
+    live = commands.queued(jobs)
+    commands.cancel_jobs([job for job in jobs if live is None or job in live])  # None: a busy controller did not say

@@ -14,7 +14,7 @@ from jobs.launch import cancel, destination, prepare, submit
 from jobs.pipeline import STAGES
 from jobs.prepare import lock, swap_training, training_moves
 from jobs.run import load_run
-from jobs.slurm import submit as slurm
+from jobs.slurm import attempt
 from jobs.slurm.cluster import load_cluster
 from jobs.status import run_table
 from jobs.view import View
@@ -45,7 +45,7 @@ def run(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> RunDirectory
     """One of which every file is there that a program of ours reads, in the middle of a second training."""
     monkeypatch.setenv("PATH", "")  # no Slurm is asked
     laptop = load_cluster("laptop")
-    for module in (launch, slurm):
+    for module in (launch, attempt):
         monkeypatch.setattr(module, "load_cluster", lambda _: laptop)  # YAML takes most of the time
     run = prepare(experiment, laptop)
     keys = stage_keys(experiment)
@@ -100,7 +100,7 @@ def everything(run: RunDirectory, experiment: Experiment) -> dict[str, Callable[
         "cancel": lambda: cancel(run),
         "job": lambda: load_run(run),
         "close": lambda: ledger.close(run, "pretrain"),
-        "deadline": lambda: slurm.Deadline(run, "pretrain").reserve(),
+        "deadline": lambda: attempt.Deadline(run, "pretrain").reserve(),
         "sync": sent,
         "exchange": lambda: swap_training(run, keys),
     }

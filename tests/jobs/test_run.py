@@ -10,9 +10,9 @@ import torch
 import torch.distributed as dist
 
 from jobs import ledger
+from jobs.failures import describe, telling_line, way_out
 from jobs.pipeline import STAGES
-from jobs.run import describe, telling_line, way_out
-from jobs.slurm import submit as slurm
+from jobs.slurm import attempt
 from jobs.slurm.cluster import Cluster
 from sllm.errors import UserError
 from sllm.files import RunDirectory
@@ -133,8 +133,8 @@ def test_a_job_that_stops_on_a_full_disk_goes_back_into_the_queue(
     filler = run.path / "filler"
     filler.write_bytes(bytes(shutil.disk_usage(run.path).free))
     assert ledger.end(run, "pretrain", "7-0", ledger.PREEMPTED)
-    assert slurm.settle(run, "pretrain")
-    assert slurm.marker(run, "pretrain").exists()
+    assert attempt.settle(run, "pretrain")
+    assert attempt.marker(run, "pretrain").exists()
     filler.unlink()
     line = ledger.close(run, "pretrain", silent_cause=ledger.PREEMPTED)  # as the next attempt does
     assert line is not None

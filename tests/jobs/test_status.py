@@ -10,7 +10,7 @@ from conftest import sllm
 
 from jobs import hints, ledger
 from jobs.prepare import lock
-from jobs.slurm import submit as slurm
+from jobs.slurm import commands
 from jobs.slurm.cluster import Retries
 from jobs.status import StageState, newest_checkpoint, run_table, runs_table, stage_states, where_it_stands
 from sllm.files import RunDirectory, read_json, write_json
@@ -77,8 +77,8 @@ def test_a_job_that_gave_up_is_no_job_that_is_gone(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch, retries: Retries, state: str
 ) -> None:
     """Neither is in the queue; the other one was put back there, and somebody took it out."""
-    monkeypatch.setattr(slurm, "queued", lambda jobs: {})
-    monkeypatch.setattr(slurm, "final_states", lambda jobs: {})
+    monkeypatch.setattr(commands, "queued", lambda jobs: {})
+    monkeypatch.setattr(commands, "final_states", lambda jobs: {})
     write_json(run.stage("pretrain") / "job.json", {"job": "7"})
     ledger.begin(run, "pretrain", KEY, "7-0", ledger.SUBMITTED, job="7")
     ledger.close(run, "pretrain", retries=retries)

@@ -15,7 +15,7 @@ from jobs import launch
 from jobs.hints import command
 from jobs.launch import prepare, run_single, submit
 from jobs.prepare import swap_training
-from jobs.slurm import submit as slurm
+from jobs.slurm import commands
 from jobs.slurm.cluster import load_cluster
 from sllm.artifacts import stage_keys
 from sllm.config import Experiment, load_experiment
@@ -104,7 +104,7 @@ def test_jobs_in_the_queue_keep_the_settings_that_they_were_submitted_with(
     first, second = load_experiment(config, ["seed=1"]), load_experiment(config, ["seed=2"])
     run = again(first)
     write_json(run.stage("pretrain") / "job.json", {"job": "7"})
-    monkeypatch.setattr(slurm, "queued", lambda jobs: {job: {"state": "PENDING"} for job in jobs})
+    monkeypatch.setattr(commands, "queued", lambda jobs: {job: {"state": "PENDING"} for job in jobs})
     with pytest.raises(UserError, match=r"jobs with other settings are in the queue; `.*cancel .*` first"):
         again(second)
     assert load_experiment(run.config) == first

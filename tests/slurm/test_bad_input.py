@@ -10,7 +10,7 @@ import tiny
 import yaml
 from waiting import wait
 
-from jobs.slurm.submit import submitted_jobs
+from jobs.slurm.commands import submitted_jobs
 from jobs.tools.dev_cluster import DevCluster
 from sllm.files import RunDirectory, read_jsonl
 

@@ -146,7 +146,7 @@ def chain(
         profile.write_text(yaml.safe_dump({"defaults": defaults, "stages": stages}), encoding="utf-8")
         made.append(Chain(config, cluster, profile))
         for variable, value in cluster.env.items():
-            monkeypatch.setenv(variable, value)  # for `jobs.slurm.submit` in this process
+            monkeypatch.setenv(variable, value)  # for `jobs.slurm.commands` in this process
         if prepared:
             done = made[-1].sllm("submit", config, "--on", "here", "--until", "pack")
             assert done.returncode == 0, done.stderr

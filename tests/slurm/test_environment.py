@@ -13,7 +13,7 @@ import tiny
 from foreign import OUTER_JOB, SITE
 from waiting import PATIENCE
 
-from jobs.slurm.submit import submitted_jobs
+from jobs.slurm.commands import submitted_jobs
 from jobs.tools.dev_cluster import DevCluster
 from sllm.files import RunDirectory
 
@@ -66,7 +66,7 @@ def test_a_submit_from_inside_a_job_at_a_site_with_settings(
         job = cluster.wait_for(jobs[stage] + ("_1" if stage.endswith("*") else ""), "COMPLETED", PATIENCE)
         assert_as_in_the_profile(job)
     assert {"download.0", "download.1"} <= {path.name for path in (run.path / "stages").iterdir()}
-    assert "jobs.slurm.submit" not in (seen := (tmp_path / "site" / "seen").read_text(encoding="utf-8"))
+    assert "jobs.slurm.attempt" not in (seen := (tmp_path / "site" / "seen").read_text(encoding="utf-8"))
     assert "submitit.core._submit" in seen
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tiny
 
-from jobs.slurm.submit import submitted_jobs
+from jobs.slurm.commands import submitted_jobs
 from jobs.tools.dev_cluster import DevCluster
 from sllm.files import RunDirectory
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from jobs.slurm.attempt import Deadline
 from jobs.slurm.cluster import load_cluster
-from jobs.slurm.submit import Deadline
 from sllm.files import RunDirectory, append_jsonl, write_text
 
 PROFILE = "stages: {pretrain: {signal_seconds: 120}, pack: {signal_seconds: 30}}"

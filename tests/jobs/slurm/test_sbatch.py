@@ -14,8 +14,9 @@ from rich.console import Console
 
 from jobs.launch import submit
 from jobs.pipeline import STAGES, Stage
-from jobs.slurm import submit as slurm
+from jobs.slurm.batch import batch_text, plain_script
 from jobs.slurm.cluster import load_cluster
+from jobs.slurm.commands import submitted_jobs
 from sllm.config import load_experiment
 from sllm.files import RunDirectory
 
@@ -24,9 +25,9 @@ SCRIPTS = Path(__file__).parents[3] / "sbatch"
 
 @pytest.mark.parametrize("stage", STAGES.values(), ids=str)
 def test_scripts_are_those_of_the_profile(stage: Stage) -> None:
-    expected = slurm.plain_script(stage, load_cluster("h100").resources(stage.name))
+    expected = plain_script(stage, load_cluster("h100").resources(stage.name))
     assert (SCRIPTS / f"{stage}.sbatch").read_text(encoding="utf-8") == expected, (
-        f"sbatch/{stage}.sbatch: write what jobs.slurm.submit.plain_script returns for configs/cluster/h100.yaml"
+        f"sbatch/{stage}.sbatch: write what jobs.slurm.batch.plain_script returns for configs/cluster/h100.yaml"
     )
 
 
@@ -40,7 +41,7 @@ def test_directives_are_those_that_submitit_sends(stage: Stage) -> None:
         return {line for line in lines if not line.removeprefix("#SBATCH ").startswith(mine)}
 
     resources = load_cluster("h100").resources(stage.name)
-    sent = slurm.batch_text(RunDirectory(Path("/runs/x")), stage, resources, None)
+    sent = batch_text(RunDirectory(Path("/runs/x")), stage, resources, None)
     assert directives((SCRIPTS / f"{stage}.sbatch").read_text(encoding="utf-8")) == directives(sent)
 
 
@@ -119,7 +120,7 @@ def test_pipeline_starts_each_stage_when_those_it_needs_have_succeeded(
         expected.append(Call(stage.name, parents, None))
         jobs[stage.name] = str(len(expected))
     assert calls == expected
-    assert slurm.submitted_jobs(RunDirectory(tmp_path / "runs" / "mine")) == jobs
+    assert submitted_jobs(RunDirectory(tmp_path / "runs" / "mine")) == jobs
     assert not (tmp_path / "cancelled").exists()
 
 
