@@ -336,7 +336,9 @@ def write_submission(
 
 def snapshot_code(run: RunDirectory) -> None:
     """Copy the packages as they are now to run.code, unless that is what it holds."""
-    files = [file for package in PACKAGES for file in sorted((TREE / package).rglob("*.py"))]
+    files = [
+        file for package in PACKAGES for kind in ("*.py", "*.txt") for file in sorted((TREE / package).rglob(kind))
+    ]
     names = {file.relative_to(TREE).as_posix(): file for file in files}
     try:
         old = {entry["name"]: entry["sha256"] for entry in read_manifest(run.code)["files"]}

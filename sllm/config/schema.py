@@ -74,7 +74,7 @@ Weight = Annotated[float, Field(gt=0, le=1e6)]
 
 
 class EmbeddedSource(Section):
-    """Text written by our own generator (`sllm.data.embedded.generator`): needs no network and no files."""
+    """Text written by our own generator (`sllm.data.embedded`): needs no network and no files."""
 
     kind: Literal["embedded"]
     """What the other keys are."""

@@ -1,6 +1,6 @@
 """From the user's text to the batches of a training step.
 
-    document      one text of one source; an `Iterator[str]` that holds one at a time       sources.py, embedded.py
+    document      one text of one source; an `Iterator[str]` that holds one at a time       sources.py, embedded/
       ↓ cleaned, counted, kept once, on the train or the validation side                    clean.py
     shard         documents of one source and split, `.jsonl.zst`, of bounded size          shards.py, download.py
       ↓ encoded, <bos> … <eos> around each document, one after the other
