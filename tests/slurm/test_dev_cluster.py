@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from waiting import wait
 
-from jobs.tools import dev_cluster
+from jobs.tools import dev_cluster, dev_conf
 from jobs.tools.dev_cluster import DevCluster
 from sllm.errors import UserError
 
@@ -214,7 +214,7 @@ def test_down_leaves_no_process_and_no_file(directory: Path, tmp_path: Path) -> 
 def test_cluster_ends_with_its_process(directory: Path) -> None:
     script = (
         "import sys, time, pathlib\n"
-        "from jobs import dev_cluster\n"
+        "from jobs.tools import dev_cluster\n"
         "with dev_cluster.running(pathlib.Path(sys.argv[1]), accounting=False):\n"
         "    print('up', flush=True)\n"
         "    time.sleep(300)\n"
@@ -256,7 +256,7 @@ def test_foreign_directories_are_neither_used_nor_removed(directory: Path) -> No
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(dev_cluster, "SBIN", ())
+    monkeypatch.setattr(dev_conf, "SBIN", ())
     assert dev_cluster.missing_packages(accounting=False) == ["munge", "slurmctld", "slurmd", "slurm-client"]
     with pytest.raises(UserError, match=r"apt-get install .*slurmdbd mariadb-server-core"):
         dev_cluster.up(tmp_path / "slurm")
