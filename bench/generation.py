@@ -12,9 +12,11 @@ from rich.console import Console
 from rich.table import Table
 from side_by_side import shape, take_turns, twin
 
-from sllm.inference.generator import Dtype, Sampling, next_tokens, prepare
+from sllm.device import device_name
+from sllm.inference.decode import Dtype, prepare
+from sllm.inference.generator import next_tokens
+from sllm.inference.sampling import Sampling
 from sllm.model.gpt2 import GPT
-from sllm.speed import device_name
 
 
 def main() -> None:

@@ -41,15 +41,16 @@ from jobs.prepare import commit
 from sllm.artifacts import Artifacts
 from sllm.config import Experiment, validate
 from sllm.data.pack import POSITION_DTYPE, documents_file, token_dtype, token_file
+from sllm.device import deterministic, device_name, synchronize
 from sllm.distributed import World
 from sllm.errors import UserError
 from sllm.files import RunDirectory, atomic_directory, read_jsonl, write_json, write_text
-from sllm.inference.generator import prepare
+from sllm.inference.decode import prepare
 from sllm.model.gpt2 import GPT
-from sllm.speed import device_name, measure_generation, synchronize, timed
+from sllm.speed import measure_generation, timed
 from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer
-from sllm.training.loop import Trainer, deterministic
+from sllm.training.loop import Trainer
 
 ROOT = Path(__file__).parents[1]
 GPU = torch.cuda.is_available()

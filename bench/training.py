@@ -14,8 +14,9 @@ from rich.table import Table
 from side_by_side import shape, take_turns, twin
 
 from sllm.config import TrainConfig
+from sllm.device import device_name
 from sllm.model.gpt2 import GPT
-from sllm.speed import device_name, mfu, training_step
+from sllm.speed import mfu, training_step
 from sllm.training.optim import make_optimizer
 
 

@@ -476,7 +476,8 @@ def generate(
     from jobs.models import find_model
 
     directory = find_model(model, tokenizer)
-    from sllm.inference.generator import Sampling, TextGenerator, check_seed
+    from sllm.inference.generator import TextGenerator
+    from sllm.inference.sampling import Sampling, check_seed
 
     sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
     check_seed(seed)
@@ -505,8 +506,9 @@ def chat(
     from jobs.models import find_model, keyboard
 
     directory = find_model(model, tokenizer)
-    from sllm.inference.generator import Sampling, TextGenerator, check_seed
-    from sllm.inference.generator import chat as talk
+    from sllm.inference.chat import chat as talk
+    from sllm.inference.generator import TextGenerator
+    from sllm.inference.sampling import Sampling, check_seed
 
     sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
     check_seed(seed)

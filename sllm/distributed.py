@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from sllm.device import without_cudnn_attention
 from sllm.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -141,13 +142,6 @@ def _choose_device(wanted: str | None, local_rank: int) -> tuple[torch.device, d
     about = torch.cuda.get_device_properties(device)
     seen["gpu"] = f"{about.name}, GPU-{about.uuid}"
     return device, seen
-
-
-def without_cudnn_attention(device: torch.device) -> None:
-    """Leave cuDNN out of the attention kernels that PyTorch chooses from on a GPU: its gradients are not the same
-    twice, and it makes a new plan for every length, in decoding for every token."""
-    if device.type == "cuda":
-        torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def _driver() -> str:

@@ -3,8 +3,6 @@
 Tokens are random: speed does not depend on what they say, and a random model never ends a text early.
 """
 
-import contextlib
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -16,14 +14,15 @@ from torch import Tensor, nn
 
 from sllm.artifacts import Artifacts
 from sllm.config import Experiment, ModelConfig, TrainConfig, flops_per_token
+from sllm.device import autocast, device_name, memory_bytes, peak_flops, synchronize
 from sllm.distributed import connect
 from sllm.evaluation.validation import write_results
 from sllm.files import RunDirectory
-from sllm.inference.generator import Sampling, TextGenerator, next_tokens
+from sllm.inference.generator import TextGenerator, next_tokens
+from sllm.inference.sampling import Sampling
 from sllm.model.gpt2 import GPT
 from sllm.progress import track
 from sllm.stop import StopFlag
-from sllm.training.metrics import memory_bytes, peak_flops
 from sllm.training.optim import make_optimizer
 
 WARMUP_STEPS = 2  # allocator, kernels, and with `compile` the compilation
@@ -156,12 +155,11 @@ def training_step(
     model: nn.Module, optimizer: torch.optim.Optimizer, train: TrainConfig, loss: Callable[[], Tensor]
 ) -> Callable[[], None]:
     """One whole optimizer step of any model: `loss` forward, backward, clip, update."""
-    device = next(model.parameters()).device.type
-    dtype = torch.float16 if train.precision == "fp16" else torch.bfloat16
-    scaler = torch.amp.GradScaler(device, enabled=train.precision == "fp16")
+    device = next(model.parameters()).device
+    scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
 
     def step() -> None:
-        with torch.autocast(device, dtype) if train.precision != "fp32" else contextlib.nullcontext():
+        with autocast(device, train.precision):
             value = loss()
         scaler.scale(value).backward()
         scaler.unscale_(optimizer)
@@ -186,17 +184,6 @@ def timed(work: Callable[[], Any], device: torch.device) -> float:
     work()
     synchronize(device)
     return time.perf_counter() - started
-
-
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
 def tables(results: dict[str, Any]) -> list[Table]:

@@ -108,7 +108,7 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/training/checkpoint.py",
+        "sllm/model/storage.py",
         "tests/training/test_training.py::test_a_best_model_that_is_gone_does_not_count",
         (
             "a damaged model is loaded",
@@ -735,7 +735,7 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/inference/generator.py",
+        "sllm/inference/sampling.py",
         "tests/inference/test_inference.py::test_sampling_frequencies_are_the_probabilities",
         (
             "top_p leaves out the token that reaches it",
@@ -758,12 +758,12 @@ MUTANTS: list[Mutant] = [
         ("complete leaves the model in training", "        model.train(training)", "        model.train()"),
     ),
     *of(
-        "sllm/inference/generator.py",
+        "sllm/inference/chat.py",
         "tests/inference/test_inference.py::test_chat_reads_the_line_whatever_the_room",
         ("the chat forgets the newest turn", "        del turns[0]\n", "        del turns[-1]\n"),
     ),
     *of(
-        "sllm/inference/generator.py",
+        "sllm/inference/chat.py",
         "tests/inference/test_inference.py::test_each_turn_of_a_chat_draws_anew_and_a_seed_repeats_all",
         ("each turn of a chat draws the same", "(seed + turn) % (LARGEST_SEED + 1)", "seed"),
     ),
@@ -1008,11 +1008,11 @@ MUTANTS: list[Mutant] = [
         ("each rank reports its own figures", "world.sum(sums.flatten().tolist())", "sums.flatten().tolist()"),
         (
             "batches that do not go round the ranks are left out",
-            "dtype=torch.float64, device=world.device)\n    dtype",
+            "dtype=torch.float64, device=world.device)\n    training",
             (
                 "dtype=torch.float64, device=world.device)\n"
                 "    batches = batches[: len(batches) // world.size * world.size]\n"
-                "    dtype"
+                "    training"
             ),
         ),
     ),

@@ -31,9 +31,10 @@ from sllm.files import (
     write_json,
 )
 from sllm.model.gpt2 import GPT
+from sllm.model.storage import load_model, save_model
 from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer
-from sllm.training.checkpoint import Checkpoints, load_model, save_model
+from sllm.training.checkpoint import Checkpoints
 from sllm.training.metrics import Metrics, cut_back
 
 

@@ -10,15 +10,15 @@ import torch
 
 from sllm.artifacts import Artifacts
 from sllm.config import Experiment, flops_per_token
+from sllm.device import PEAK_FLOPS, peak_flops
 from sllm.errors import Stopped
 from sllm.files import RunDirectory, read_json
 from sllm.inference.generator import next_tokens
 from sllm.model.gpt2 import GPT
+from sllm.model.storage import save_model
 from sllm.speed import benchmark_stage, measure_generation, measure_training, mfu, training_step
 from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer
-from sllm.training.checkpoint import save_model
-from sllm.training.metrics import PEAK_FLOPS, peak_flops
 
 CPU = torch.device("cpu")
 

@@ -11,7 +11,7 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,16 +23,16 @@ from torch import Tensor
 from sllm.artifacts import Artifacts
 from sllm.config import Experiment, load_experiment
 from sllm.data.sampler import PackedData
+from sllm.device import Precision, autocast
 from sllm.distributed import World, connect
 from sllm.errors import Stopped, UserError
 from sllm.files import RunDirectory, finite, write_json, write_text
-from sllm.inference.generator import complete, load_pair
+from sllm.inference.generator import complete
 from sllm.model.gpt2 import GPT
+from sllm.model.storage import load_pair
 from sllm.progress import Bar, track
 from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer
-
-Precision = Literal["fp32", "bf16", "fp16"]
 
 # Logits are made for as many tokens at a time as fill this many fp32 values (64 MB): with a large vocabulary those of
 # a whole batch would take more memory than the model.
@@ -73,12 +73,10 @@ def evaluate(
     token_bytes = torch.tensor([len(token) for token in tokenizer.token_bytes], device=world.device)
     counts = torch.zeros(tokenizer.vocab_size, dtype=torch.float64, device=world.device)
     sums = torch.zeros(len(data.sources), 4, dtype=torch.float64, device=world.device)
-    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
-    autocast = torch.autocast(world.device.type, dtype, enabled=precision != "fp32")
     training = model.training
     model.eval()
     try:
-        with torch.inference_mode(), autocast:
+        with torch.inference_mode(), autocast(world.device, precision):
             # Every rank goes round equally often, since each round is an agreement.
             for first in range(0, len(batches), world.size):
                 if world.any(stop.requested):

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from sllm.errors import UserError
 from sllm.files import atomic_directory, check_replaceable, write_json
-from sllm.inference.generator import Sampling, continue_ids, load_pair
+from sllm.inference.generator import continue_ids
+from sllm.inference.sampling import Sampling
 from sllm.model.gpt2 import GPT, Block
+from sllm.model.storage import load_pair
 from sllm.tokenizer import Tokenizer
 
 FORMAT = "transformers-gpt2"

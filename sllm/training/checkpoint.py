@@ -1,21 +1,18 @@
-"""Checkpoints: save whole, verify, load the newest good one, prune; and models on their own (`save_model`).
+"""Checkpoints: save whole, verify, load the newest good one, prune.
 
 A checkpoint is weights, optimizer state and a step number: everything else (data order, dropout, learning rate) is a
-function of the step. Tensors are safetensors, the rest JSON; nothing read here can execute anything.
+function of the step. What a model's directory looks like is `sllm.model.storage`'s business.
 """
 
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sllm.config import CheckpointConfig, ModelConfig, validate
-from sllm.errors import UserError
+from sllm.config import CheckpointConfig
 from sllm.files import (
     CorruptError,
     atomic_directory,
@@ -28,76 +25,12 @@ from sllm.files import (
     write_json,
 )
 from sllm.model.gpt2 import GPT
+from sllm.model.storage import WEIGHTS, check_shapes, save_tensors, write_weights
 
 log = logging.getLogger(__name__)
 
-WEIGHTS = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
-CONFIG = "config.json"
-TOKENIZER = "tokenizer.json"
 STATE = "state.json"
-
-
-# --- models ---------------------------------------------------------------------------------------
-
-
-def save_model(directory: Path, model: GPT, tokenizer: Path, **details: Any) -> None:
-    """Write a model that can be loaded on its own, replacing `directory` as a whole. `details` go into its manifest."""
-    with atomic_directory(directory, **details) as temporary:
-        _write_weights(temporary, model)
-        shutil.copyfile(tokenizer, temporary / TOKENIZER)
-
-
-def _write_weights(directory: Path, model: GPT) -> None:
-    _save_tensors(model.state_dict(), directory / WEIGHTS)
-    write_json(directory / CONFIG, {"model": model.config.model_dump(mode="json"), "vocab_size": model.vocab_size})
-
-
-def load_model(path: Path, device: torch.device | str = "cpu") -> GPT:
-    """The model in a directory (`runs/<name>/best`, a checkpoint) or beside a model.safetensors, in eval mode.
-
-    Raises:
-        UserError: nothing there, damaged, or not a model of ours.
-    """
-    path = Path(path)
-    directory = path.parent if path.is_file() else path
-    if not (directory / CONFIG).is_file():
-        raise UserError(f"{path}: no model here ({CONFIG} is missing); give a directory such as runs/NAME/best")
-    try:
-        read_manifest(directory, checksums=True)
-        about = read_json(directory / CONFIG)
-        if not isinstance(about, dict) or not {"model", "vocab_size"} <= about.keys():
-            raise UserError(f"{directory / CONFIG}: not the description of an sllm model")
-        config = validate(ModelConfig, about["model"], str(directory / CONFIG))
-        model = GPT(config, about["vocab_size"])
-        weights = load_file(directory / WEIGHTS, device=str(device))
-    except (CorruptError, SafetensorError) as error:
-        raise UserError(f"{directory}: damaged model: {error}") from error
-    _check_shapes(model, weights, directory)
-    model.load_state_dict(weights, assign=True)
-    return model.to(device).eval()
-
-
-def _check_shapes(model: GPT, weights: dict[str, Tensor], where: Path) -> None:
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    different = [
-        f"{name} is {found.get(name, 'missing')}, not {expected.get(name, 'part of it')}"
-        for name in sorted(expected.keys() | found.keys())
-        if expected.get(name) != found.get(name)
-    ]
-    if different:
-        raise UserError(f"{where}: made by another architecture ({different[0]}, {len(different)} tensors differ)")
-
-
-def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    try:
-        save_file({name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}, path)
-    except SafetensorError as error:  # what safetensors makes of a full disk
-        raise OSError(str(error)) from error
-
-
-# --- checkpoints ----------------------------------------------------------------------------------
 
 
 class Checkpoints:
@@ -114,8 +47,8 @@ class Checkpoints:
     def save(self, step: int, model: GPT, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
         """Commit a checkpoint. Raises OSError (disk full), nothing half-written."""
         with atomic_directory(self.path(step), step=step) as temporary:
-            _write_weights(temporary, model)
-            _save_tensors(_optimizer_tensors(model, optimizer), temporary / OPTIMIZER)
+            write_weights(temporary, model)
+            save_tensors(_optimizer_tensors(model, optimizer), temporary / OPTIMIZER)
             write_json(temporary / STATE, {"step": step, **state})
         self._damaged.discard(step)
 
@@ -159,7 +92,7 @@ class Checkpoints:
             UserError: the checkpoint is of another architecture.
         """
         weights = load_file(self.path(step) / WEIGHTS)
-        _check_shapes(model, weights, self.path(step))
+        check_shapes(model, weights, self.path(step))
         model.load_state_dict(weights)
         _load_optimizer_tensors(model, optimizer, load_file(self.path(step) / OPTIMIZER))
 

@@ -8,10 +8,8 @@ the same order on any other.
 import contextlib
 import logging
 import math
-import os
 import time
 import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -22,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from sllm.artifacts import Artifacts, differences
 from sllm.config import Experiment, check_world_size, flops_per_token
 from sllm.data.sampler import PackedData, Sampler
+from sllm.device import autocast, determinism, deterministic, memory_bytes, peak_flops
 from sllm.distributed import World, connect
 from sllm.errors import UserError
 from sllm.evaluation.validation import evaluate
@@ -36,11 +35,12 @@ from sllm.files import (
 )
 from sllm.inference.generator import complete
 from sllm.model.gpt2 import GPT
+from sllm.model.storage import save_model
 from sllm.progress import Bar, track
 from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer
-from sllm.training.checkpoint import Checkpoints, save_model
-from sllm.training.metrics import Metrics, cut_back, memory_bytes, peak_flops
+from sllm.training.checkpoint import Checkpoints
+from sllm.training.metrics import Metrics, cut_back
 from sllm.training.optim import learning_rate, make_optimizer
 from sllm.training.wandb_mirror import mirror_to_wandb
 
@@ -215,7 +215,7 @@ class Trainer:
     def _forward_backward(self, tokens: torch.Tensor, micro_batch: int) -> torch.Tensor:
         """Add one micro-batch's gradient, divided by the number of this rank's in the step. Returns the loss."""
         self._seed(_dropout_seed(self.experiment.seed, self.step + 1, micro_batch))
-        with self._autocast():
+        with autocast(self.world.device, self.config.precision):
             loss = self.forward(tokens[:, :-1], tokens[:, 1:])
             self.scaler.scale(loss / len(self._micro_batches())).backward()
         return loss.detach()
@@ -248,10 +248,6 @@ class Trainer:
         if unless or not isinstance(self.forward, DistributedDataParallel):
             return contextlib.nullcontext()
         return self.forward.no_sync()
-
-    def _autocast(self) -> torch.autocast:
-        dtype = torch.float16 if self.config.precision == "fp16" else torch.bfloat16
-        return torch.autocast(self.world.device.type, dtype, enabled=self.config.precision != "fp32")
 
     def _check_finite(self, value: torch.Tensor, step: int) -> None:
         """Stop, on every rank, if any rank's loss or gradient is not finite: name step, rank and documents."""
@@ -365,7 +361,7 @@ class Trainer:
         self.best = self.world.from_main(lambda: self._keep_best(loss))
         if self.metrics and not known:
             # A sample changes no weight, so it may use what has no deterministic way, as the cumsum of GPUs.
-            with torch.compiler.set_stance("force_eager"), _determinism(False):
+            with torch.compiler.set_stance("force_eager"), determinism(False):
                 continuations = complete(self.model, self.tokenizer, list(config.prompts), config.sample_tokens, seed=0)
             samples = [
                 {"prompt": prompt, "continuation": text}
@@ -487,31 +483,6 @@ class Trainer:
             "best_step": self.best.step if self.best else None,
             "best_validation_loss": self.best.loss if self.best else None,
         }
-
-
-@contextlib.contextmanager
-def deterministic(device: torch.device) -> Iterator[None]:
-    """On a GPU flash attention, matrix products and the embedding's gradient add up in whatever order threads finish,
-    unless they are told not to. Not with `warn_only`: then flash attention does no more than warn, and cuDNN's
-    attention, which knows no other way, stays in the choice."""
-    if device.type != "cuda":
-        yield
-        return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.set_float32_matmul_precision("high")
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # what is written anyway
-    with _determinism(True):
-        yield
-
-
-@contextlib.contextmanager
-def _determinism(wanted: bool) -> Iterator[None]:
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(wanted)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
 
 
 def _dropout_seed(seed: int, step: int, micro_batch: int) -> int:

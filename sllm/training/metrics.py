@@ -13,33 +13,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sllm.files import atomic_file, fsync_directory, json_line, require_ownership
 
 log = logging.getLogger(__name__)
 
 REMIND_SECONDS = 300.0
-
-# Dense bf16 peaks without sparsity, FLOP/s, from the vendor's data sheets.
-PEAK_FLOPS = {"H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12}
-
-
-def peak_flops(device: torch.device) -> float | None:
-    """The device's dense bf16 peak in FLOP/s, where known."""
-    if device.type != "cuda":
-        return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for model, peak in PEAK_FLOPS.items() if model in name), None)
-
-
-def memory_bytes(device: torch.device) -> int:
-    """Peak memory: of this process's tensors on a GPU, of the process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class Metrics:

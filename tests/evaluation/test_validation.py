@@ -22,9 +22,9 @@ from sllm.errors import Stopped, UserError
 from sllm.evaluation.validation import ModelValidator, _batches, evaluate, validate_stage
 from sllm.files import RunDirectory, read_json
 from sllm.model.gpt2 import GPT
+from sllm.model.storage import save_model
 from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer
-from sllm.training.checkpoint import save_model
 
 ONE = World(0, 1, 0, torch.device("cpu"))
 

@@ -19,8 +19,8 @@ from sllm.export.transformers import export, generation_config
 from sllm.files import read_manifest
 from sllm.inference.generator import TextGenerator
 from sllm.model.gpt2 import GPT
+from sllm.model.storage import load_model, save_model
 from sllm.tokenizer import Tokenizer
-from sllm.training.checkpoint import load_model, save_model
 
 MERGES = [(4 + ord("t"), 4 + ord("h")), (260, 4 + ord("e")), (4 + 0xEA, 4 + 0xB0), (4 + ord(" "), 261)]
 

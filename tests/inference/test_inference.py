@@ -25,25 +25,13 @@ from sllm.config import ModelConfig
 from sllm.errors import UserError
 from sllm.export.transformers import gpt2_config, gpt2_weights
 from sllm.files import read_json, write_json, write_manifest
-from sllm.inference.generator import (
-    Sampling,
-    TextGenerator,
-    chat,
-    complete,
-    continue_ids,
-    decode,
-    load_pair,
-    new_cache,
-    next_tokens,
-    penalize_repetition,
-    prefill,
-    prepare,
-    sample,
-    utf8_table,
-)
+from sllm.inference.chat import chat
+from sllm.inference.decode import decode, new_cache, prefill, prepare
+from sllm.inference.generator import TextGenerator, complete, continue_ids, next_tokens
+from sllm.inference.sampling import Sampling, penalize_repetition, sample, utf8_table
 from sllm.model.gpt2 import GPT
+from sllm.model.storage import load_pair, save_model
 from sllm.tokenizer import Tokenizer
-from sllm.training.checkpoint import save_model
 
 CONFIG = ModelConfig(d_model=32, n_layers=2, n_heads=2, d_ff=96, context_length=64, dropout=0.1)
 GREEDY = Sampling(temperature=0)

@@ -8,7 +8,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from sllm.config import ModelConfig, flops_per_token, load_experiment, parameter_count
 from sllm.export.transformers import gpt2_config, gpt2_weights
-from sllm.inference.generator import new_cache
+from sllm.inference.decode import new_cache
 from sllm.model.gpt2 import GPT, sinusoidal_positions
 from sllm.tokenizer import Tokenizer
 

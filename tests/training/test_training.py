@@ -22,7 +22,8 @@ from waiting import PATIENCE
 from sllm.config import CheckpointConfig
 from sllm.errors import UserError
 from sllm.files import checkpoint_steps, read_json, read_jsonl, write_json, write_manifest
-from sllm.training.checkpoint import Checkpoints, load_model
+from sllm.model.storage import load_model
+from sllm.training.checkpoint import Checkpoints
 from sllm.training.metrics import Metrics
 
 STEPS = 40
