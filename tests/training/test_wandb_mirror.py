@@ -85,7 +85,7 @@ def expect_all_steps_once(server: WandbServer, last: int) -> None:
 
 def start_mirror(experiment: Experiment, run: RunDirectory) -> "subprocess.Popen[bytes]":
     """What `mirror_to_wandb` starts, without the time that the real server needs to settle."""
-    code = "from sllm import mirror; mirror.SETTLE_SECONDS = 0; mirror.main()"
+    code = "from sllm.training import wandb_mirror as mirror; mirror.SETTLE_SECONDS = 0; mirror.main()"
     process = subprocess.Popen([sys.executable, "-c", code, str(run.path)], stdin=subprocess.PIPE)
     assert process.stdin
     process.stdin.write(json.dumps(experiment.to_dict()).encode() + b"\n")
