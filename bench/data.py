@@ -37,7 +37,10 @@ from sllm.data.embedded.generator import documents
 from sllm.data.pack import pack_stage, token_file
 from sllm.data.shards import ShardWriter, read_shard
 from sllm.data.sources import read_file
-from sllm.files import DIGESTS_SUFFIX, RunDirectory, read_jsonl, read_manifest, shard_paths, write_json
+from sllm.files import write_json
+from sllm.manifests import read_manifest
+from sllm.records import DIGESTS_SUFFIX, read_jsonl, shard_paths
+from sllm.run_directory import RunDirectory
 from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer
 from sllm.tokenizer.training import train

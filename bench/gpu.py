@@ -44,9 +44,12 @@ from sllm.data.pack import POSITION_DTYPE, documents_file, token_dtype, token_fi
 from sllm.device import deterministic, device_name, synchronize
 from sllm.distributed import World
 from sllm.errors import UserError
-from sllm.files import RunDirectory, atomic_directory, read_jsonl, write_json, write_text
+from sllm.files import write_json, write_text
 from sllm.inference.decode import prepare
+from sllm.manifests import atomic_directory
 from sllm.model.gpt2 import GPT
+from sllm.records import read_jsonl
+from sllm.run_directory import RunDirectory
 from sllm.speed import measure_generation, timed
 from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer

@@ -22,7 +22,7 @@ from jobs.tools import dev_cluster
 from jobs.tools.dev_cluster import DevCluster
 from jobs.tools.drill import CONFIG, EVENTS, Event, Patient, Recovery, complaints, recoveries, table
 from sllm.config import load_experiment
-from sllm.files import RunDirectory
+from sllm.run_directory import RunDirectory
 
 SIGNAL, TERMINATION, REQUEUE, ONE_KILLED, ALL_KILLED, _ = EVENTS
 SPANS = {

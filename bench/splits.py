@@ -26,7 +26,10 @@ from rich.table import Table
 from jobs.pipeline import STAGES
 from sllm.artifacts import Artifacts
 from sllm.config import Experiment, load_experiment
-from sllm.files import RunDirectory, atomic_directory, read_json, read_jsonl, read_manifest, write_json
+from sllm.files import read_json, write_json
+from sllm.manifests import atomic_directory, read_manifest
+from sllm.records import read_jsonl
+from sllm.run_directory import RunDirectory
 from sllm.stop import StopFlag
 from sllm.tokenizer.codec import FIRST_MERGE, SPLIT_PATTERN, Tokenizer
 from sllm.tokenizer.merges import learn_merges

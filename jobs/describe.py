@@ -7,19 +7,12 @@ from pathlib import Path
 from rich.filesize import decimal as readable_bytes
 
 from sllm.artifacts import Artifacts
-from sllm.config import (
-    EmbeddedSource,
-    Experiment,
-    HubSource,
-    Source,
-    checkpoint_bytes,
-    parameter_count,
-    training_memory_bytes,
-    write_experiment,
-)
+from sllm.config import EmbeddedSource, Experiment, HubSource, Source, write_experiment
 from sllm.data.find import is_left_out, local_files
 from sllm.errors import UserError
-from sllm.files import CorruptError, read_manifest
+from sllm.files import CorruptError
+from sllm.manifests import read_manifest
+from sllm.model.size import checkpoint_bytes, parameter_count, training_memory_bytes
 
 MOST_EPOCHS = 4
 """Up to here repeated text is worth almost as much as new text (Muennighoff et al. 2023, arXiv:2305.16264)."""

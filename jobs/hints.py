@@ -5,7 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from sllm.files import RunDirectory
+from sllm.run_directory import RunDirectory
 
 
 def program() -> str:

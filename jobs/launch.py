@@ -51,10 +51,12 @@ from jobs.slurm.submit import submit_job
 from jobs.status import results_table
 from jobs.view import View, view
 from sllm.artifacts import Artifacts, differences, stage_keys
-from sllm.config import Experiment, check_world_size, flops_per_token
+from sllm.config import Experiment, check_world_size
 from sllm.errors import Stopped, UserError
-from sllm.files import RunDirectory, fingerprint
+from sllm.files import fingerprint
+from sllm.model.size import flops_per_token
 from sllm.progress import format_seconds
+from sllm.run_directory import RunDirectory
 from sllm.stop import StopFlag, signals_blocked, stop_on_signals
 from sllm.terminal import outlive_readers
 

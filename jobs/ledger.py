@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from jobs.slurm.cluster import Retries
-from sllm.files import CorruptError, RunDirectory, append_jsonl, read_jsonl, read_object, to_json, write_json
+from sllm.files import CorruptError, read_object, to_json, write_json
+from sllm.records import append_jsonl, read_jsonl
+from sllm.run_directory import RunDirectory
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from jobs.hints import command
 from jobs.status import RUNS, find_run, runs_in
 from sllm.errors import UserError
-from sllm.files import CorruptError, RunDirectory, checkpoint_path, checkpoint_steps, read_json
+from sllm.files import CorruptError, read_json
+from sllm.run_directory import RunDirectory, checkpoint_path, checkpoint_steps
 
 CONFIG = "config.json"
 

@@ -11,15 +11,9 @@ from typing import Any
 from sllm.artifacts import Artifacts, differences
 from sllm.config import Experiment
 from sllm.errors import Stopped, UserError
-from sllm.files import (
-    CorruptError,
-    RunDirectory,
-    checkpoint_path,
-    checkpoint_steps,
-    fingerprint,
-    read_manifest,
-    read_object,
-)
+from sllm.files import CorruptError, fingerprint, read_object
+from sllm.manifests import read_manifest
+from sllm.run_directory import RunDirectory, checkpoint_path, checkpoint_steps
 from sllm.stop import StopFlag
 
 Keys = dict[str, dict[str, Any]]

@@ -28,20 +28,10 @@ from jobs.pipeline import Keys, former_training, last_step, read_done, set_aside
 from jobs.slurm.cluster import Cluster
 from sllm.config import Experiment, write_experiment
 from sllm.errors import UserError
-from sllm.files import (
-    CorruptError,
-    RunDirectory,
-    atomic_directory,
-    atomic_file,
-    delete,
-    fingerprint,
-    read_manifest,
-    read_object,
-    sha256,
-    write_json,
-    write_text,
-)
+from sllm.files import CorruptError, atomic_file, delete, fingerprint, read_object, write_json, write_text
+from sllm.manifests import atomic_directory, read_manifest, sha256
 from sllm.progress import format_seconds
+from sllm.run_directory import RunDirectory
 
 TREE = Path(__file__).parent.parent
 PACKAGES = ("sllm", "jobs")

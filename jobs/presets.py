@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sllm.config.yaml_text import similar_file
 from sllm.errors import UserError
-from sllm.files import RunDirectory
+from sllm.run_directory import RunDirectory
 
 # A link to the folder of a checkout; an installed package holds the files themselves.
 CONFIGS = (Path(__file__).parent / "configs").resolve()

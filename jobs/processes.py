@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 
-from sllm.files import RunDirectory
+from sllm.run_directory import RunDirectory
 
 MODULES = (b"submitit.local._local", b"submitit.core._submit")
 """What submitit starts: one that starts the ranks and waits for them, and the ranks."""

@@ -28,8 +28,9 @@ from jobs.slurm import attempt
 from sllm.artifacts import Artifacts, changed_files, stage_keys
 from sllm.config import Experiment, load_experiment
 from sllm.errors import Stopped, Superseded, UserError, storage_as_user_error
-from sllm.files import CorruptError, RunDirectory, fenced_by, fingerprint, write_json
+from sllm.files import CorruptError, fenced_by, fingerprint, write_json
 from sllm.progress import TIME_FORMAT, report_to
+from sllm.run_directory import RunDirectory
 from sllm.stop import SIGNALS, StopFlag, stop_on_signals
 from sllm.utf8 import set_up_streams, start_in_utf8_mode
 

@@ -21,8 +21,9 @@ from jobs.prepare import ROOM, lock_holder
 from jobs.processes import local_processes
 from jobs.slurm import commands
 from sllm.errors import UserError
-from sllm.files import RunDirectory, fingerprint
+from sllm.files import fingerprint
 from sllm.progress import format_amount, format_seconds
+from sllm.run_directory import RunDirectory
 
 SIGN_OF_LIFE_SECONDS = 60.0
 """A stage whose progress was written within this time counts as alive when nobody can be asked."""

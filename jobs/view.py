@@ -13,8 +13,9 @@ from rich.text import Text
 from jobs import ledger
 from jobs.pipeline import Stage, Step
 from jobs.status import progress_figures
-from sllm.files import RunDirectory, read_new_jsonl
 from sllm.progress import fitted, format_seconds, format_times, progress_row
+from sllm.records import read_new_jsonl
+from sllm.run_directory import RunDirectory
 
 LINE_SECONDS = 5.0
 TAIL_LINES = 25

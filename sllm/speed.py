@@ -13,15 +13,16 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from sllm.artifacts import Artifacts
-from sllm.config import Experiment, ModelConfig, TrainConfig, flops_per_token
+from sllm.config import Experiment, ModelConfig, TrainConfig
 from sllm.device import autocast, device_name, memory_bytes, peak_flops, synchronize
 from sllm.distributed import connect
 from sllm.evaluation.validation import write_results
-from sllm.files import RunDirectory
 from sllm.inference.generator import TextGenerator, next_tokens
 from sllm.inference.sampling import Sampling
 from sllm.model.gpt2 import GPT
+from sllm.model.size import flops_per_token
 from sllm.progress import track
+from sllm.run_directory import RunDirectory
 from sllm.stop import StopFlag
 from sllm.training.optim import make_optimizer
 

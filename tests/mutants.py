@@ -140,13 +140,17 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/config/schema.py",
+        "sllm/config/section.py",
         "tests/config/test_config.py",
         (
             "unknown keys are ignored",
             'model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)',
             'model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)',
         ),
+    ),
+    *of(
+        "sllm/config/schema.py",
+        "tests/config/test_config.py",
         (
             "a warm-up as long as the training",
             "if self.warmup_steps >= self.max_steps:",
@@ -154,8 +158,8 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/config/schema.py",
-        "tests/model/test_gpt2.py",
+        "sllm/model/size.py",
+        "tests/model/test_size.py",
         ("half of attention's FLOPs", "    return 6.0 * n + 12.0", "    return 6.0 * n + 6.0"),
         (
             "the output layer's FLOPs are left out",
@@ -651,6 +655,28 @@ MUTANTS: list[Mutant] = [
             "            file.flush()\n        require_ownership()",
         ),
         (
+            "a folder that was moved out of the way does not come back",
+            (
+                "        if replaced and not (place := directory / replaced[1]).exists():\n"
+                "            path.rename(place)\n"
+                "        elif"
+            ),
+            "        if",
+        ),
+    ),
+    *of(
+        "sllm/files.py",
+        "tests/jobs/test_damaged.py",
+        (
+            "a JSON object without the keys is taken",
+            "if not isinstance(value, dict) or not value.keys() >= set(keys):",
+            "if not isinstance(value, dict):",
+        ),
+    ),
+    *of(
+        "sllm/manifests.py",
+        "tests/test_crash.py::test_a_kill_or_a_power_cut_leaves_the_old_or_the_new",
+        (
             "a manifest over files that are not on the disk",
             "                os.fchmod(handle.fileno(), mode)\n            os.fsync(handle.fileno())",
             "                os.fchmod(handle.fileno(), mode)",
@@ -678,18 +704,9 @@ MUTANTS: list[Mutant] = [
             "    if path.exists():\n        # rename(2)",
             "    if path.exists() and not delete(path):\n        # rename(2)",
         ),
-        (
-            "a folder that was moved out of the way does not come back",
-            (
-                "        if replaced and not (place := directory / replaced[1]).exists():\n"
-                "            path.rename(place)\n"
-                "        elif"
-            ),
-            "        if",
-        ),
     ),
     *of(
-        "sllm/files.py",
+        "sllm/manifests.py",
         "tests/test_crash.py::test_a_fault_leaves_the_old_or_the_new_and_is_told",
         (
             "a failed exchange of folders leaves none",
@@ -698,26 +715,17 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/files.py",
-        "tests/tokenizer/test_tokenizer_stage.py::test_dropped_documents_are_neither_learnt_nor_measured",
+        "sllm/manifests.py",
+        "tests/test_manifests.py tests/jobs/test_permissions.py",
         (
-            "dropped documents are in the tokenizer's sample",
-            "        if number not in dropped:\n            yield number + 1, line",
-            "        if True:\n            yield number + 1, line",
+            "files that safetensors wrote stay readable by their owner alone",
+            "                os.fchmod(handle.fileno(), mode)\n",
+            "                pass\n",
         ),
     ),
     *of(
-        "sllm/files.py",
-        "tests/jobs/test_damaged.py",
-        (
-            "a JSON object without the keys is taken",
-            "if not isinstance(value, dict) or not value.keys() >= set(keys):",
-            "if not isinstance(value, dict):",
-        ),
-    ),
-    *of(
-        "sllm/files.py",
-        "tests/test_files.py",
+        "sllm/records.py",
+        "tests/test_records.py",
         (
             "the second read of a growing file begins at the wrong byte",
             "    return [record for record in records if record is not None], offset + end\n",
@@ -726,12 +734,12 @@ MUTANTS: list[Mutant] = [
         ("half a line is read", '    end = text.rfind(b"\\n") + 1\n    records', "    end = len(text)\n    records"),
     ),
     *of(
-        "sllm/files.py",
-        "tests/test_files.py tests/jobs/test_permissions.py",
+        "sllm/records.py",
+        "tests/tokenizer/test_tokenizer_stage.py::test_dropped_documents_are_neither_learnt_nor_measured",
         (
-            "files that safetensors wrote stay readable by their owner alone",
-            "                os.fchmod(handle.fileno(), mode)\n",
-            "                pass\n",
+            "dropped documents are in the tokenizer's sample",
+            "        if number not in dropped:\n            yield number + 1, line",
+            "        if True:\n            yield number + 1, line",
         ),
     ),
     *of(

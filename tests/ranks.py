@@ -38,8 +38,9 @@ def _main(config: str, environment: dict[str, str], log: str, result: str) -> No
     from sllm.artifacts import Artifacts
     from sllm.config import load_experiment
     from sllm.errors import Superseded, UserError
-    from sllm.files import RunDirectory, fenced_by
+    from sllm.files import fenced_by
     from sllm.progress import report_to
+    from sllm.run_directory import RunDirectory
     from sllm.stop import stop_on_signals
     from sllm.training.loop import pretrain
 

@@ -20,18 +20,12 @@ from small_corpora import downloaded, sentences
 from jobs import ledger
 from sllm.config import CheckpointConfig, ModelConfig
 from sllm.data.pack import pack_stage
-from sllm.files import (
-    RunDirectory,
-    atomic_directory,
-    make_directory,
-    read_json,
-    read_jsonl,
-    read_manifest,
-    remove_leftovers,
-    write_json,
-)
+from sllm.files import make_directory, read_json, remove_leftovers, write_json
+from sllm.manifests import atomic_directory, read_manifest
 from sllm.model.gpt2 import GPT
 from sllm.model.storage import load_model, save_model
+from sllm.records import read_jsonl
+from sllm.run_directory import RunDirectory
 from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer
 from sllm.training.checkpoint import Checkpoints

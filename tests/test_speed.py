@@ -9,13 +9,15 @@ import pytest
 import torch
 
 from sllm.artifacts import Artifacts
-from sllm.config import Experiment, flops_per_token
+from sllm.config import Experiment
 from sllm.device import PEAK_FLOPS, peak_flops
 from sllm.errors import Stopped
-from sllm.files import RunDirectory, read_json
+from sllm.files import read_json
 from sllm.inference.generator import next_tokens
 from sllm.model.gpt2 import GPT
+from sllm.model.size import flops_per_token
 from sllm.model.storage import save_model
+from sllm.run_directory import RunDirectory
 from sllm.speed import benchmark_stage, measure_generation, measure_training, mfu, training_step
 from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer

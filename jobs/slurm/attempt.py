@@ -28,7 +28,9 @@ from jobs import hints, ledger
 from jobs.pipeline import whole_stage
 from jobs.slurm.cluster import Resources, load_cluster
 from jobs.slurm.commands import ask, end_time, show_job, submitted_jobs
-from sllm.files import RunDirectory, read_new_jsonl, write_json
+from sllm.files import write_json
+from sllm.records import read_new_jsonl
+from sllm.run_directory import RunDirectory
 from sllm.utf8 import set_up_streams, start_in_utf8_mode
 
 TEARDOWN_SECONDS = 10.0

@@ -8,7 +8,7 @@ from typing import Any
 from jobs.pipeline import Stage
 from jobs.slurm.cluster import Resources
 from sllm.errors import UserError
-from sllm.files import RunDirectory
+from sllm.run_directory import RunDirectory
 
 SRUN_OPTIONS = ["--kill-on-bad-exit=1", "--export=ALL"]
 """`--export`, because a job that was submitted without its submitter's variables would not pass on its own."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from jobs import hints, ledger
 from jobs.pipeline import STAGES
 from sllm.errors import UserError
-from sllm.files import RunDirectory
+from sllm.run_directory import RunDirectory
 
 COMMAND_SECONDS = 20.0
 """How long a Slurm command may take; a busy controller is slow, one that is down never answers."""

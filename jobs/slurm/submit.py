@@ -12,7 +12,8 @@ from jobs.slurm.batch import batch_parameters, python_command
 from jobs.slurm.cluster import Resources
 from jobs.slurm.commands import cancel_jobs, sbatch_message, without_foreign_variables
 from sllm.errors import UserError
-from sllm.files import RunDirectory, write_json
+from sllm.files import write_json
+from sllm.run_directory import RunDirectory
 
 
 def submit_job(

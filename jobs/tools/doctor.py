@@ -27,8 +27,9 @@ from jobs.slurm import batch, commands
 from jobs.slurm.cluster import SITE_DEFAULTS, Cluster, Resources, load_cluster
 from jobs.slurm.partitions import Partition, misfits, partitions, wanted
 from jobs.tools import probe
-from sllm.config import Experiment, checkpoint_bytes
-from sllm.files import RunDirectory
+from sllm.config import Experiment
+from sllm.model.size import checkpoint_bytes
+from sllm.run_directory import RunDirectory
 
 HUB = "https://huggingface.co"
 LITTLE_SPACE = 20 * 10**9

@@ -25,8 +25,10 @@ from jobs.slurm.cluster import Cluster, Retries, StageResources
 from jobs.status import progress_line
 from sllm.config import load_experiment
 from sllm.errors import Stopped
-from sllm.files import RunDirectory, read_jsonl, sha256
+from sllm.manifests import sha256
 from sllm.progress import format_seconds
+from sllm.records import read_jsonl
+from sllm.run_directory import RunDirectory
 from sllm.stop import StopFlag, stop_on_signals
 
 CONFIG = CONFIGS / "drill.yaml"

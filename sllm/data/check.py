@@ -14,7 +14,9 @@ from sllm.data.clean import SPLITS
 from sllm.data.pool import in_processes
 from sllm.data.shards import read_shard
 from sllm.errors import UserError
-from sllm.files import MANIFEST, SHARD_SUFFIX, CorruptError, read_object, sha256
+from sllm.files import CorruptError, read_object
+from sllm.manifests import MANIFEST, sha256
+from sllm.records import SHARD_SUFFIX
 from sllm.stop import StopFlag
 
 SAMPLES = (0, 10, 100)

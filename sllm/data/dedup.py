@@ -23,7 +23,8 @@ from sllm.config import DataConfig
 from sllm.data.clean import mask_personal_data
 from sllm.data.pool import in_processes
 from sllm.data.sources import read_file
-from sllm.files import DIGESTS_SUFFIX, DROPPED_SUFFIX, atomic_file, sidecar
+from sllm.files import atomic_file
+from sllm.records import DIGESTS_SUFFIX, DROPPED_SUFFIX, sidecar
 from sllm.stop import StopFlag
 
 AT_A_TIME = 1 << 22

@@ -35,22 +35,10 @@ from sllm.data.hub import Check, hub_files, hub_texts, no_check, wait_for_hub
 from sllm.data.shards import ShardWriter, shard_name
 from sllm.data.sources import read_documents
 from sllm.errors import UserError
-from sllm.files import (
-    DIGESTS_SUFFIX,
-    CorruptError,
-    alone_with,
-    atomic_directory,
-    fingerprint,
-    read_json,
-    read_jsonl,
-    read_manifest,
-    remove_leftovers,
-    sha256,
-    sidecar,
-    write_json,
-    write_text,
-)
+from sllm.files import CorruptError, alone_with, fingerprint, read_json, remove_leftovers, write_json, write_text
+from sllm.manifests import atomic_directory, read_manifest, sha256
 from sllm.progress import Bar, format_amount, track
+from sllm.records import DIGESTS_SUFFIX, read_jsonl, sidecar
 from sllm.stop import StopFlag, signals_blocked
 from sllm.workers import worker_pool
 

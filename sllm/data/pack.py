@@ -31,21 +31,10 @@ from sllm.data.clean import SPLITS
 from sllm.data.pool import in_processes
 from sllm.data.shards import read_shard
 from sllm.errors import UserError
-from sllm.files import (
-    CorruptError,
-    alone_with,
-    append_jsonl,
-    atomic_file,
-    commit_directory,
-    fingerprint,
-    fsync_directory,
-    read_jsonl,
-    read_manifest,
-    remove_leftovers,
-    shard_paths,
-    write_text,
-)
+from sllm.files import CorruptError, alone_with, atomic_file, fingerprint, fsync_directory, remove_leftovers, write_text
+from sllm.manifests import commit_directory, read_manifest
 from sllm.progress import track
+from sllm.records import append_jsonl, read_jsonl, shard_paths
 from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer
 

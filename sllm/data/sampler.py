@@ -24,7 +24,8 @@ from sllm.config import Language
 from sllm.data.clean import Split
 from sllm.data.pack import POSITION_DTYPE, documents_file, token_file
 from sllm.errors import UserError
-from sllm.files import CorruptError, read_manifest
+from sllm.files import CorruptError
+from sllm.manifests import read_manifest
 
 # --- reading --------------------------------------------------------------------------------------
 

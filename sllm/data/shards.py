@@ -15,7 +15,8 @@ import zstandard
 
 from sllm.data.clean import digest_of
 from sllm.data.sources import read_file
-from sllm.files import DIGESTS_SUFFIX, SHARD_SUFFIX, atomic_file, dropped_documents, sidecar
+from sllm.files import atomic_file
+from sllm.records import DIGESTS_SUFFIX, SHARD_SUFFIX, dropped_documents, sidecar
 
 LEVEL = 3
 

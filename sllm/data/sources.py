@@ -15,7 +15,8 @@ from sllm.config import AihubSource, EmbeddedSource, FilesSource
 from sllm.data.find import local_files
 from sllm.data.formats import HEAD, is_parquet, is_zstd, looks_like_cp949, not_binary, not_text, other_format, read_head
 from sllm.errors import UserError
-from sllm.files import fingerprint, read_zstd_lines
+from sllm.files import fingerprint
+from sllm.records import read_zstd_lines
 
 PARQUET_ROWS = 256
 """Rows decoded at a time: few, because one row may be a whole book."""

@@ -26,11 +26,12 @@ from sllm.data.sampler import PackedData
 from sllm.device import Precision, autocast
 from sllm.distributed import World, connect
 from sllm.errors import Stopped, UserError
-from sllm.files import RunDirectory, finite, write_json, write_text
+from sllm.files import finite, write_json, write_text
 from sllm.inference.generator import complete
 from sllm.model.gpt2 import GPT
 from sllm.model.storage import load_pair
 from sllm.progress import Bar, track
+from sllm.run_directory import RunDirectory
 from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer
 

@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sllm.errors import UserError
-from sllm.files import atomic_directory, check_replaceable, write_json
+from sllm.files import write_json
 from sllm.inference.generator import continue_ids
 from sllm.inference.sampling import Sampling
+from sllm.manifests import atomic_directory, check_replaceable
 from sllm.model.gpt2 import GPT, Block
 from sllm.model.storage import load_pair
 from sllm.tokenizer import Tokenizer

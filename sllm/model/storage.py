@@ -15,8 +15,10 @@ from torch import Tensor
 from sllm.artifacts import Artifacts
 from sllm.config import ModelConfig, load_experiment, validate
 from sllm.errors import UserError
-from sllm.files import CorruptError, RunDirectory, atomic_directory, read_json, read_manifest, write_json
+from sllm.files import CorruptError, read_json, write_json
+from sllm.manifests import atomic_directory, read_manifest
 from sllm.model.gpt2 import GPT
+from sllm.run_directory import RunDirectory
 from sllm.tokenizer import Tokenizer
 
 WEIGHTS = "model.safetensors"

@@ -14,8 +14,10 @@ from typing import Any
 
 from sllm.config import Experiment, TokenizerConfig
 from sllm.errors import UserError
-from sllm.files import CorruptError, atomic_directory, read_json, read_manifest, shard_lines, shard_paths, write_json
+from sllm.files import CorruptError, read_json, write_json
+from sllm.manifests import atomic_directory, read_manifest
 from sllm.progress import track
+from sllm.records import shard_lines, shard_paths
 from sllm.stop import StopFlag
 from sllm.tokenizer.codec import FIRST_MERGE, Tokenizer
 from sllm.tokenizer.merges import learn_merges

@@ -13,19 +13,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sllm.config import CheckpointConfig
-from sllm.files import (
-    CorruptError,
-    atomic_directory,
-    checkpoint_path,
-    checkpoint_steps,
-    delete,
-    read_json,
-    read_manifest,
-    require_ownership,
-    write_json,
-)
+from sllm.files import CorruptError, delete, read_json, require_ownership, write_json
+from sllm.manifests import atomic_directory, read_manifest
 from sllm.model.gpt2 import GPT
 from sllm.model.storage import WEIGHTS, check_shapes, save_tensors, write_weights
+from sllm.run_directory import checkpoint_path, checkpoint_steps
 
 log = logging.getLogger(__name__)
 

@@ -18,25 +18,20 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from sllm.artifacts import Artifacts, differences
-from sllm.config import Experiment, check_world_size, flops_per_token
+from sllm.config import Experiment, check_world_size
 from sllm.data.sampler import PackedData, Sampler
 from sllm.device import autocast, determinism, deterministic, memory_bytes, peak_flops
 from sllm.distributed import World, connect
 from sllm.errors import UserError
 from sllm.evaluation.validation import evaluate
-from sllm.files import (
-    CorruptError,
-    RunDirectory,
-    fingerprint,
-    finite,
-    make_directory,
-    read_manifest,
-    remove_leftovers,
-)
+from sllm.files import CorruptError, fingerprint, finite, make_directory, remove_leftovers
 from sllm.inference.generator import complete
+from sllm.manifests import read_manifest
 from sllm.model.gpt2 import GPT
+from sllm.model.size import flops_per_token
 from sllm.model.storage import save_model
 from sllm.progress import Bar, track
+from sllm.run_directory import RunDirectory
 from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer
 from sllm.training.checkpoint import Checkpoints

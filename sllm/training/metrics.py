@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sllm.files import atomic_file, fsync_directory, json_line, require_ownership
+from sllm.files import atomic_file, fsync_directory, require_ownership
+from sllm.records import json_line
 
 log = logging.getLogger(__name__)
 

@@ -29,8 +29,9 @@ from urllib.request import getproxies, proxy_bypass
 
 from sllm.config import Experiment
 from sllm.errors import UserError
-from sllm.files import CorruptError, RunDirectory, read_object, write_json
+from sllm.files import CorruptError, read_object, write_json
 from sllm.progress import track
+from sllm.run_directory import RunDirectory
 from sllm.stop import SIGNALS
 from sllm.utf8 import set_up_streams
 

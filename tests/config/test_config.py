@@ -14,10 +14,9 @@ from sllm.config import (
     Experiment,
     HubSource,
     TrainConfig,
-    _all_keys,
+    all_keys,
     check_world_size,
     load_experiment,
-    parameter_count,
     write_experiment,
 )
 from sllm.errors import UserError
@@ -44,13 +43,6 @@ def test_shipped_experiment_loads_and_survives_writing(path: Path, tmp_path: Pat
     assert load_experiment(copy) == experiment
     check_world_size(experiment.train, 1)
     check_world_size(experiment.train, 2)
-
-
-def test_shipped_models_have_the_promised_size() -> None:
-    small, default = (load_experiment(CONFIGS / name) for name in ("small.yaml", "default.yaml"))
-    assert small.tokenizer.vocab_size == default.tokenizer.vocab_size == 32_000
-    assert round(parameter_count(small.model, 32_000)[1] / 1e6) == 85
-    assert 300e6 < parameter_count(default.model, 32_000)[1] < 305e6
 
 
 def test_all_problems_are_reported_at_once_with_key_value_and_way_out() -> None:
@@ -175,7 +167,7 @@ VALUES = st.sampled_from(
 
 
 @given(
-    key=st.sampled_from(sorted(_all_keys(Experiment))),
+    key=st.sampled_from(sorted(all_keys(Experiment))),
     below=st.sampled_from(["", ".0", ".x", ".²"]),
     value=VALUES | st.text(),
 )

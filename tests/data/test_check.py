@@ -8,7 +8,7 @@ from small_corpora import downloaded, sentences
 
 from sllm.data.check import check_corpus
 from sllm.data.shards import read_shard
-from sllm.files import MANIFEST
+from sllm.manifests import MANIFEST
 from sllm.stop import StopFlag
 
 TEXTS = {

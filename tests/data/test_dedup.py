@@ -17,7 +17,7 @@ from sllm.data.dedup import drop_duplicates
 from sllm.data.download import download_stage
 from sllm.data.minhash import BANDS, CHARACTERS, ROWS, band_keys
 from sllm.data.shards import ShardWriter, read_shard
-from sllm.files import sidecar
+from sllm.records import sidecar
 from sllm.stop import StopFlag
 
 CONFIG = DataConfig.model_validate({"sources": [{"name": "a", "kind": "embedded", "language": "ko"}]})

@@ -22,7 +22,7 @@ from sllm.data.clean import normalise
 from sllm.data.download import download_stage, store_of
 from sllm.data.shards import read_shard
 from sllm.errors import Stopped, UserError
-from sllm.files import read_manifest
+from sllm.manifests import read_manifest
 from sllm.stop import StopFlag
 
 

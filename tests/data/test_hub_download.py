@@ -32,7 +32,9 @@ from sllm.config import Experiment, load_experiment, write_experiment
 from sllm.data.check import check_corpus
 from sllm.data.shards import read_shard
 from sllm.errors import Stopped, UserError
-from sllm.files import read_json, read_manifest, shard_paths
+from sllm.files import read_json
+from sllm.manifests import read_manifest
+from sllm.records import shard_paths
 from sllm.stop import StopFlag
 
 NO_RULES = {"repetition": False, "boilerplate": False, "personal_data": False, "min_hangul": 0.0, "min_latin": 0.0}

@@ -16,7 +16,7 @@ from sllm.config import Experiment
 from sllm.data.pack import pack_stage
 from sllm.data.shards import ShardWriter, read_shard
 from sllm.errors import Stopped, UserError
-from sllm.files import atomic_directory, read_manifest
+from sllm.manifests import atomic_directory, read_manifest
 from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sllm.data.shards import ShardWriter, read_shard
 from sllm.errors import UserError
-from sllm.files import read_zstd_lines
+from sllm.records import read_zstd_lines
 
 
 @settings(max_examples=25)

@@ -20,9 +20,10 @@ from sllm.data.sampler import PackedData
 from sllm.distributed import World, connect
 from sllm.errors import Stopped, UserError
 from sllm.evaluation.validation import ModelValidator, _batches, evaluate, validate_stage
-from sllm.files import RunDirectory, read_json
+from sllm.files import read_json
 from sllm.model.gpt2 import GPT
 from sllm.model.storage import save_model
+from sllm.run_directory import RunDirectory
 from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer
 

@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel, P
 from sllm.config import ModelConfig
 from sllm.errors import UserError
 from sllm.export.transformers import export, generation_config
-from sllm.files import read_manifest
 from sllm.inference.generator import TextGenerator
+from sllm.manifests import read_manifest
 from sllm.model.gpt2 import GPT
 from sllm.model.storage import load_model, save_model
 from sllm.tokenizer import Tokenizer

@@ -24,11 +24,12 @@ from transformers.generation.logits_process import (
 from sllm.config import ModelConfig
 from sllm.errors import UserError
 from sllm.export.transformers import gpt2_config, gpt2_weights
-from sllm.files import read_json, write_json, write_manifest
+from sllm.files import read_json, write_json
 from sllm.inference.chat import chat
 from sllm.inference.decode import decode, new_cache, prefill, prepare
 from sllm.inference.generator import TextGenerator, complete, continue_ids, next_tokens
 from sllm.inference.sampling import Sampling, penalize_repetition, sample, utf8_table
+from sllm.manifests import write_manifest
 from sllm.model.gpt2 import GPT
 from sllm.model.storage import load_pair, save_model
 from sllm.tokenizer import Tokenizer

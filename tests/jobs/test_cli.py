@@ -16,7 +16,7 @@ from jobs.slurm.cluster import load_cluster
 from sllm import __version__
 from sllm.artifacts import stage_keys
 from sllm.config import load_experiment
-from sllm.files import RunDirectory
+from sllm.run_directory import RunDirectory
 
 Sllm = Callable[..., tuple[int, str, str]]
 

@@ -21,15 +21,10 @@ from jobs.view import View
 from sllm.artifacts import Artifacts, stage_keys
 from sllm.config import Experiment, load_experiment
 from sllm.errors import UserError
-from sllm.files import (
-    CorruptError,
-    RunDirectory,
-    append_jsonl,
-    atomic_directory,
-    fingerprint,
-    read_manifest,
-    write_json,
-)
+from sllm.files import CorruptError, fingerprint, write_json
+from sllm.manifests import atomic_directory, read_manifest
+from sllm.records import append_jsonl
+from sllm.run_directory import RunDirectory
 from sllm.training.wandb_mirror import only_sender
 
 DAMAGED = ["[]", '{"other": 1}']

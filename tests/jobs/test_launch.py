@@ -19,7 +19,9 @@ from jobs import ledger
 from jobs.launch import require_no_processes
 from jobs.pipeline import STAGES, read_done
 from jobs.processes import local_processes
-from sllm.files import RunDirectory, read_json, read_jsonl
+from sllm.files import read_json
+from sllm.records import read_jsonl
+from sllm.run_directory import RunDirectory
 
 STEPS = 300
 

@@ -10,7 +10,9 @@ import pytest
 
 from jobs import ledger
 from jobs.slurm.cluster import Retries
-from sllm.files import RunDirectory, append_jsonl, write_json
+from sllm.files import write_json
+from sllm.records import append_jsonl
+from sllm.run_directory import RunDirectory
 
 
 @pytest.fixture
@@ -42,7 +44,8 @@ def test_the_next_attempt_closes_one_that_was_killed(run: RunDirectory) -> None:
 import os, signal, time
 from pathlib import Path
 from jobs import ledger
-from sllm.files import RunDirectory, append_jsonl
+from sllm.records import append_jsonl
+from sllm.run_directory import RunDirectory
 run = RunDirectory(Path({str(run.path)!r}))
 ledger.begin(run, "pretrain", "f", "a", "submitted")
 for step in (5, 6):
@@ -65,7 +68,7 @@ def test_of_many_processes_the_first_says_why(run: RunDirectory) -> None:
 import sys
 from pathlib import Path
 from jobs import ledger
-from sllm.files import RunDirectory
+from sllm.run_directory import RunDirectory
 print(ledger.end(RunDirectory(Path({str(run.path)!r})), "pretrain", "a", "crash", sys.argv[1]))
 """
     ranks = [

@@ -15,7 +15,8 @@ import tiny
 from conftest import command, variables
 from needs import cannot_run
 
-from sllm.files import RunDirectory, read_json
+from sllm.files import read_json
+from sllm.run_directory import RunDirectory
 from sllm.utf8 import as_typed, set_up_streams
 
 PROMPT = "뷁 안녕 🦜"

@@ -16,8 +16,10 @@ from jobs.status import stage_states
 from sllm.artifacts import Artifacts, stage_keys
 from sllm.config import Experiment, load_experiment
 from sllm.errors import UserError
-from sllm.files import RunDirectory, atomic_directory, fingerprint, write_json, write_text
+from sllm.files import fingerprint, write_json, write_text
+from sllm.manifests import atomic_directory
 from sllm.progress import format_seconds
+from sllm.run_directory import RunDirectory
 from sllm.stop import StopFlag
 
 ALL = list(STAGES)

@@ -19,7 +19,10 @@ from jobs.slurm.cluster import Cluster
 from sllm.artifacts import stage_keys
 from sllm.config import load_experiment
 from sllm.errors import UserError
-from sllm.files import RunDirectory, append_jsonl, fingerprint, read_manifest, write_json, write_text
+from sllm.files import fingerprint, write_json, write_text
+from sllm.manifests import read_manifest
+from sllm.records import append_jsonl
+from sllm.run_directory import RunDirectory
 
 SOURCE = "from numba import njit\n\n\n@njit(cache=True)\ndef double(x):\n    return 2 * x\n"
 
@@ -129,7 +132,7 @@ def test_one_submit_at_a_time_and_each_sees_who_is_at_work(run: RunDirectory, tm
 import sys, pathlib
 from jobs.prepare import lock
 from sllm.errors import UserError
-from sllm.files import RunDirectory
+from sllm.run_directory import RunDirectory
 place = pathlib.Path({str(tmp_path)!r})
 alone = place / "alone"
 for _ in range(12):

@@ -15,7 +15,7 @@ from jobs.pipeline import STAGES
 from jobs.slurm import attempt
 from jobs.slurm.cluster import Cluster
 from sllm.errors import UserError
-from sllm.files import RunDirectory
+from sllm.run_directory import RunDirectory
 
 PRETRAIN = STAGES["pretrain"]
 

@@ -13,7 +13,8 @@ from jobs.prepare import lock
 from jobs.slurm import commands
 from jobs.slurm.cluster import Retries
 from jobs.status import StageState, newest_checkpoint, run_table, runs_table, stage_states, where_it_stands
-from sllm.files import RunDirectory, read_json, write_json
+from sllm.files import read_json, write_json
+from sllm.run_directory import RunDirectory
 
 
 def shown(renderable: Any) -> str:

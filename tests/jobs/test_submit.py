@@ -20,7 +20,8 @@ from jobs.slurm.cluster import load_cluster
 from sllm.artifacts import stage_keys
 from sllm.config import Experiment, load_experiment
 from sllm.errors import UserError
-from sllm.files import RunDirectory, fingerprint, read_json, write_json, write_text
+from sllm.files import fingerprint, read_json, write_json, write_text
+from sllm.run_directory import RunDirectory
 
 
 @pytest.fixture

@@ -12,7 +12,9 @@ from rich.console import Console
 from jobs import ledger
 from jobs.pipeline import STAGES, Step
 from jobs.view import View, view
-from sllm.files import RunDirectory, append_jsonl, write_json
+from sllm.files import write_json
+from sllm.records import append_jsonl
+from sllm.run_directory import RunDirectory
 
 PROGRESS = {
     "description": "pretrain",

@@ -6,10 +6,11 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from sllm.config import ModelConfig, flops_per_token, load_experiment, parameter_count
+from sllm.config import ModelConfig, load_experiment
 from sllm.export.transformers import gpt2_config, gpt2_weights
 from sllm.inference.decode import new_cache
 from sllm.model.gpt2 import GPT, sinusoidal_positions
+from sllm.model.size import parameter_count
 from sllm.tokenizer import Tokenizer
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -172,11 +173,3 @@ def test_sizes_of_the_shipped_shapes(name: str, millions: int) -> None:
     # The position table is a parameter there and a constant here.
     table = experiment.model.context_length * experiment.model.d_model
     assert sum(p.numel() for p in theirs.parameters()) == count + table
-
-
-def test_flops_of_a_model_small_enough_to_count_by_hand() -> None:
-    """One layer: 12,480 for qkv, 4,160 for out, 16,640 and 16,448 feed-forward, 256 in norms; in all 164,096 with two
-    layers, the last norm (128) and the embedding (64,000). Attention: 12 · 2 layers · 64 · 32."""
-    config = ModelConfig(d_model=64, n_layers=2, n_heads=4, d_ff=256, context_length=32)
-    assert parameter_count(config, 1000) == (164_096, 100_096)
-    assert flops_per_token(config, 1000) == 6 * 164_096 + 49_152

@@ -14,7 +14,9 @@ from waiting import wait
 from jobs import ledger
 from jobs.pipeline import read_done
 from jobs.tools.dev_cluster import DevCluster
-from sllm.files import RunDirectory, read_json, read_manifest
+from sllm.files import read_json
+from sllm.manifests import read_manifest
+from sllm.run_directory import RunDirectory
 
 __all__ = ["hub"]
 

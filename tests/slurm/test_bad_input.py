@@ -12,7 +12,8 @@ from waiting import wait
 
 from jobs.slurm.commands import submitted_jobs
 from jobs.tools.dev_cluster import DevCluster
-from sllm.files import RunDirectory, read_jsonl
+from sllm.records import read_jsonl
+from sllm.run_directory import RunDirectory
 
 Sllm = Callable[..., tuple[int, str, str]]
 

@@ -26,7 +26,9 @@ from jobs.pipeline import read_done
 from jobs.slurm.cluster import load_cluster
 from jobs.tools.dev_cluster import DevCluster
 from jobs.tools.drill import EVENTS, Event, differences, drill, lower_limit
-from sllm.files import RunDirectory, read_json, read_jsonl
+from sllm.files import read_json
+from sllm.records import read_jsonl
+from sllm.run_directory import RunDirectory
 
 ROOT = Path(__file__).parents[2]
 STEPS = 400

@@ -15,7 +15,7 @@ from waiting import PATIENCE
 
 from jobs.slurm.commands import submitted_jobs
 from jobs.tools.dev_cluster import DevCluster
-from sllm.files import RunDirectory
+from sllm.run_directory import RunDirectory
 
 ROOT = Path(__file__).parents[2]
 PROFILE = """

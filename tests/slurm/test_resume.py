@@ -7,7 +7,7 @@ import tiny
 
 from jobs.slurm.commands import submitted_jobs
 from jobs.tools.dev_cluster import DevCluster
-from sllm.files import RunDirectory
+from sllm.run_directory import RunDirectory
 
 
 def test_resume_submits_what_is_neither_done_nor_in_the_queue(

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sllm.data.embedded.generator import documents
 from sllm.errors import UserError
-from sllm.files import read_zstd_lines
+from sllm.records import read_zstd_lines
 from sllm.tokenizer import Tokenizer, codec
 from sllm.tokenizer.codec import SPECIAL_TOKENS
 from sllm.tokenizer.training import train

@@ -15,7 +15,7 @@ from texts import any_text, runs
 import sllm.tokenizer.merges as merges_module
 from sllm.data.embedded.generator import documents
 from sllm.errors import Stopped, UserError
-from sllm.files import read_zstd_lines
+from sllm.records import read_zstd_lines
 from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer
 from sllm.tokenizer.merges import learn_merges

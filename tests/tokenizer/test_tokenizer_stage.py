@@ -19,8 +19,10 @@ from disk import lay_out, moments
 from sllm.config import Experiment
 from sllm.data.embedded.generator import documents
 from sllm.errors import Stopped, UserError
-from sllm.files import DROPPED_SUFFIX, atomic_directory, read_json, read_manifest, sha256, shard_paths, sidecar
+from sllm.files import read_json
+from sllm.manifests import atomic_directory, read_manifest, sha256
 from sllm.progress import report_to
+from sllm.records import DROPPED_SUFFIX, shard_paths, sidecar
 from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer, report, training
 from sllm.tokenizer.report import is_mixed, train_peer

@@ -10,7 +10,7 @@ from sllm.artifacts import Artifacts
 from sllm.config import Experiment, validate
 from sllm.distributed import World
 from sllm.errors import UserError
-from sllm.files import RunDirectory
+from sllm.run_directory import RunDirectory
 from sllm.stop import StopFlag
 from sllm.training.loop import Trainer
 

@@ -21,8 +21,11 @@ from waiting import PATIENCE
 
 from sllm.config import CheckpointConfig
 from sllm.errors import UserError
-from sllm.files import checkpoint_steps, read_json, read_jsonl, write_json, write_manifest
+from sllm.files import read_json, write_json
+from sllm.manifests import write_manifest
 from sllm.model.storage import load_model
+from sllm.records import read_jsonl
+from sllm.run_directory import checkpoint_steps
 from sllm.training.checkpoint import Checkpoints
 from sllm.training.metrics import Metrics
 

@@ -18,8 +18,11 @@ import sllm.training.loop
 from sllm.artifacts import Artifacts
 from sllm.config import Experiment
 from sllm.data.sampler import PackedData, Sampler
-from sllm.files import RunDirectory, read_json, read_jsonl, write_manifest
+from sllm.files import read_json
+from sllm.manifests import write_manifest
 from sllm.model.gpt2 import GPT
+from sllm.records import read_jsonl
+from sllm.run_directory import RunDirectory
 from sllm.stop import StopFlag
 
 STEPS, SEED, LAYERS, WIDTH, LENGTH = 12, 5, 2, 32, 32

@@ -21,7 +21,8 @@ from wandb_server import WandbServer
 from jobs.tools.sync import sync
 from sllm.config import Experiment, write_experiment
 from sllm.errors import UserError
-from sllm.files import RunDirectory, read_json, write_text
+from sllm.files import read_json, write_text
+from sllm.run_directory import RunDirectory
 from sllm.training import wandb_mirror as mirror
 from sllm.training.metrics import Metrics, cut_back
 
@@ -232,7 +233,7 @@ def test_it_finishes_after_its_training_was_killed(wandb_server: WandbServer, tm
     script = """
 import json, pathlib, sys, time
 from sllm.config import Experiment
-from sllm.files import RunDirectory
+from sllm.run_directory import RunDirectory
 from sllm.training.metrics import Metrics
 from sllm.training.wandb_mirror import mirror_to_wandb
 experiment = Experiment.model_validate(json.loads(sys.argv[1]))

@@ -7,7 +7,9 @@ import pytest
 
 from jobs.slurm.attempt import Deadline
 from jobs.slurm.cluster import load_cluster
-from sllm.files import RunDirectory, append_jsonl, write_text
+from sllm.files import write_text
+from sllm.records import append_jsonl
+from sllm.run_directory import RunDirectory
 
 PROFILE = "stages: {pretrain: {signal_seconds: 120}, pack: {signal_seconds: 30}}"
 

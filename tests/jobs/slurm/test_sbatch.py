@@ -18,7 +18,7 @@ from jobs.slurm.batch import batch_text, plain_script
 from jobs.slurm.cluster import load_cluster
 from jobs.slurm.commands import submitted_jobs
 from sllm.config import load_experiment
-from sllm.files import RunDirectory
+from sllm.run_directory import RunDirectory
 
 SCRIPTS = Path(__file__).parents[3] / "sbatch"
 

@@ -1,0 +1,163 @@
+"""Directories that are either complete or not there: a manifest, written last, lists every file with its size and
+SHA-256. Readers check it, and find what was cut off, lost or changed since."""
+
+import hashlib
+import os
+import shutil
+import stat
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sllm.errors import UserError
+from sllm.files import (
+    CorruptError,
+    delete,
+    fsync_directory,
+    make_directory,
+    read_json,
+    read_object,
+    require_ownership,
+    temporary_name,
+    write_json,
+)
+
+MANIFEST = "manifest.json"
+
+
+@contextmanager
+def atomic_directory(path: Path, **details: Any) -> Iterator[Path]:
+    """Fill a temporary directory; it appears at `path` with a manifest, whole and durable, when the block ends.
+
+    `details` go into the manifest beside the file list. An existing directory at `path` is replaced.
+    If the block raises, nothing appears at `path` and the temporary directory is removed.
+    """
+    path = Path(path)
+    make_directory(path.parent)
+    temporary = temporary_name(path)
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        yield temporary
+        commit_directory(temporary, path, **details)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def commit_directory(filled: Path, path: Path, **details: Any) -> None:
+    """Give a directory its manifest and move it to `path`, durably; one that is there is replaced."""
+    write_manifest(filled, **details)  # which flushes `filled` itself
+    for file in sorted(filled.rglob("*")):
+        if file.is_dir():
+            fsync_directory(file)
+    require_ownership()
+    old = None
+    if path.exists():
+        # rename(2) cannot replace a directory that has files in it: move the old one out of the way first.
+        old = temporary_name(path).with_suffix(".old")
+        if old.exists() and not delete(old):  # of the time before; somebody on NFS reads it, say
+            old.replace(old.with_suffix(f".{time.time_ns()}.tmp"))
+        path.replace(old)
+    try:
+        filled.replace(path)
+    except BaseException:
+        if old:
+            old.replace(path)
+        raise
+    fsync_directory(path.parent)
+    if old:  # only now: a power cut might spare the deletion and lose the renames
+        delete(old)
+
+
+def sha256(path: Path) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(directory: Path, **details: Any) -> None:
+    """Flush every file below `directory` to disk, then write the manifest that makes the directory valid.
+
+    Every file gets the permissions of a new one, whatever the library that wrote it or the file it was copied from
+    says: safetensors' are for their owner alone, and colleagues could not load the model.
+    """
+    files = [file for file in sorted(directory.rglob("*")) if file.is_file() and file.name != MANIFEST]
+    (directory / MANIFEST).touch()  # what the umask, or the directory's default ACL, makes of a new file
+    mode = stat.S_IMODE((directory / MANIFEST).stat().st_mode)
+    for file in files:
+        with file.open("rb") as handle:
+            if stat.S_IMODE(os.fstat(handle.fileno()).st_mode) != mode:
+                os.fchmod(handle.fileno(), mode)
+            os.fsync(handle.fileno())
+    with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter lock
+        checksums = list(pool.map(sha256, files))
+    entries = [
+        {"name": file.relative_to(directory).as_posix(), "bytes": file.stat().st_size, "sha256": checksum}
+        for file, checksum in zip(files, checksums, strict=True)
+    ]
+    write_json(directory / MANIFEST, {**details, "files": entries})
+
+
+def read_manifest(directory: Path, *, checksums: bool = False) -> dict[str, Any]:
+    """The manifest of `directory`, after checking that every file has its promised size (and SHA-256 if asked).
+
+    Raises:
+        CorruptError: no manifest, a file missing, or a size or checksum that differs.
+    """
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise CorruptError(f"{directory} has no {MANIFEST}: it was never finished")
+    manifest = read_object(path, "files")
+    entries: list[Any] = manifest["files"] if isinstance(manifest["files"], list) else [None]
+    if not all(isinstance(entry, dict) and entry.keys() >= {"name", "bytes", "sha256"} for entry in entries):
+        raise CorruptError(f"{path} is no list of files")
+    for entry in entries:
+        file = directory / entry["name"]
+        if not file.is_file():
+            raise CorruptError(f"{file} is missing")
+        if file.stat().st_size != entry["bytes"]:
+            raise CorruptError(f"{file} has {file.stat().st_size:,} bytes, its manifest says {entry['bytes']:,}")
+        if checksums and sha256(file) != entry["sha256"]:
+            raise CorruptError(f"{file} does not match its checksum")
+    return manifest
+
+
+def check_replaceable(path: Path, format: str) -> None:
+    """See that `atomic_directory` would take nobody's files away at `path`, and that it can write there.
+
+    Raises:
+        UserError: something is there other than an empty directory or what was written with this `format`.
+    """
+    try:
+        place = path.resolve()
+        if place.is_dir() and any(place.iterdir()):
+            others = _files_beside_manifest(place, format)
+            if others is None:
+                raise UserError(f"{path}: exists and is not a former export; give a new directory")
+            if others:
+                raise UserError(f"{path}: holds files that no export wrote ({', '.join(others)}); give a new directory")
+        elif place.exists() and not place.is_dir():
+            raise UserError(f"{path}: exists and is not a former export, but a file; give a new directory")
+        if Path.cwd().is_relative_to(place):
+            raise UserError(f"{path}: is the directory you are in, which would be replaced; give a new one")
+        parent = next(parent for parent in place.parents if parent.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+            raise UserError(f"{path}: nothing can be written in {parent}; give another directory")
+    except (OSError, RuntimeError) as error:  # a name that is too long, a folder closed to us, a circle of links
+        raise UserError(f"{path}: {getattr(error, 'strerror', error)}; give another directory") from None
+
+
+def _files_beside_manifest(directory: Path, format: str) -> list[str] | None:
+    """The files that a manifest of this `format` does not list; None if there is no such manifest."""
+    try:
+        manifest = read_json(directory / MANIFEST)
+        if manifest["format"] != format:
+            return None
+        listed = {MANIFEST, *(entry["name"] for entry in manifest["files"])}
+    except (FileNotFoundError, CorruptError, KeyError, TypeError):
+        return None
+    found = (file.relative_to(directory).as_posix() for file in directory.rglob("*") if not file.is_dir())
+    return sorted(name for name in found if name not in listed)

@@ -1,0 +1,87 @@
+"""The run directory: where a run keeps what. Names only; nothing here touches what is in the files."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Names of everything in `runs/<name>/`. Creating one touches nothing on disk."""
+
+    path: Path
+
+    @classmethod
+    def above(cls, path: Path) -> "RunDirectory | None":
+        """The run that a model lies in: runs/NAME for runs/NAME/best, .../checkpoints/step-… and files in them."""
+        return next((cls(parent) for parent in path.absolute().parents if (parent / "config.yaml").is_file()), None)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def cluster(self) -> Path:
+        return self.path / "cluster.yaml"
+
+    @property
+    def submission(self) -> Path:
+        """Where it was last submitted to."""
+        return self.path / "submission.json"
+
+    @property
+    def code(self) -> Path:
+        return self.path / "code"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.txt"
+
+    @property
+    def ledger(self) -> Path:
+        return self.path / "ledger.jsonl"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report"
+
+    def stage(self, name: str) -> Path:
+        return self.path / "stages" / name
+
+    def done(self, name: str) -> Path:
+        return self.stage(name) / "done.json"
+
+    def progress(self, name: str) -> Path:
+        return self.stage(name) / "progress.json"
+
+    def log(self, name: str) -> Path:
+        return self.path / "logs" / f"{name}.log"
+
+
+def checkpoint_path(checkpoints: Path, step: int) -> Path:
+    return checkpoints / f"step-{step:08d}"
+
+
+def checkpoint_steps(checkpoints: Path) -> list[int]:
+    """Steps of the checkpoints that have been committed, oldest first. Anything else in the directory (a copy, a link,
+    a file) is none."""
+    found = (re.fullmatch(r"step-(\d{8,})", path.name) for path in checkpoints.glob("step-*"))
+    steps = sorted({int(match[1]) for match in found if match})
+    paths = {step: checkpoint_path(checkpoints, step) for step in steps}
+    return [step for step, path in paths.items() if path.is_dir() and not path.is_symlink()]

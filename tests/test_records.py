@@ -1,0 +1,71 @@
+"""Lines that were cut off are no lines, and compressed files that were cut off are told."""
+
+import os
+from pathlib import Path
+
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sllm.errors import UserError
+from sllm.records import append_jsonl, read_jsonl, read_new_jsonl, read_zstd_lines
+
+
+def test_a_growing_file_is_read_on_from_where_it_was_left(tmp_path: Path) -> None:
+    path = tmp_path / "growing.jsonl"
+    records, offset = read_new_jsonl(path, 0)
+    assert (records, offset) == ([], 0)
+    for content, new in [('{"n":1}\n{"n":', [1]), ('2}\n{"n"', [2]), ("", []), (':3}\n{"n":4}\n', [3, 4])]:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(content)
+        records, offset = read_new_jsonl(path, offset)
+        assert [record["n"] for record in records] == new
+
+
+def test_a_torn_last_line_is_not_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    assert read_jsonl(path) == []
+    append_jsonl(path, {"step": 1, "한글": "값"})
+    append_jsonl(path, {"step": 2})
+    with path.open("ab") as file:
+        file.write(b'{"step": 3, "lo')
+    assert read_jsonl(path) == [{"step": 1, "한글": "값"}, {"step": 2}]
+    append_jsonl(path, {"step": 4})
+    assert read_jsonl(path) == [{"step": 1, "한글": "값"}, {"step": 2}, {"step": 4}]
+
+    path.write_bytes(b'{"st')  # of the first line
+    append_jsonl(path, {"step": 5})
+    assert read_jsonl(path) == [{"step": 5}]
+    path.write_bytes(b'{"step": 1}\n\0\0\0\n{"step": 2}\n')
+    with pytest.raises(UserError, match=r"m\.jsonl: line 2 is damaged; delete this line"):
+        read_jsonl(path)
+
+
+@given(
+    st.lists(st.binary(max_size=50).map(lambda b: b.replace(b"\n", b"").replace(b"\r", b"")), min_size=1),
+    st.integers(1, 4),
+)
+def test_zstd_lines_over_several_frames(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], frames: int
+) -> None:
+    path = tmp_path_factory.mktemp("z") / "a.zst"
+    cut = max(1, len(lines) // frames)
+    chunks = [lines[i : i + cut] for i in range(0, len(lines), cut)]
+    path.write_bytes(b"".join(zstandard.compress(b"".join(line + b"\n" for line in chunk)) for chunk in chunks))
+    assert list(read_zstd_lines(path)) == lines
+
+
+def test_truncated_and_foreign_zst(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.zst"
+    whole = zstandard.compress(os.urandom(300_000).hex().encode())
+    for keep in (len(whole) - 1, len(whole) // 2, 10):
+        path.write_bytes(whole[:keep])
+        with pytest.raises(UserError, match=r"a\.jsonl\.zst is truncated"):
+            list(read_zstd_lines(path))
+    path.write_bytes(b"plain text\n")
+    with pytest.raises(UserError, match="cannot be decompressed"):
+        list(read_zstd_lines(path))
+    path.write_bytes(b"")
+    with pytest.raises(UserError, match="is empty"):
+        list(read_zstd_lines(path))
