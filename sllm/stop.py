@@ -5,7 +5,7 @@ A handler that did more than set a flag would run in the middle of a step, on on
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -15,6 +15,13 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal
 TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGHUP)
 """Ctrl-C, and a terminal that goes away. Whoever starts us may have them ignored: `nohup` the latter, a shell script
 the former for what it starts in the background."""
+
+Check = Callable[[], None]
+"""Raises Stopped when it is time to stop. To be called now and then by work that may be ended between two calls."""
+
+
+def no_check() -> None:
+    """In a process that is ended from outside."""
 
 
 class StopFlag:

@@ -6,36 +6,63 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
-from sllm.stop import StopFlag, signals_blocked
+from sllm.stop import Check, StopFlag, no_check, signals_blocked
 
 R = TypeVar("R")
 
 
 @contextmanager
-def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool whose processes are ended at once when the block fails, or when this process is gone.
+def in_processes(
+    function: Callable[..., R],
+    arguments: Sequence[tuple[Any, ...]],
+    workers: int,
+    stop: StopFlag,
+    *,
+    apart: bool = False,
+    tick: Check = no_check,
+) -> Iterator[Iterator[R]]:
+    """The results of `function` for each of `arguments`, in their order. `workers` below 2 means this process, and so
+    does a single argument, but with `apart`: a process can be ended at once, however long it waits for a network.
 
-    They never see a signal, which a batch system may send to all of a job: the parent alone answers those. Submit
-    within `signals_blocked()`, because a pool starts its processes when it is first given work.
+    A worker may be ended at any point, when one of them or the block fails or this process dies: what `function` writes
+    must not be part of anything until it is whole. Its keyword `check` is to be called now and then, and raises Stopped
+    in this process; in a worker it does nothing. `tick` is called now and then while results are waited for.
+
+    Raises:
+        Stopped: a stop was requested while a result was waited for.
     """
-    # Spawned, not forked: a fork would copy the locks of whatever threads run here.
-    context = multiprocessing.get_context("spawn")
-    with signals_blocked():
-        resource_tracker.ensure_running()  # by itself it ignores SIGTERM, but dies of SIGUSR2
-    workers_end, our_end = context.Pipe(duplex=False)
-    with workers_end, our_end, ProcessPoolExecutor(workers, context, _start_worker, (workers_end,)) as pool:
-        try:
-            yield pool
-        except BaseException:
-            our_end.close()
-            raise
+    if workers < 2 or len(arguments) < (1 if apart else 2):
+        yield _here(function, arguments, stop, tick)
+        return
+    with _pool(min(workers, len(arguments))) as pool:
+        with signals_blocked():  # a pool starts its processes when it is first given work
+            futures = [pool.submit(function, *each, check=no_check) for each in arguments]
+        yield _in_order(futures, stop, tick)
+
+
+def _here(function: Callable[..., R], arguments: Sequence[tuple[Any, ...]], stop: StopFlag, tick: Check) -> Iterator[R]:
+    for each in arguments:
+        yield function(*each, check=stop.check)
+        tick()
+
+
+def _in_order(futures: Sequence[Future[R]], stop: StopFlag, tick: Check) -> Iterator[R]:
+    waiting = set(futures)
+    for future in futures:
+        while future in waiting:
+            stop.check()
+            done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+            for each in done:
+                each.result()  # raises what failed, whoever's turn it is
+            tick()
+        yield future.result()
 
 
 def in_a_process(function: Callable[..., R], *arguments: Any, seconds: float, stop: StopFlag) -> R:
@@ -81,6 +108,25 @@ def _answer(parent: Connection, seconds: float, function: Callable[..., Any], ar
     except BaseException as error:  # a panic of Rust code is no Exception
         answer = None, f"{type(error).__name__}: {error}".split("\n")[0]
     parent.send(answer)
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool whose processes are ended at once when the block fails, or when this process is gone.
+
+    They never see a signal, which a batch system may send to all of a job: the parent alone answers those.
+    """
+    # Spawned, not forked: a fork would copy the locks of whatever threads run here.
+    context = multiprocessing.get_context("spawn")
+    with signals_blocked():
+        resource_tracker.ensure_running()  # by itself it ignores SIGTERM, but dies of SIGUSR2
+    workers_end, our_end = context.Pipe(duplex=False)
+    with workers_end, our_end, ProcessPoolExecutor(workers, context, _start_worker, (workers_end,)) as pool:
+        try:
+            yield pool
+        except BaseException:
+            our_end.close()
+            raise
 
 
 def _start_worker(parent: Connection) -> None:

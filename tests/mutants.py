@@ -187,7 +187,7 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/data/clean.py",
+        "sllm/data/personal_data.py",
         "tests/data/test_clean.py::test_personal_data_is_masked",
         (
             "the check digit of a foreigner's registration number is taken for a Korean's",
@@ -202,12 +202,12 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/data/clean.py",
+        "sllm/data/personal_data.py",
         "tests/data/test_clean.py::test_every_wrong_digit_shows_in_a_card_number",
         ("Luhn's check takes a doubled 9 for 0", "2 * d - 9 if d > 4 else 2 * d", "2 * d % 9"),
     ),
     *of(
-        "sllm/data/clean.py",
+        "sllm/data/boilerplate.py",
         "tests/data/test_clean.py::test_what_only_speaks_of_it_stays",
         ("a line that begins like a notice goes whole", "_NOTICE.fullmatch(", "_NOTICE.match("),
         ("a paragraph that reads like a notice goes", "            and len(line) <= _LONGEST_NOTICE\n", ""),

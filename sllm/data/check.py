@@ -2,7 +2,6 @@
 read."""
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,13 @@ import numpy as np
 
 from sllm.config import Experiment
 from sllm.data.clean import SPLITS
-from sllm.data.pool import in_processes
 from sllm.data.shards import read_shard
 from sllm.errors import UserError
 from sllm.files import CorruptError, read_object
 from sllm.manifests import MANIFEST, sha256
 from sllm.records import SHARD_SUFFIX
-from sllm.stop import StopFlag
+from sllm.stop import Check, StopFlag
+from sllm.workers import in_processes
 
 SAMPLES = (0, 10, 100)
 """Documents of a shard that are shown."""
@@ -98,7 +97,7 @@ class _Found:
     samples: list[str] = field(default_factory=list)
 
 
-def _check_file(corpus: Path, file: dict[str, Any], check: Callable[[], None] = lambda: None) -> _Found:
+def _check_file(corpus: Path, file: dict[str, Any], check: Check) -> _Found:
     path = corpus / file["name"]
     if not path.is_file():
         return _Found(f"{path} is missing")

@@ -11,7 +11,7 @@ clusters would: of A ~ B ~ C with A unlike C, B and C go, each because of one th
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 
 from sllm.config import DataConfig
-from sllm.data.clean import mask_personal_data
-from sllm.data.pool import in_processes
+from sllm.data.personal_data import mask_personal_data
 from sllm.data.sources import read_file
 from sllm.files import atomic_file
 from sllm.records import DIGESTS_SUFFIX, DROPPED_SUFFIX, sidecar
-from sllm.stop import StopFlag
+from sllm.stop import Check, StopFlag
+from sllm.workers import in_processes
 
 AT_A_TIME = 1 << 22
 """Documents whose keys are in memory together. All keys are read once for each part of that size, and what belongs to
@@ -37,7 +37,6 @@ EXAMPLES, EXAMPLE_CHARACTERS = 3, 200
 BYTES_WORTH_A_PROCESS = 32_000_000
 """Of shards, compressed. Starting a process takes half a second or more."""
 
-Check = Callable[[], None]
 Example = dict[str, str]
 
 

@@ -19,19 +19,18 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, wait
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from sllm.artifacts import VERSIONS
 from sllm.config import DataConfig, EmbeddedSource, Experiment, HubSource, Source
 from sllm.data.clean import SPLITS, Cleaner, Dropped, Lost
 from sllm.data.dedup import EXAMPLES, Example, Removed, drop_duplicates, example
 from sllm.data.find import file_stamps
-from sllm.data.hub import Check, hub_files, hub_texts, no_check, wait_for_hub
+from sllm.data.hub import hub_files, hub_texts, wait_for_hub
 from sllm.data.shards import ShardWriter, shard_name
 from sllm.data.sources import read_documents
 from sllm.errors import UserError
@@ -39,8 +38,8 @@ from sllm.files import CorruptError, alone_with, fingerprint, read_json, remove_
 from sllm.manifests import atomic_directory, read_manifest, sha256
 from sllm.progress import Bar, format_amount, track
 from sllm.records import DIGESTS_SUFFIX, read_jsonl, sidecar
-from sllm.stop import StopFlag, signals_blocked
-from sllm.workers import worker_pool
+from sllm.stop import Check, StopFlag
+from sllm.workers import in_processes
 
 PART_BYTES = 256_000_000
 """Files are taken together until they are as large as this: the least that a part is worth a process."""
@@ -217,7 +216,7 @@ class Position:
     row: int
 
 
-def download_part(part: Part, check: Check) -> None:
+def download_part(part: Part, *, check: Check) -> None:
     """Bring a part to its end, from where its journal says that it stands. Calls `check` before each document."""
     lines = part.lines()
     _remove_uncommitted(part, lines)
@@ -390,8 +389,9 @@ def _bring(
             # Each source gets its share of the workers at any time.
             counts = Counter(part.source.name for part in parts)
             parts.sort(key=lambda part: part.number / counts[part.source.name])
-            left = [part for part in parts if not part.is_done()]
-            _run_all(download_part, left, workers, stop, lambda: progress.show(bar))
+            left = [(part,) for part in parts if not part.is_done()]
+            with in_processes(download_part, left, workers, stop, apart=True, tick=lambda: progress.show(bar)) as done:
+                list(done)
             progress.show(bar)
         return skipped
 
@@ -426,39 +426,6 @@ def _cpus() -> int:
     return len(os.sched_getaffinity(0))
 
 
-A = TypeVar("A")
-R = TypeVar("R")
-
-
-def _run_all(
-    function: Callable[[A, Check], R],
-    arguments: Sequence[A],
-    workers: int,
-    stop: StopFlag,
-    tick: Check = no_check,
-) -> list[R]:
-    """`function(argument, check)` for each argument, in up to `workers` processes, or in this one if it is 1; the
-    results in their order. The first failure ends it, and so does a stop: at once where processes do the work, however
-    long they wait for a network. `tick` is called now and then."""
-    results = []
-    if workers <= 1 or not arguments:
-        for argument in arguments:
-            results.append(function(argument, stop.check))
-            tick()
-        return results
-    with worker_pool(min(workers, len(arguments))) as pool:
-        with signals_blocked():
-            futures = [pool.submit(function, argument, no_check) for argument in arguments]
-        waiting = set(futures)
-        while waiting:
-            stop.check()
-            done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
-            for future in done:
-                future.result()  # raises what failed
-            tick()
-        return [future.result() for future in futures]
-
-
 def _plan(
     sources: list[Source], data: DataConfig, stores: dict[str, Path], workers: int, stop: StopFlag, unreachable: str
 ) -> dict[str, str]:
@@ -466,7 +433,8 @@ def _plan(
     `unreachable` says why nothing can be had from the hub, if so."""
     lost = [source for source in sources if unreachable and isinstance(source, HubSource)]
     unplanned = [s for s in sources if s not in lost and not (stores[s.name] / "plan.json").exists()]
-    plans = _run_all(_plan_or_problem, [(source, data) for source in unplanned], workers, stop)
+    with in_processes(_plan_or_problem, [(source, data) for source in unplanned], workers, stop, apart=True) as found:
+        plans = list(found)
     skipped, problems = {source.name: unreachable for source in lost if source.optional}, []
     for source, plan in zip(unplanned, plans, strict=True):
         if not isinstance(plan, str):
@@ -484,9 +452,9 @@ def _plan(
     return skipped
 
 
-def _plan_or_problem(task: tuple[Source, DataConfig], check: Check) -> dict[str, Any] | str:
+def _plan_or_problem(source: Source, data: DataConfig, *, check: Check) -> dict[str, Any] | str:
     try:
-        return make_plan(*task, check)
+        return make_plan(source, data, check)
     except UserError as error:
         return str(error)
 

@@ -23,16 +23,9 @@ from typing import Any, TypeVar
 from sllm.config import HubSource
 from sllm.data.sources import parquet_texts
 from sllm.errors import UserError
+from sllm.stop import Check, no_check
 
 T = TypeVar("T")
-Check = Callable[[], None]
-"""Raises Stopped when it is time to stop."""
-
-
-def no_check() -> None:
-    """In a process that is ended from outside."""
-
-
 Tell = Callable[[str], None]
 """Shows one line to the user at once."""
 

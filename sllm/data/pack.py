@@ -28,15 +28,15 @@ import numpy as np
 
 from sllm.config import Experiment
 from sllm.data.clean import SPLITS
-from sllm.data.pool import in_processes
 from sllm.data.shards import read_shard
 from sllm.errors import UserError
 from sllm.files import CorruptError, alone_with, atomic_file, fingerprint, fsync_directory, remove_leftovers, write_text
 from sllm.manifests import commit_directory, read_manifest
 from sllm.progress import track
 from sllm.records import append_jsonl, read_jsonl, shard_paths
-from sllm.stop import StopFlag
+from sllm.stop import Check, StopFlag
 from sllm.tokenizer import Tokenizer
+from sllm.workers import in_processes
 
 POSITION_DTYPE = "<u8"
 
@@ -154,7 +154,7 @@ class Part:
 
 
 def _encode_shard(
-    tokenizer_path: Path, tokenizer_fingerprint: str, directory: Path, shard: Path, *, check: Callable[[], None]
+    tokenizer_path: Path, tokenizer_fingerprint: str, directory: Path, shard: Path, *, check: Check
 ) -> Part:
     """Encode `shard` into files below `directory`, unless it is done. Calls `check` before each document."""
     stem = f"{shard.parent.name}.{shard.name}"

@@ -1,6 +1,6 @@
 """Corpus shards: `<split>-00000.jsonl.zst`, one {"text": …} a line, zstd with a checksum, each committed whole.
 
-Beside each lies `<split>-00000.digests`, 16 bytes a document in the order of the lines (`sllm.data.clean.digest_of`),
+Beside each lies `<split>-00000.digests`, 16 bytes a document in the order of the lines (`sllm.data.text.digest_of`),
 and, where other shards hold some of its documents too, `<split>-00000.dropped` (`sllm.data.dedup`).
 """
 
@@ -13,8 +13,8 @@ from typing import BinaryIO, Self
 
 import zstandard
 
-from sllm.data.clean import digest_of
 from sllm.data.sources import read_file
+from sllm.data.text import digest_of
 from sllm.files import atomic_file
 from sllm.records import DIGESTS_SUFFIX, SHARD_SUFFIX, dropped_documents, sidecar
 

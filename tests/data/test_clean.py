@@ -16,18 +16,10 @@ from small_corpora import sentences
 
 import sllm.data.clean
 from sllm.config import DataConfig, Language
-from sllm.data.clean import (
-    AT_ONCE,
-    PIECE,
-    Cleaner,
-    Document,
-    Lost,
-    cut,
-    is_card_number,
-    mask_personal_data,
-    normalise,
-    remove_boilerplate,
-)
+from sllm.data.boilerplate import remove_boilerplate
+from sllm.data.clean import AT_ONCE, PIECE, Cleaner, Document, Lost
+from sllm.data.personal_data import is_card_number, mask_personal_data
+from sllm.data.text import cut, normalise
 
 # Hypothesis seldom finds these by itself.
 awkward = st.text(

@@ -12,11 +12,11 @@ from small_corpora import over_files, sentences
 
 from sllm.config import DataConfig
 from sllm.data import dedup
-from sllm.data.clean import normalise
 from sllm.data.dedup import drop_duplicates
 from sllm.data.download import download_stage
 from sllm.data.minhash import BANDS, CHARACTERS, ROWS, band_keys
 from sllm.data.shards import ShardWriter, read_shard
+from sllm.data.text import normalise
 from sllm.records import sidecar
 from sllm.stop import StopFlag
 

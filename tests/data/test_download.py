@@ -18,9 +18,9 @@ import pytest
 from small_corpora import downloaded, experiment, over_files, sentences, write_jsonl
 
 from sllm.artifacts import VERSIONS
-from sllm.data.clean import normalise
 from sllm.data.download import download_stage, store_of
 from sllm.data.shards import read_shard
+from sllm.data.text import normalise
 from sllm.errors import Stopped, UserError
 from sllm.manifests import read_manifest
 from sllm.stop import StopFlag

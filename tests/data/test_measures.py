@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sllm.data.clean import normalise
 from sllm.data.measures import Measures, latin_prose, measure
+from sllm.data.text import normalise
 
 words = st.sampled_from(
     ["가나", "다", "힣", "abc", "É", "12", "---", "(e)", "日本", "😀😀😀😀", "ㅋㅋㅋㅋㅋ", "aaa", "a"]

@@ -67,7 +67,7 @@ def read_frames(file: str, settle: Settle) -> list[Frame]:
 
 def _blocks(file: str) -> Iterator[tuple[str, str]]:
     """The header and the lines below it of each block of a file beside this one."""
-    text = re.sub(r"^#.*\n", "", (Path(__file__).parent / file).read_text("utf-8"), flags=re.MULTILINE)
+    text = re.sub(r"^#.*\n", "", (Path(__file__).parent / file).read_text(encoding="utf-8"), flags=re.MULTILINE)
     for block in text.strip().split("\n\n"):
         header, _, lines = block.partition("\n")
         yield header, lines
