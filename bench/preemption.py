@@ -20,7 +20,9 @@ from jobs import launch, ledger
 from jobs.slurm.cluster import load_cluster
 from jobs.tools import dev_cluster
 from jobs.tools.dev_cluster import DevCluster
-from jobs.tools.drill import CONFIG, EVENTS, Event, Patient, Recovery, complaints, recoveries, table
+from jobs.tools.drill import CONFIG
+from jobs.tools.patient import EVENTS, Event, Patient
+from jobs.tools.recovery import Recovery, complaints, recoveries, table
 from sllm.config import load_experiment
 from sllm.run_directory import RunDirectory
 

@@ -25,7 +25,9 @@ from jobs import ledger
 from jobs.pipeline import read_done
 from jobs.slurm.cluster import load_cluster
 from jobs.tools.dev_cluster import DevCluster
-from jobs.tools.drill import EVENTS, Event, differences, drill, lower_limit
+from jobs.tools.drill import drill
+from jobs.tools.patient import EVENTS, Event, lower_limit
+from jobs.tools.recovery import differences
 from sllm.files import read_json
 from sllm.records import read_jsonl
 from sllm.run_directory import RunDirectory

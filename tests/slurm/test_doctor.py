@@ -15,7 +15,7 @@ from jobs.pipeline import STAGES
 from jobs.slurm.cluster import Cluster
 from jobs.slurm.partitions import misfits, partitions
 from jobs.tools.dev_cluster import DevCluster
-from jobs.tools.doctor import BUSY_SECONDS
+from jobs.tools.doctor_nodes import BUSY_SECONDS
 from sllm.config import validate
 
 Sllm = Callable[..., tuple[int, str, str]]

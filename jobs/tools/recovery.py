@@ -1,0 +1,120 @@
+"""What became of a training that things were done to: how long each recovery took, and what did not survive.
+
+Judged by what stands in the run directories, and told by the ledger.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from rich.table import Table
+
+from jobs import ledger
+from jobs.tools.patient import Endured
+from sllm.manifests import sha256
+from sllm.records import read_jsonl
+from sllm.run_directory import RunDirectory
+
+
+class Recovery(NamedTuple):
+    """One event and what followed, in seconds. None where there was nothing to measure."""
+
+    endured: Endured
+    ended: str
+    steps_lost: int | None
+    to_checkpoint: float | None
+    """From the event until its checkpoint was durable."""
+    to_end: float | None
+    """From the event until the attempt's end."""
+    in_queue: float | None
+    starting: float | None
+    """From the job's launch until the checkpoint is read: shell, interpreter, imports, process group, model."""
+    loading: float | None
+    first_step: float | None
+    total: float | None
+    """From the event to the end of the next attempt's first step."""
+
+
+def recoveries(run: RunDirectory, endured: Sequence[Endured]) -> list[Recovery]:
+    """From the ledger and the metrics."""
+    lines = {line["attempt"]: line for line in ledger.attempts(run, "pretrain")}
+    saves = [record for record in read_jsonl(run.metrics) if record["kind"] == "checkpoint"]
+    return [_recovery(each, lines.get(each.attempt), lines.get(each.attempt + 1), saves) for each in endured]
+
+
+def _recovery(
+    endured: Endured, before: dict[str, Any] | None, after: dict[str, Any] | None, saves: list[dict[str, Any]]
+) -> Recovery:
+    if endured.problem or before is None or after is None or after["first_step"] is None:
+        ended = endured.problem or (before["ended"] if before else "?")
+        return Recovery(endured, ended, *[None] * 8)
+    end = before["started"] + before["seconds"]
+    saved = [save["time"] for save in saves if endured.at <= save["time"] <= end + 1]
+    limit = before["ended"] == ledger.TIME_LIMIT  # nobody can say when it was noticed
+    to_end = None if limit else end - endured.at
+    queue, starting, loading = after["seconds_in_queue"], after["seconds_starting"], after["seconds_loading"]
+    to_first_step = after["seconds_to_first_step"]
+    return Recovery(
+        endured,
+        before["ended"],
+        steps_lost=before["last_step"] + 1 - after["first_step"],
+        to_checkpoint=saved[-1] - endured.at if saved and endured.event.saves and not limit else None,
+        to_end=to_end,
+        in_queue=queue,
+        starting=starting,
+        loading=loading,
+        first_step=to_first_step - starting - loading,
+        total=(to_end or 0.0) + queue + to_first_step,
+    )
+
+
+def complaints(recovered: Sequence[Recovery], interval: int) -> Iterator[str]:
+    """What should not have happened: an event that Slurm refused, or more steps lost than allowed."""
+    for recovery in recovered:
+        event = recovery.endured.event
+        if recovery.endured.problem:
+            yield f"{event.what}: could not be tried: {recovery.endured.problem}"
+        elif recovery.steps_lost is None:
+            yield f"{event.what}: the training did not go on"
+        elif recovery.steps_lost > (0 if event.saves else interval):
+            yield f"{event.what}: {recovery.steps_lost} steps were lost"
+
+
+def differences(run: RunDirectory, other: RunDirectory, steps: int) -> Iterator[str]:
+    """How the finished training of `steps` steps differs from the other: steps, losses and weights, bit for bit."""
+
+    def losses(run: RunDirectory) -> list[tuple[int, float]]:
+        return [(record["step"], record["loss"]) for record in read_jsonl(run.metrics) if record["kind"] == "train"]
+
+    mine, theirs = losses(run), losses(other)
+    if [step for step, _ in mine] != list(range(1, steps + 1)):
+        yield f"{run.name}: metrics.jsonl does not have each of the steps 1 to {steps} once"
+    if unequal := [step for (step, loss), (_, right) in zip(mine, theirs, strict=False) if loss != right]:
+        yield f"{run.name}: the loss of step {unequal[0]} differs from that of {other.name}"
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        mine_, theirs_ = (each.checkpoints / f"step-{steps:08d}" / name for each in (run, other))
+        if not (mine_.exists() and theirs_.exists() and sha256(mine_) == sha256(theirs_)):
+            yield f"{run.name}: {name} of step {steps} differs from that of {other.name}"
+
+
+def late_or_repeated(run: RunDirectory) -> Iterator[str]:
+    """Whether validate and benchmark ran once each, after the training's end."""
+    lines = ledger.attempts(run)
+    end = max(line["started"] + line["seconds"] for line in lines if line["stage"] == "pretrain")
+    for stage in ("validate", "benchmark"):
+        mine = [line for line in lines if line["stage"] == stage]
+        if [line["ended"] for line in mine] != [ledger.FINISHED]:
+            yield f"{stage}: {len(mine)} attempts instead of one"
+        elif mine[0]["started"] < end:
+            yield f"{stage}: started before the end of the training"
+
+
+def table(recovered: Sequence[Recovery]) -> Table:
+    made = Table(box=None, padding=(0, 1, 0, 0), caption="lost: steps; the rest: seconds; -: nothing to measure")
+    columns = ["event", "ended as", "lost", "saved", "ended", "queue", "start", "load", "step", "back"]
+    for column in columns:
+        made.add_column(column, justify="left" if column in columns[:2] else "right", overflow="fold")
+    for recovery in recovered:
+        lost = "-" if recovery.steps_lost is None else str(recovery.steps_lost)
+        seconds = ["-" if value is None else f"{value:.1f}" for value in recovery[3:]]
+        made.add_row(recovery.endured.event.what, recovery.ended, lost, *seconds)
+    return made
