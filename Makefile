@@ -4,20 +4,23 @@ STAMP := .venv/.installed
 # Else the command line would begin itself anew in a locale that is not UTF-8: in a test, pytest.
 export PYTHONUTF8 := 1
 
-.PHONY: demo test test-versions mutants lint slurm clean
+.PHONY: demo help test test-versions mutants lint slurm clean
 
 demo: $(STAMP)  ## download → tokenizer → pack → pretrain → validate → benchmark, on this machine
 	$(BIN)/sllm submit configs/smoke.yaml --on local
 
+help:  ## this list
+	@sed -nE 's/^([a-z-]+):.*  ## (.*)/make \1\t\2/p' Makefile | expand -t 20
+
 # Three processes for two cores, a file of tests at a time and in their order: one of them mostly waits, for Slurm.
 PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
-test: $(STAMP) lint slurm
+test: $(STAMP) lint slurm  ## lint, and all tests
 	$(BIN)/pytest $(PARALLEL)
 
 # Short, and of what depends on other packages most. What numba compiles under one version is none of the others'.
 VERSIONS := oldest newest
-SHORT := $(addprefix tests/,test_training.py test_imports.py test_config.py test_model.py test_export.py test_inference.py \
-  tokenizer/test_codec.py data/test_sources.py jobs/test_cli.py jobs/test_cluster.py)
+SHORT := $(addprefix tests/,test_imports.py config model export inference training/test_training.py tokenizer/test_codec.py \
+  data/test_sources.py jobs/test_cli.py jobs/slurm/test_cluster.py)
 test-versions: $(VERSIONS:%=.venv-%/.installed)  ## some of the tests under the floors of pyproject.toml, and under the newest versions
 	@for age in $(VERSIONS); do \
 	  echo "the $$age versions: $$(.venv-$$age/bin/python -c 'import torch; print("torch", torch.__version__)')"; \
@@ -49,7 +52,7 @@ slurm: $(STAMP)  ## Debian's packages of Slurm, and of locales to test with, whe
 mutants: $(STAMP)  ## mistakes put into a copy of the tree one at a time: those which the tests do not notice
 	$(BIN)/python tests/mutants.py
 
-lint: $(STAMP)
+lint: $(STAMP)  ## ruff and mypy, as CI and pre-commit run them
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -62,5 +65,5 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-clean:
+clean:  ## remove what make installed, and runs and data
 	rm -rf .venv .venv-oldest .venv-newest runs data

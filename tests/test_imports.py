@@ -3,69 +3,31 @@
 import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from floors import MODULES, circles, floor, graph, imports, lines, page
 
-ROOT = Path(__file__).parents[1]
-
-# Lower layers first. A module imports from its own layer or below.
-LAYERS = [
-    {
-        "sllm",
-        "sllm.errors",
-        "sllm.files",
-        "sllm.manifests",
-        "sllm.records",
-        "sllm.run_directory",
-        "sllm.stop",
-        "sllm.progress",
-        "sllm.compiled",
-        "sllm.terminal",
-        "sllm.utf8",
-        "sllm.workers",
-        "sllm.config.yaml_text",
-    },
-    {"sllm.config"},
-    {"sllm.distributed", "sllm.tokenizer"},
-    {"sllm.data", "sllm.model.gpt2", "sllm.artifacts"},
-    {"sllm.training.optim", "sllm.training.checkpoint", "sllm.training.metrics", "sllm.training.wandb_mirror"},
-    {"sllm.training.loop", "sllm.evaluation.validation", "sllm.inference.generator"},
-    {"sllm.speed", "sllm.export.transformers"},
-    {"jobs"},
-]
 FORBIDDEN_IN_SLLM = {"submitit", "wandb", "jobs"}
-
-
-def layer(module: str) -> int:
-    owner = "jobs" if module.split(".")[0] == "jobs" else ".".join(module.split(".")[:2])
-    return next(i for i, names in enumerate(LAYERS) if owner in names)
-
-
-def imports(path: Path, top_level: bool) -> set[str]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    nodes = tree.body if top_level else list(ast.walk(tree))
-    found = set()
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-    return found
-
-
-MODULES = {
-    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-    for package in ("sllm", "jobs")
-    for path in sorted((ROOT / package).rglob("*.py"))
-}
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_go_down(module: str) -> None:
-    for imported in imports(MODULES[module], top_level=False):
+    for imported in imports(MODULES[module]):
         if imported.split(".")[0] in ("sllm", "jobs"):
-            assert layer(imported) <= layer(module), f"{module} imports {imported}, which is above it"
+            assert floor(imported) <= floor(module), f"{module} imports {imported}, which is above it"
+
+
+def test_no_circles_between_files() -> None:
+    """Nor inside functions."""
+    assert circles({"a": {"b", "d"}, "b": {"c"}, "c": {"b"}, "d": {"d"}, "e": {"a"}}) == [["b", "c"], ["d"]]
+    assert sum(map(len, graph().values())) > 200
+    assert not circles(graph())
+
+
+def test_the_page_of_floors_names_every_file() -> None:
+    shown = " ".join(page().split())
+    for module, path in MODULES.items():
+        assert lines(path) <= 1 or f" {path.stem} {lines(path)}" in shown, module
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("sllm")])
@@ -78,7 +40,7 @@ def test_the_library_knows_no_cluster(module: str) -> None:
 def test_nothing_read_can_execute(module: str) -> None:
     """No pickle, no torch.load, no eval: loading a file runs nothing."""
     tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
-    assert not {"pickle", "dill", "cloudpickle", "shelve", "joblib"} & imports(MODULES[module], top_level=False)
+    assert not {"pickle", "dill", "cloudpickle", "shelve", "joblib"} & imports(MODULES[module])
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
