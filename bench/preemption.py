@@ -16,7 +16,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from jobs import launch, ledger
+from jobs import ledger
+from jobs.busy import cancel
+from jobs.launch import submit
+from jobs.order import Order
 from jobs.slurm.cluster import load_cluster
 from jobs.tools import dev_cluster
 from jobs.tools.dev_cluster import DevCluster
@@ -67,7 +70,7 @@ def measure(cluster: DevCluster, first: int | None) -> tuple[list[Recovery], flo
     changes = ["train.max_steps=1000000", "train.checkpoint.every=200", "runs_directory=runs", "data_directory=data"]
     experiment = load_experiment(CONFIG, changes)
     run, started = RunDirectory(experiment.run_path), time.monotonic()
-    launch.submit(experiment, load_cluster("dev"), "slurm", until="pretrain", console=Console(quiet=True))
+    submit(Order(experiment, load_cluster("dev"), "slurm", until="pretrain"), Console(quiet=True))
     patient, endured = Patient(run), []
     for event in events(cluster)[:first]:
         endured.append(patient.endure(event))
@@ -76,7 +79,7 @@ def measure(cluster: DevCluster, first: int | None) -> tuple[list[Recovery], flo
         if last["ended"] == ledger.NODE_FAILURE:
             cluster.start_slurmd(last["node"])
     patient.until(patient.training, "the last recovery")
-    launch.cancel(run)
+    cancel(run)
     patient.until(lambda: len(ledger.attempts(run, "pretrain")) > len(endured), "the end")
     recovered = recoveries(run, endured)
     for complaint in complaints(recovered, experiment.train.checkpoint.every):

@@ -48,7 +48,7 @@ def _profiles(incomplete: str) -> list[str]:
 
 
 def _runs(incomplete: str) -> list[str]:
-    from jobs.status import RUNS, runs_in
+    from jobs.runs import RUNS, runs_in
 
     return [run.name for run in runs_in(RUNS) if run.name.startswith(incomplete)]
 
@@ -195,8 +195,9 @@ def submit(
     """Run every stage that is not done: download, tokenizer, pack, pretrain, validate, benchmark."""
     from rich.console import Console
 
-    from jobs.launch import destination
     from jobs.launch import submit as launch
+    from jobs.order import Order, destination
+    from jobs.show import show_plan
     from sllm.config import load_experiment
 
     experiment = load_experiment(config, overrides or ())
@@ -204,10 +205,11 @@ def submit(
     console = Console()
     if why:
         console.print(f"On {where}: {why}; --on says otherwise", highlight=False, soft_wrap=True)
-    exit_code = launch(
-        experiment, profile, where, until=until, dry_run=dry_run, resume=resume, yes=yes, console=console
-    )
-    raise typer.Exit(exit_code)
+    order = Order(experiment, profile, where, until, resume, yes)
+    if dry_run:
+        show_plan(order, console)
+    else:
+        raise typer.Exit(launch(order, console))
 
 
 @app.command(
@@ -225,10 +227,12 @@ def prepare(
 ) -> None:
     """Write the run directory for the scripts in sbatch/, and print its path."""
     from jobs.launch import prepare as prepare_run
+    from jobs.order import Order
     from jobs.slurm.cluster import load_cluster
     from sllm.config import load_experiment
 
-    print(prepare_run(load_experiment(config, overrides or ()), load_cluster(cluster), yes=yes).path)
+    order = Order(load_experiment(config, overrides or ()), load_cluster(cluster), "slurm", yes=yes)
+    print(prepare_run(order).path)
 
 
 @app.command(rich_help_panel=RUNNING, epilog=examples("sllm status", "sllm status smoke --watch"))
@@ -245,7 +249,8 @@ def status(
     from rich.console import Console, RenderableType
     from rich.live import Live
 
-    from jobs.status import RUNS, find_run, run_table, runs_in, runs_table
+    from jobs.runs import RUNS, find_run, runs_in
+    from jobs.status import run_table, runs_table
 
     def table() -> RenderableType:
         if run is None or runs_in(Path(run)):
@@ -275,9 +280,10 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the stage is over.")] = False,
 ) -> None:
     """Print the log of a stage, all its attempts."""
+    from jobs.logs import follow as follow_log
+    from jobs.logs import newest_log
     from jobs.pipeline import STAGES, whole_stage
-    from jobs.status import find_run, newest_log
-    from jobs.status import follow as follow_log
+    from jobs.runs import find_run
 
     directory = find_run(run)
     if stage is not None and whole_stage(stage) not in STAGES:
@@ -295,8 +301,8 @@ def logs(
 @app.command(rich_help_panel=RUNNING, epilog=examples("sllm cancel smoke"))
 def cancel(run: RunName) -> None:
     """Stop a run: its stage saves a checkpoint and ends. The same submit goes on from there."""
-    from jobs.launch import cancel as cancel_run
-    from jobs.status import find_run
+    from jobs.busy import cancel as cancel_run
+    from jobs.runs import find_run
 
     print(cancel_run(find_run(run)))
 
@@ -436,7 +442,7 @@ def benchmark(config: Config, overrides: Overrides = None) -> None:
 
 
 def _run_stage(name: str, config: Path, overrides: list[str] | None) -> None:
-    from jobs.launch import run_single
+    from jobs.single import run_single
     from jobs.slurm.commands import without_foreign_variables
     from sllm.config import load_experiment
 

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from jobs.ask import ask, is_interactive
 from jobs.hints import command, short
-from jobs.prepare import ask, is_interactive
 from sllm.artifacts import Artifacts
 from sllm.config import Experiment
 from sllm.data.check import CheckedSource, check_corpus

@@ -25,6 +25,11 @@ def command(*words: str | Path | RunDirectory) -> str:
     return " ".join([program(), *shown])
 
 
+def command_line() -> str:
+    """The command that this process was started with."""
+    return shlex.join(["sllm", *sys.argv[1:]])
+
+
 def name_of(run: RunDirectory) -> str:
     """What `find_run` finds it by from here: its name under runs/, or its path."""
     return run.name if Path("runs", run.name).absolute() == run.path.absolute() else short(run.path)

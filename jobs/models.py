@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jobs.hints import command
-from jobs.status import RUNS, find_run, runs_in
+from jobs.runs import RUNS, find_run, runs_in
 from sllm.errors import UserError
 from sllm.files import CorruptError, read_json
 from sllm.run_directory import RunDirectory, checkpoint_path, checkpoint_steps

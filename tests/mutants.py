@@ -1029,14 +1029,18 @@ MUTANTS: list[Mutant] = [
         "tests/jobs/test_submit.py",
         (
             "a submit with other settings does not set the former training aside",
-            "                moves = swap_training(run, keys)\n",
-            "",
+            "    moves = swap_training(order.run, order.keys)\n",
+            "    moves = list[Move]()\n",
         ),
         (
             "a second submit runs the code of the first",
-            '                if where != "here":\n                    snapshot_code(run)\n',
-            '                if where != "here" and not run.code.exists():\n                    snapshot_code(run)\n',
+            '    if order.where != "here":\n',
+            '    if order.where != "here" and not order.run.code.exists():\n',
         ),
+    ),
+    *of(
+        "jobs/single.py",
+        "tests/jobs/test_submit.py",
         (
             "sllm train goes on from a training of other settings",
             'if former is not None and former != keys["pretrain"]:\n            changed',
@@ -1114,7 +1118,7 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "jobs/prepare.py",
+        "jobs/previous.py",
         "tests/jobs/test_pipeline.py::test_a_crash_at_each_rename_of_an_exchange_leaves_trainings_whole",
         (
             "checkpoints are the first to go: after a crash nobody knows whose the rest is",
@@ -1179,7 +1183,7 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "jobs/status.py",
+        "jobs/states.py",
         "tests/jobs/test_status.py::test_the_time_of_a_stage_is_that_of_all_its_attempts",
         (
             "a stage has taken as long as its last attempt",
@@ -1188,7 +1192,7 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "jobs/status.py",
+        "jobs/states.py",
         (
             "tests/jobs/test_status.py::test_what_was_done_and_tried_with_other_settings_is_passed_over"
             " tests/jobs/test_status.py::test_a_job_that_gave_up_is_no_job_that_is_gone "

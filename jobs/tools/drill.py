@@ -13,7 +13,9 @@ from functools import partial
 
 from rich.console import Console
 
-from jobs import launch, ledger
+from jobs import ledger
+from jobs.launch import submit
+from jobs.order import Order
 from jobs.presets import CONFIGS
 from jobs.slurm import commands
 from jobs.slurm.cluster import Cluster, Retries, StageResources
@@ -60,12 +62,12 @@ def drill(
     stopped = False
     try:
         with stop_on_signals() as stop, console.status("submitting") as shown:
-            launch.submit(disturbed, profile, "slurm", console=console)
+            submit(Order(disturbed, profile, "slurm"), console)
             patient = Patient(run, stop=stop, show=shown.update)
             for event in events:
                 endured.append(patient.endure(event))
                 say(f"{format_seconds(time.monotonic() - started)}  {_over(run, endured[-1])} of {steps}")
-            launch.submit(alone, profile, "slurm", until="pretrain", console=console)
+            submit(Order(alone, profile, "slurm", until="pretrain"), console)
             patient.finish()
             Patient(other, stop=stop, show=shown.update).finish(["pretrain"])
             problems = [*differences(run, other, steps), *late_or_repeated(run)]

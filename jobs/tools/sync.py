@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from jobs.status import RUNS, find_run, runs_in
+from jobs.runs import RUNS, find_run, runs_in
 from sllm.config import load_experiment
 from sllm.errors import UserError
 from sllm.files import CorruptError

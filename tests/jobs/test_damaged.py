@@ -9,11 +9,15 @@ import pytest
 import tiny
 from rich.console import Console
 
-from jobs import launch, ledger
-from jobs.launch import cancel, destination, prepare, submit
+from jobs import ledger, order
+from jobs.busy import cancel
+from jobs.launch import prepare
+from jobs.lock import lock
+from jobs.order import Order, destination
 from jobs.pipeline import STAGES
-from jobs.prepare import lock, swap_training, training_moves
+from jobs.previous import swap_training, training_moves
 from jobs.run import load_run
+from jobs.show import show_plan
 from jobs.slurm import attempt
 from jobs.slurm.cluster import load_cluster
 from jobs.status import run_table
@@ -40,9 +44,9 @@ def run(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> RunDirectory
     """One of which every file is there that a program of ours reads, in the middle of a second training."""
     monkeypatch.setenv("PATH", "")  # no Slurm is asked
     laptop = load_cluster("laptop")
-    for module in (launch, attempt):
+    for module in (order, attempt):
         monkeypatch.setattr(module, "load_cluster", lambda _: laptop)  # YAML takes most of the time
-    run = prepare(experiment, laptop)
+    run = prepare(Order(experiment, laptop, "slurm"))
     keys = stage_keys(experiment)
     artifacts = Artifacts(experiment, keys)
     for directory in (artifacts.corpus, artifacts.tokenizer, artifacts.packed, run.best):
@@ -88,8 +92,8 @@ def everything(run: RunDirectory, experiment: Experiment) -> dict[str, Callable[
         "destination": lambda: destination(experiment, None, None),
         "status": lambda: console.print(run_table(run)),
         "view": shown,
-        "dry run": lambda: submit(experiment, laptop, "local", console=console, dry_run=True),
-        "resume": lambda: submit(experiment, laptop, "local", console=console, dry_run=True, resume=True),
+        "dry run": lambda: show_plan(Order(experiment, laptop, "local"), console),
+        "resume": lambda: show_plan(Order(experiment, laptop, "local", resume=True), console),
         "moves": lambda: training_moves(run, keys),
         "refused": refused,
         "cancel": lambda: cancel(run),

@@ -10,9 +10,9 @@ import tiny
 
 from jobs import ledger
 from jobs.pipeline import STAGES, Keys, Stage, former_training, plan, up_to
-from jobs.prepare import swap_training, training_moves
+from jobs.previous import swap_training, training_moves
 from jobs.run import perform
-from jobs.status import stage_states
+from jobs.states import stage_states
 from sllm.artifacts import Artifacts, stage_keys
 from sllm.config import Experiment, load_experiment
 from sllm.errors import UserError

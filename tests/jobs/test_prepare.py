@@ -14,7 +14,9 @@ from conftest import command, start_on_terminal, variables
 
 import jobs.prepare
 from jobs import ledger
-from jobs.prepare import lock, snapshot_code, swap_training, write_submission
+from jobs.lock import lock
+from jobs.prepare import snapshot_code, write_submission
+from jobs.previous import swap_training
 from jobs.slurm.cluster import Cluster
 from sllm.artifacts import stage_keys
 from sllm.config import load_experiment
@@ -130,7 +132,7 @@ def test_one_submit_at_a_time_and_each_sees_who_is_at_work(run: RunDirectory, tm
     """Processes that all want a run that is not there, of which each is refused and takes it back."""
     code = f"""
 import sys, pathlib
-from jobs.prepare import lock
+from jobs.lock import lock
 from sllm.errors import UserError
 from sllm.run_directory import RunDirectory
 place = pathlib.Path({str(tmp_path)!r})

@@ -9,10 +9,12 @@ import pytest
 from conftest import sllm
 
 from jobs import hints, ledger
-from jobs.prepare import lock
+from jobs.lock import lock
+from jobs.pipeline import last_step
 from jobs.slurm import commands
 from jobs.slurm.cluster import Retries
-from jobs.status import StageState, newest_checkpoint, run_table, runs_table, stage_states, where_it_stands
+from jobs.states import StageState, stage_states
+from jobs.status import run_table, runs_table, where_it_stands
 from sllm.files import read_json, write_json
 from sllm.run_directory import RunDirectory
 
@@ -89,7 +91,7 @@ def test_a_job_that_gave_up_is_no_job_that_is_gone(
 def test_an_attempt_that_starts_says_from_where_and_for_how_long(run: RunDirectory) -> None:
     for name in ("step-00000028", "step-00000500-copy", "step-x"):
         (run.checkpoints / name).mkdir(parents=True)
-    assert newest_checkpoint(run) == 28
+    assert last_step(run) == 28
     with lock(run, run.path.parent / "data", "sllm submit mine"):  # what works on it is alive
         ledger.begin(run, "pretrain", KEY, "token", ledger.SUBMITTED)
         assert "pretrain  starting from step 28  0:0" in shown(run_table(run))

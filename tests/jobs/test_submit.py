@@ -13,8 +13,10 @@ from rich.console import Console
 
 from jobs import launch
 from jobs.hints import command
-from jobs.launch import prepare, run_single, submit
-from jobs.prepare import swap_training
+from jobs.launch import prepare, submit
+from jobs.order import Order
+from jobs.previous import swap_training
+from jobs.single import run_single
 from jobs.slurm import commands
 from jobs.slurm.cluster import load_cluster
 from sllm.artifacts import stage_keys
@@ -43,14 +45,14 @@ Again = Callable[[Experiment], RunDirectory]
 @pytest.fixture(params=["submit", "prepare"])
 def again(request: pytest.FixtureRequest, tree: Path, monkeypatch: pytest.MonkeyPatch) -> Again:
     """Submits an experiment, or prepares it for the scripts in sbatch/: all of it but the stages themselves."""
-    monkeypatch.setattr(launch, "_run_local", lambda *_: None)
+    monkeypatch.setattr(launch, "run_locally", lambda *_: None)
     monkeypatch.setattr("jobs.prepare.TREE", tree)
 
     def send(experiment: Experiment) -> RunDirectory:
         if request.param == "prepare":
-            return prepare(experiment, load_cluster("laptop"))
-        console = Console(file=io.StringIO())
-        assert submit(experiment, load_cluster("laptop"), "local", console=console) == 0
+            return prepare(Order(experiment, load_cluster("laptop"), "slurm"))
+        order = Order(experiment, load_cluster("laptop"), "local")
+        assert submit(order, Console(file=io.StringIO())) == 0
         return RunDirectory(experiment.run_path)
 
     return send

@@ -12,8 +12,9 @@ import pytest
 import tiny
 from rich.console import Console
 
-from jobs.launch import submit
+from jobs.order import Order
 from jobs.pipeline import STAGES, Stage
+from jobs.show import show_plan
 from jobs.slurm.batch import batch_text, plain_script
 from jobs.slurm.cluster import load_cluster
 from jobs.slurm.commands import submitted_jobs
@@ -142,7 +143,7 @@ def test_each_job_of_a_submit_starts_when_those_it_needs_have_succeeded(
     experiment = load_experiment(tiny.write_experiment(tmp_path, texts))
     profile = tmp_path / "profile.yaml"
     profile.write_text("defaults: {partition: cpu}\nstages: {download: {array: 2}, pack: {array: 3}}", encoding="utf-8")
-    submit(experiment, load_cluster(str(profile)), "slurm", console=Console(file=io.StringIO()), dry_run=True)
+    show_plan(Order(experiment, load_cluster(str(profile)), "slurm"), Console(file=io.StringIO()))
     names = {f"{stage}.*" for stage in ("download", "pack")}
     for text in capsys.readouterr().out.split("\n# ---- ")[1:]:
         name, _, script = text.partition(" ----\n")

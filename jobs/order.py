@@ -1,0 +1,90 @@
+"""What is to be run, where, and how far: an order, valid from the start."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jobs import ledger
+from jobs.pipeline import Step, plan, setting_changes, submitted_keys, up_to
+from jobs.presets import PROFILES
+from jobs.slurm.batch import require_usable_path
+from jobs.slurm.cluster import Cluster, load_cluster
+from sllm.artifacts import Artifacts, stage_keys
+from sllm.config import Experiment, check_world_size
+from sllm.errors import UserError
+from sllm.run_directory import RunDirectory
+
+Where = Literal["here", "local", "slurm"]
+
+
+def destination(experiment: Experiment, on: Where | None, profile: str | None) -> tuple[Where, Cluster, str]:
+    """Where to run and with which profile, and why there, if that was not said.
+
+    Where it was not said: on Slurm if the profile is one for Slurm, else where the run ran before, else as processes of
+    this machine. Without a profile it is the one that the run had there.
+
+    Raises:
+        UserError: the profile is wrong, or missing for Slurm.
+    """
+    run = RunDirectory(experiment.run_path)
+    before = (ledger.read_or_none(run.submission) or {}).get("on")
+    given = load_cluster(profile) if profile is not None else None
+    if on is not None:
+        where, why = on, ""
+    elif given is not None and given.for_slurm:
+        where, why = "slurm", f"{profile} is a profile for Slurm"
+    elif before is not None and (given is None or given.to_yaml() == _recorded_profile(run)):
+        where, why = before, "" if before == "local" else "it ran there before"
+    else:
+        where, why = "local", ""
+    if given is None and where == before and run.cluster.is_file():
+        given = load_cluster(str(run.cluster))
+    if given is None and where == "slurm":
+        raise UserError(f"--on slurm: needs --cluster PROFILE; copy and edit {PROFILES}/h100.yaml")
+    return where, given or load_cluster("laptop"), why
+
+
+def _recorded_profile(run: RunDirectory) -> str:
+    return run.cluster.read_text(encoding="utf-8") if run.cluster.is_file() else ""
+
+
+@dataclass
+class Order:
+    """With `resume` it only goes on with what was submitted before, and on Slurm, where some of its jobs may still be
+    in the queue, submits those that are neither there nor done. With `yes` nobody is asked before much work moves or
+    begins.
+
+    Raises:
+        UserError: anything wrong with the experiment or its files; with `resume`, nothing was submitted before, or
+            other settings.
+    """
+
+    experiment: Experiment
+    cluster: Cluster
+    where: Where
+    until: str | None = None
+    resume: bool = False
+    yes: bool = False
+
+    def __post_init__(self) -> None:
+        self.run, self.stages = RunDirectory(self.experiment.run_path), up_to(self.until)
+        self.keys = stage_keys(self.experiment)
+        self._artifacts = Artifacts(self.experiment, self.keys)
+        require_usable_path(self.run, self.where)
+        ranks = 1 if self.where == "here" else self.cluster.resources("pretrain").ranks
+        check_world_size(self.experiment.train, ranks)
+        if self.resume:
+            self._require_same_settings()
+
+    def plan(self) -> list[Step]:
+        """What of it is done, and why the rest runs."""
+        return plan(self.run, self.keys, self._artifacts, self.stages)
+
+    def _require_same_settings(self) -> None:
+        former, keys = submitted_keys(self.run), self.keys
+        if former is None:
+            raise UserError(f"{self.run.path}: nothing was submitted here; submit without --resume")
+        if changed := dict.fromkeys(line for stage in keys for line in setting_changes(former[stage], keys[stage])):
+            raise UserError(
+                f"{self.run.path}: --resume only goes on, and the settings have changed ({'; '.join(changed)}); "
+                f"submit without --resume, or take another name=…"
+            )

@@ -1,0 +1,46 @@
+"""What came of a run: the figures of its validate and benchmark stages."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich.table import Table
+
+from jobs.pipeline import read_done
+from sllm.run_directory import RunDirectory
+
+
+def results_table(run: RunDirectory) -> Table | None:
+    """The figures of the validate and benchmark stages; None if the run has not come so far."""
+    validated, benchmarked = read_done(run, "validate"), read_done(run, "benchmark")
+    if validated is None and benchmarked is None:
+        return None
+    table = Table(title=run.name, title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in results(
+        validated["summary"] if validated else {}, benchmarked["summary"] if benchmarked else {}
+    ):
+        table.add_row(name, value)
+    return table
+
+
+def results(validation: dict[str, Any], benchmark: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    languages = {"ko": "Korean", "en": "English"}
+    for code, name in languages.items():
+        figures = validation.get("languages", {}).get(code)
+        if figures:
+            yield f"{name} perplexity", _number(figures["perplexity"], ".2f")
+            yield f"{name} bits per byte", _number(figures["bits_per_byte"], ".3f")
+    if "overall" in validation:
+        yield "next-token accuracy", f"{100 * validation['overall']['accuracy']:.1f}%"
+    if "training" in benchmark:
+        yield "training", f"{benchmark['training']['tokens_per_second']:,.0f} tokens/s on one device"
+    for row in benchmark.get("generation", []):
+        if "decode_tokens_per_second" in row:
+            yield f"generation, batch {row['batch']}", f"{row['decode_tokens_per_second']:,.0f} tokens/s"
+    for sample in validation.get("samples", []):
+        yield sample["prompt"], sample["continuation"]
+
+
+def _number(value: float | None, style: str) -> str:
+    return "not finite" if value is None else format(value, style)

@@ -1,0 +1,108 @@
+"""What a submit shows: its plan, and which commands come next."""
+
+from rich.console import Console
+from rich.table import Table
+
+from jobs.busy import listed
+from jobs.hints import command, short
+from jobs.machine import slow
+from jobs.order import Order, Where
+from jobs.previous import training_moves
+from jobs.results import results_table
+from jobs.slurm.batch import batch_text, dependency_on
+from jobs.slurm.chain import chain
+from jobs.slurm.cluster import Resources
+from sllm.progress import format_seconds
+from sllm.run_directory import RunDirectory
+
+
+def show_plan(order: Order, console: Console) -> None:
+    """What a submit would run and why, with the batch scripts that it would send, and what it would move or ask."""
+    steps, where = order.plan(), order.where
+    cluster = order.cluster.with_site_defaults() if where == "slurm" else order.cluster
+    console.print(f"{order.run.path} on {where}", style="bold", highlight=False, markup=False, soft_wrap=True)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("stage", "state", "resources", "why"):
+        table.add_column(column, overflow="fold")
+    for step in steps:
+        ranks = describe_resources(cluster.resources(step.stage.name), where)
+        table.add_row(
+            step.stage.name, "done" if step.done else "run", "" if step.done else ranks, "\n".join(step.reasons)
+        )
+    console.print(table)
+    for job in chain(steps, cluster) if where == "slurm" else ():
+        dependency = dependency_on([f"<{name}>" for name in job.after])
+        print(f"\n# ---- {job.name} ----")
+        print(batch_text(order.run, job.stage, job.resources, dependency, array=job.array))
+    for line in [*map(str, training_moves(order.run, order.keys)), *slow(order)]:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def describe_resources(resources: Resources, where: Where) -> str:
+    if where == "here":
+        return "this process"
+    parts = [f"{resources.ranks} process" + ("es" if resources.ranks > 1 else "")]
+    if where == "slurm":
+        parts.append(f"{resources.nodes} node" + ("s" if resources.nodes > 1 else ""))
+        parts += [f"before it an array of {resources.array}"] if resources.array > 1 else []
+    if resources.cpus:
+        parts.append(
+            f"{resources.cpus} core{'s' if resources.cpus > 1 else ''}{' each' if resources.ranks > 1 else ''}"
+        )
+    if resources.gpus_per_node or resources.gres:
+        parts.append(resources.gres or f"{resources.gpus_per_node} GPU a node")
+    if where == "slurm":
+        parts += [f"{name} {value}" for name, value in _slurm_words(resources).items() if value]
+    return ", ".join(parts)
+
+
+def _slurm_words(resources: Resources) -> dict[str, str | None]:
+    limit = format_seconds(60 * resources.time_minutes)
+    return {"memory": resources.memory, "partition": resources.partition, "limit": limit}
+
+
+# --- what came of it, and what can be done next ---------------------------------------------------
+
+
+def show_nothing_to_do(order: Order, console: Console) -> None:
+    done = ", ".join(map(str, order.stages))
+    console.print(f"Nothing to do: {done} are done in {order.run.path}", highlight=False, soft_wrap=True)
+    _show_next(console, _commands_after(order.run))
+
+
+def show_queue(run: RunDirectory, live: dict[str, tuple[str, str]], console: Console) -> None:
+    console.print(f"Nothing submitted, {run.name} is in the queue: {listed(live)}", highlight=False, soft_wrap=True)
+    _show_next(console, _queue_commands(run))
+
+
+def show_jobs(run: RunDirectory, before: dict[str, str], new: dict[str, str], console: Console) -> None:
+    """Stage → job id: of those in the queue already, and of those just submitted."""
+    for name, job in (before | new).items():
+        console.print(f"{name}: job {job}{'' if name in new else ', in the queue before'}", highlight=False)
+    console.print(f"Submitted {run.name}", highlight=False, soft_wrap=True)
+    _show_next(console, _queue_commands(run))
+
+
+def show_results(run: RunDirectory, console: Console) -> None:
+    table = results_table(run)
+    if table is not None:
+        console.print(table)
+    console.print(f"Run: {run.path}", highlight=False, soft_wrap=True)
+    _show_next(console, _commands_after(run))
+
+
+def _show_next(console: Console, commands: list[str]) -> None:
+    for line in ["Next:", *(f"  {text}" for text in commands)]:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _commands_after(run: RunDirectory) -> list[str]:
+    """What to do with a run that has ended well."""
+    if not run.best.is_dir():
+        return [command("status", run), command("logs", run)]
+    export = command("export", "--model", run, "--output", short(run.path / "transformers"))
+    return [command("chat", "--model", run), export, command("logs", run, "pretrain")]
+
+
+def _queue_commands(run: RunDirectory) -> list[str]:
+    return [command("status", run), command("logs", run, "-f"), command("cancel", run)]

@@ -1,0 +1,61 @@
+"""One stage alone, in this process: under torchrun as one of its ranks."""
+
+import os
+from pathlib import Path
+
+from jobs.busy import require_idle
+from jobs.hints import command, command_line, short
+from jobs.lock import lock
+from jobs.pipeline import (
+    STAGES,
+    former_training,
+    plan,
+    set_aside,
+)
+from jobs.prepare import write_submission
+from jobs.run import require_parents, run_here, set_up_logging
+from sllm.artifacts import Artifacts, differences, stage_keys
+from sllm.config import Experiment
+from sllm.errors import UserError
+from sllm.run_directory import RunDirectory
+from sllm.stop import stop_on_signals
+from sllm.terminal import outlive_readers
+
+
+def run_single(name: str, experiment: Experiment) -> str:
+    """One stage, whose parents are done, in this process; under torchrun as one of its ranks. Returns what to print.
+
+    Raises:
+        UserError: a parent is missing, or a submit would exchange the run's training for another.
+        Stopped: asked to stop; what was reached is on disk.
+    """
+    run, stage, keys = RunDirectory(experiment.run_path), STAGES[name], stage_keys(experiment)
+    artifacts = Artifacts(experiment, keys)
+    with stop_on_signals() as stop:
+        outlive_readers()
+        rank = int(os.environ.get("RANK", "0"))
+        set_up_logging(rank)
+        require_parents(stage, run, keys, artifacts)
+        (step,) = plan(run, keys, artifacts, [stage])
+        if step.done:
+            return f"{name}: done already in {run.path}"
+        if rank > 0:
+            run_here(stage, experiment, run, keys, stop, name)
+            return f"{name}: done in {run.path}"
+        former = former_training(run)
+        if former is not None and former != keys["pretrain"]:
+            changed = "; ".join(differences(former, keys["pretrain"]))
+            raise UserError(
+                f"{run.path}: its checkpoints were trained with other settings ({changed}); take another name=…, or "
+                f"`{command('submit', 'CONFIG')}`, which sets the former training aside"
+            )
+        if (aside := set_aside(run, keys["pretrain"])).is_dir():
+            raise UserError(
+                f"{run.path}: a training with these settings is in {short(aside)}; take another name=…, or "
+                f"`{command('submit', 'CONFIG')}`, which brings it back"
+            )
+        with lock(run, Path(experiment.data_directory), command=command_line()):
+            require_idle(run, keys)
+            write_submission(run, experiment, keys)
+            run_here(stage, experiment, run, keys, stop, name)
+    return f"{name}: done in {run.path}"
