@@ -13,7 +13,8 @@ from jobs.hints import command, short
 from sllm.artifacts import Artifacts
 from sllm.config import Experiment
 from sllm.data.check import CheckedSource, check_corpus
-from sllm.data.download import download_stage, loss, loss_by_reason, store_of
+from sllm.data.download import download_stage, store_of
+from sllm.data.losses import loss, loss_by_reason
 from sllm.errors import UserError
 from sllm.progress import format_amount
 from sllm.stop import stop_on_signals

@@ -87,7 +87,7 @@ def plan_data(experiment: Experiment) -> Plan:
 def data_bytes(experiment: Experiment) -> tuple[int, list[str]]:
     """About how much the stages before the training still write below data_directory, and the sources of which nothing
     tells the size."""
-    from sllm.data.download import SHRINKS
+    from sllm.data.plan import SHRINKS
 
     basis, tokens = _training_tokens(experiment)
     if basis == AS_PACKED:

@@ -331,7 +331,7 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/data/download.py",
+        "sllm/data/corpus.py",
         "tests/data/test_download.py::test_a_shard_that_is_cut_short_or_gone_is_no_part_of_a_corpus",
         (
             "store: a shard cut short is linked into a corpus",
@@ -340,7 +340,7 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/data/download.py",
+        "sllm/data/parts.py",
         "tests/data/test_hub_download.py::test_stopped_at_any_document_it_goes_on_from_the_last_shard",
         (
             "going on: the last document is not read again, and the next one is lost",
@@ -359,17 +359,21 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/data/download.py",
+        "sllm/data/parts.py",
         "tests/data/test_hub_download.py::test_a_limit_takes_beginnings_spread_over_the_files",
         (
             "going on: a limit counts from the last shard",
             'part.limit - sum(line["read"] for line in lines)',
             "part.limit",
         ),
+    ),
+    *of(
+        "sllm/data/plan.py",
+        "tests/data/test_hub_download.py::test_a_limit_takes_beginnings_spread_over_the_files",
         ("limit: each part takes all of it", "        limit = -(-limit // count)\n", ""),
     ),
     *of(
-        "sllm/data/download.py",
+        "sllm/data/parts.py",
         "tests/data/test_hub_download.py::test_what_has_changed_since_is_not_mixed",
         (
             "going on: a file that changed is mixed in",

@@ -2,7 +2,7 @@
 
     document      one text of one source; an `Iterator[str]` that holds one at a time       sources.py, embedded/
       ↓ cleaned, counted, kept once, on the train or the validation side                    clean.py
-    shard         documents of one source and split, `.jsonl.zst`, of bounded size          shards.py, download.py
+    shard         documents of one source and split, `.jsonl.zst`, of bounded size          shards.py, parts.py
       ↓ encoded, <bos> … <eos> around each document, one after the other
     token file    all tokens of one source and split, flat, uint16 or uint32                pack.py
       ↓ cut every `context_length` tokens

@@ -25,6 +25,7 @@ from small_corpora import experiment
 
 import sllm.data.download as download
 import sllm.data.hub
+import sllm.data.plan as plan
 import sllm.data.sources
 from jobs.corpus import show_corpus
 from sllm.artifacts import Artifacts
@@ -58,7 +59,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     with serving(root) as running, pytest.MonkeyPatch.context() as patch:
         use(running.url, root.parent / "hf", patch)
         # Parts of two files and three shards each; faults and stops are met in the middle of them.
-        patch.setattr(download, "PART_BYTES", 2_000_000)
+        patch.setattr(plan, "PART_BYTES", 2_000_000)
         patch.setattr(sllm.data.sources, "PARQUET_ROWS", 4)
         patch.setattr(sllm.data.hub, "BLOCK", 1 << 16)
         patch.setattr(sllm.data.hub, "FIRST_WAIT", 1e-6)
@@ -179,12 +180,13 @@ SCRIPT = """
 import sys
 from pathlib import Path
 import sllm.data.download as download
+import sllm.data.plan as plan
 import sllm.data.hub
 import sllm.data.sources
 from sllm.config import load_experiment
 from sllm.errors import Stopped
 from sllm.stop import stop_on_signals
-download.PART_BYTES = 2_000_000  # in its workers too
+plan.PART_BYTES = 2_000_000  # in its workers too
 sllm.data.sources.PARQUET_ROWS = 4
 sllm.data.hub.BLOCK = 1 << 16
 if __name__ == "__main__":
@@ -257,13 +259,13 @@ def test_a_source_is_shared_by_corpora_and_brought_alone(hub: Hub, made: Experim
 def test_a_limit_takes_beginnings_spread_over_the_files(
     made: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "PART_BYTES", 400_000)
+    monkeypatch.setattr(plan, "PART_BYTES", 400_000)
     small = made.model_copy(update={"data": made.data.model_copy(update={"limit_megabytes": 1})})
     summary = download.download_stage(small, tmp_path / "corpus", StopFlag(), workers=1)
     firsts = {text.partition(" ")[0] for text in texts_of(tmp_path / "corpus")} & {f"{file}-0" for file in range(4)}
     assert firsts == {"0-0", "2-0"}
     assert 1_000_000 <= summary["sources"]["web"]["bytes"] < 1_320_000
-    monkeypatch.setattr(download, "PART_BYTES", 2_000_000)  # one part, of several shards
+    monkeypatch.setattr(plan, "PART_BYTES", 2_000_000)  # one part, of several shards
     more = made.model_copy(update={"data": made.data.model_copy(update={"limit_megabytes": 2})})
     summary = download.download_stage(more, tmp_path / "more", StopFlag(), workers=1, only=["web"])
     assert 2_000_000 <= summary["sources"]["web"]["bytes"] < 2_160_000
