@@ -51,9 +51,9 @@ from sllm.model.gpt2 import GPT
 from sllm.records import read_jsonl
 from sllm.run_directory import RunDirectory
 from sllm.speed import measure_generation, timed
-from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer
-from sllm.training.loop import Trainer
+from sllm.training.checkpoint import Checkpoints
+from sllm.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 GPU = torch.cuda.is_available()
@@ -95,9 +95,7 @@ def trainer_of(name: str, place: Path, **train: Any) -> Trainer:
     artifacts = Artifacts(experiment)
     if not artifacts.packed.exists():
         write_random_tokens(artifacts, vocab_size, 8_000_000 if GPU else 50_000)
-    run = RunDirectory(experiment.run_path)
-    run.checkpoints.mkdir(parents=True, exist_ok=True)
-    return Trainer(experiment, run, artifacts, World(0, 1, 0, DEVICE), StopFlag())
+    return Trainer(experiment, artifacts, World(0, 1, 0, DEVICE))
 
 
 def write_random_tokens(artifacts: Artifacts, vocab_size: int, tokens: int) -> None:
@@ -200,11 +198,14 @@ def kind_of(kernel: str) -> str:
 
 def stall(trainer: Trainer, name: str, report: Report) -> None:
     """How long training stands still for a checkpoint."""
-    state = {"trajectory": trainer.trajectory, "scaler": {}, "world_size": 1}
-    seconds = timed(lambda: trainer.checkpoints.save(trainer.step, trainer.model, trainer.optimizer, state), DEVICE)
-    directory = trainer.checkpoints.path(trainer.step)
+    run = RunDirectory(trainer.experiment.run_path)
+    run.checkpoints.mkdir(parents=True, exist_ok=True)
+    checkpoints = Checkpoints(run.checkpoints, trainer.config.checkpoint)
+    state = {"trajectory": {}, "scaler": {}, "world_size": 1}
+    seconds = timed(lambda: checkpoints.save(trainer.step, trainer.model, trainer.optimizer, state), DEVICE)
+    directory = checkpoints.path(trainer.step)
     size = sum(path.stat().st_size for path in directory.iterdir())
-    loading = timed(lambda: trainer.checkpoints.load(trainer.step, trainer.model, trainer.optimizer), DEVICE)
+    loading = timed(lambda: checkpoints.load(trainer.step, trainer.model, trainer.optimizer), DEVICE)
     figures = {"seconds": round(seconds, 2), "gigabytes": round(size / 1e9, 2), "load": round(loading, 2)}
     report(f"checkpoint {name}", None, **figures)
     shutil.rmtree(directory)

@@ -17,7 +17,7 @@ from sllm.artifacts import Artifacts
 from sllm.config import Experiment, load_experiment
 from sllm.data.sampler import PackedData, Sampler
 from sllm.distributed import connect
-from sllm.evaluation.validation import evaluate
+from sllm.evaluation.loss import evaluate
 from sllm.model.gpt2 import GPT, POSITION_SIZE
 from sllm.progress import track
 from sllm.stop import StopFlag
@@ -56,7 +56,6 @@ def train(experiment: Experiment, artifacts: Artifacts, size: float) -> dict[int
                     model,
                     data,
                     tokenizer,
-                    context_length=experiment.model.context_length,
                     tokens_per_source=experiment.validate_.tokens,
                     batch=experiment.validate_.batch,
                     world=world,

@@ -16,7 +16,8 @@ from side_by_side import shape, take_turns, twin
 from sllm.config import TrainConfig
 from sllm.device import device_name
 from sllm.model.gpt2 import GPT
-from sllm.speed import mfu, training_step
+from sllm.speed import training_step
+from sllm.training.metrics import mfu
 from sllm.training.optim import make_optimizer
 
 

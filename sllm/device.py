@@ -81,3 +81,12 @@ def without_cudnn_attention(device: torch.device) -> None:
     twice, and it makes a new plan for every length, in decoding for every token."""
     if device.type == "cuda":
         torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+def seed(device: torch.device, number: int) -> None:
+    """`torch.manual_seed` formats a traceback for each kind of device that is not in use: milliseconds, as much as a
+    tiny step takes on a CPU."""
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(number)
+    else:
+        torch.manual_seed(number)

@@ -14,16 +14,16 @@ from torch import Tensor, nn
 
 from sllm.artifacts import Artifacts
 from sllm.config import Experiment, ModelConfig, TrainConfig
-from sllm.device import autocast, device_name, memory_bytes, peak_flops, synchronize
+from sllm.device import autocast, device_name, memory_bytes, synchronize
 from sllm.distributed import connect
-from sllm.evaluation.validation import write_results
+from sllm.evaluation.results import write_results
 from sllm.inference.generator import TextGenerator, next_tokens
 from sllm.inference.sampling import Sampling
 from sllm.model.gpt2 import GPT
-from sllm.model.size import flops_per_token
 from sllm.progress import track
 from sllm.run_directory import RunDirectory
 from sllm.stop import StopFlag
+from sllm.training.metrics import mfu
 from sllm.training.optim import make_optimizer
 
 WARMUP_STEPS = 2  # allocator, kernels, and with `compile` the compilation
@@ -170,12 +170,6 @@ def training_step(
         optimizer.zero_grad(set_to_none=False)
 
     return step
-
-
-def mfu(tokens_per_second: float, config: ModelConfig, vocab_size: int, device: torch.device) -> float | None:
-    """Model FLOPs utilisation: the share of the device's dense bf16 peak; None where the peak is not known."""
-    peak = peak_flops(device)
-    return tokens_per_second * flops_per_token(config, vocab_size) / peak if peak else None
 
 
 def timed(work: Callable[[], Any], device: torch.device) -> float:

@@ -765,7 +765,7 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/inference/generator.py",
+        "sllm/inference/decode.py",
         "tests/inference/test_inference.py::test_complete_cuts_only_what_is_too_long",
         ("complete leaves the model in training", "        model.train(training)", "        model.train()"),
     ),
@@ -877,20 +877,25 @@ MUTANTS: list[Mutant] = [
         "tests/training/test_training_step.py::test_training_is_the_plain_loop",
         (
             "validation is in fp32, whatever training is in",
-            "                precision=self.config.precision,\n            )\n        if result",
-            "            )\n        if result",
+            "                precision=self.experiment.train.precision,\n",
+            "",
+        ),
+        (
+            "no checkpoint at the end",
+            "        due = self.step % config.checkpoint.every == 0 or self.step == config.max_steps\n",
+            "        due = self.step % config.checkpoint.every == 0\n",
         ),
     ),
     *of(
-        "sllm/training/loop.py",
+        "sllm/training/trainer.py",
         (
             "tests/training/test_training_step.py::test_dropout_differs_between_steps_and_micro_batches_and_only"
             "_where_it_is_asked_for"
         ),
         (
             "every step has the same dropout",
-            "self._seed(_dropout_seed(self.experiment.seed, self.step + 1, micro_batch))",
-            "self._seed(_dropout_seed(self.experiment.seed, 1, micro_batch))",
+            "_dropout_seed(self.experiment.seed, self.step + 1, micro_batch))",
+            "_dropout_seed(self.experiment.seed, 1, micro_batch))",
         ),
         (
             "dropout is off in training",
@@ -899,7 +904,7 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/training/loop.py",
+        "sllm/training/trainer.py",
         "tests/training/test_training_step.py::test_training_is_the_plain_loop",
         (
             "the rate is late by a step",
@@ -942,8 +947,8 @@ MUTANTS: list[Mutant] = [
         ),
         (
             "the start values ignore the seed",
-            "        torch.manual_seed(experiment.seed)\n",
-            "        torch.manual_seed(0)\n",
+            "        seed(world.device, experiment.seed)\n",
+            "        seed(world.device, 0)\n",
         ),
         (
             "every micro-batch has the same samples",
@@ -955,33 +960,35 @@ MUTANTS: list[Mutant] = [
             '            "gradient_norm": finite(float(norm)),',
             '            "gradient_norm": finite(min(float(norm), self.config.clip_norm)),',
         ),
-        (
-            "no checkpoint at the end",
-            "        due = self.step % self.config.checkpoint.every == 0 or self.step == self.config.max_steps\n",
-            "        due = self.step % self.config.checkpoint.every == 0\n",
-        ),
     ),
     *of(
         "sllm/training/loop.py",
         "tests/training/test_training.py::test_low_precision_trains_and_resumes_exactly",
-        ("the scaler's state is not resumed", '            self.scaler.load_state_dict(state["scaler"])\n', ""),
+        ("the scaler's state is not resumed", '            self.trainer.scaler.load_state_dict(state["scaler"])\n', ""),
         (
             "a resume forgets the optimizer's state",
-            "            self.checkpoints.load(self.step, self.model, self.optimizer)\n",
-            "            self.checkpoints.load(self.step, self.model, make_optimizer(self.model, self.config))\n",
+            "            self.checkpoints.load(self.step, self.trainer.model, self.trainer.optimizer)\n",
+            (
+                "            new = type(self.trainer.optimizer)(self.trainer.model.parameters())\n"
+                "            self.checkpoints.load(self.step, self.trainer.model, new)\n"
+            ),
         ),
     ),
     *of(
-        "sllm/training/loop.py",
+        "sllm/training/best.py",
         "tests/training/test_training.py::test_the_best_model_stays_while_the_validation_gets_worse",
         (
             "the last model is taken for the best",
             "        if loss is None or (former is not None and loss >= former.loss):\n",
             "        if loss is None:\n",
         ),
+    ),
+    *of(
+        "sllm/training/loop.py",
+        "tests/training/test_training.py::test_the_best_model_stays_while_the_validation_gets_worse",
         (
             "a resume forgets the best",
-            "        self.best = self.world.from_main(lambda: self._best_on_disk(checksums=True))\n",
+            "        self.best.known = self.world.from_main(lambda: self.best.on_disk(checksums=True))\n",
             "",
         ),
     ),
@@ -990,8 +997,8 @@ MUTANTS: list[Mutant] = [
         "tests/training/test_training.py::test_a_best_model_that_is_gone_does_not_count",
         (
             "a flipped best counts at the resume",
-            "        self.best = self.world.from_main(lambda: self._best_on_disk(checksums=True))\n",
-            "        self.best = self.world.from_main(lambda: self._best_on_disk())\n",
+            "        self.best.known = self.world.from_main(lambda: self.best.on_disk(checksums=True))\n",
+            "        self.best.known = self.world.from_main(lambda: self.best.on_disk())\n",
         ),
     ),
     *of(
@@ -1004,7 +1011,7 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/evaluation/validation.py",
+        "sllm/evaluation/loss.py",
         "tests/evaluation/test_validation.py::test_figures_are_those_of_a_plain_computation",
         ("bits per byte are nats per byte", "finite(nats / math.log(2) / text_bytes)", "finite(nats / text_bytes)"),
         (
@@ -1015,16 +1022,16 @@ MUTANTS: list[Mutant] = [
         ("a language is its first source", "data.sources]].sum(axis=0)", "data.sources]][0]"),
     ),
     *of(
-        "sllm/evaluation/validation.py",
+        "sllm/evaluation/loss.py",
         "tests/evaluation/test_validation.py::test_two_ranks_find_what_one_finds",
         ("each rank reports its own figures", "world.sum(sums.flatten().tolist())", "sums.flatten().tolist()"),
         (
             "batches that do not go round the ranks are left out",
-            "dtype=torch.float64, device=world.device)\n    training",
+            "dtype=torch.float64, device=world.device)\n    #",
             (
                 "dtype=torch.float64, device=world.device)\n"
                 "    batches = batches[: len(batches) // world.size * world.size]\n"
-                "    training"
+                "    #"
             ),
         ),
     ),

@@ -18,9 +18,10 @@ from sllm.model.gpt2 import GPT
 from sllm.model.size import flops_per_token
 from sllm.model.storage import save_model
 from sllm.run_directory import RunDirectory
-from sllm.speed import benchmark_stage, measure_generation, measure_training, mfu, training_step
+from sllm.speed import benchmark_stage, measure_generation, measure_training, training_step
 from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer
+from sllm.training.metrics import mfu
 
 CPU = torch.device("cpu")
 
@@ -125,7 +126,7 @@ def test_measuring_training_leaves_the_random_numbers_alone(experiment: Experime
 
 
 def test_mfu_is_the_share_of_the_peak(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sllm.speed.peak_flops", lambda device: PEAK_FLOPS["H100"])
+    monkeypatch.setattr("sllm.training.metrics.peak_flops", lambda device: PEAK_FLOPS["H100"])
     share = mfu(1e6, experiment.model, 512, CPU)
     assert share is not None
     assert math.isclose(share, 1e6 * flops_per_token(experiment.model, 512) / 989e12)

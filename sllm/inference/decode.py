@@ -3,7 +3,9 @@
 Shapes: B batch, T time, V vocabulary (see `sllm.model.gpt2`).
 """
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -31,6 +33,17 @@ def prefill(model: GPT, tokens: Tensor, cache: list[LayerCache] | None = None, p
 def decode(model: GPT, tokens: Tensor, cache: list[LayerCache], filled: int, padding: Tensor | None = None) -> Tensor:
     """Add one token a row (B,) to a cache that holds `filled` positions; logits (B, V) of the token after it."""
     return model.logits(model.hidden(tokens[:, None], cache, filled, padding)[:, -1])
+
+
+@contextlib.contextmanager
+def eval_mode(model: GPT) -> Iterator[None]:
+    """Without dropout while the block runs, in training or not."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def prepare(model: GPT, dtype: Dtype) -> GPT:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sllm.errors import UserError
-from sllm.inference.decode import Dtype, decode, new_cache, prefill, prepare
+from sllm.inference.decode import Dtype, decode, eval_mode, new_cache, prefill, prepare
 from sllm.inference.sampling import Sampling, penalize_repetition, sample, seeded, utf8_table
 from sllm.model.gpt2 import GPT
 from sllm.model.storage import load_pair
@@ -118,12 +118,8 @@ def complete(
     ids, limits = zip(*(fit(tokenizer, row, length, new_tokens) for row in encoded), strict=True)
     utf8 = utf8_table(tokenizer, device) if sampling.valid_utf8 else None
     generator = seeded(seed, device)
-    training = model.training
-    model.eval()
-    try:
+    with eval_mode(model):
         rows = continue_ids(model, ids, limits, tokenizer.eos_id, sampling, generator, utf8)
-    finally:
-        model.train(training)
     return [_text(tokenizer, row) for row in rows]
 
 

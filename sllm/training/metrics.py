@@ -13,7 +13,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from sllm.config import ModelConfig
+from sllm.device import peak_flops
 from sllm.files import atomic_file, fsync_directory, require_ownership
+from sllm.model.size import flops_per_token
 from sllm.records import json_line
 
 log = logging.getLogger(__name__)
@@ -24,7 +29,7 @@ REMIND_SECONDS = 300.0
 class Metrics:
     """Appends records to metrics.jsonl. Only rank 0 has one.
 
-    A line that the disk has no room for is kept, and training waits (see `Trainer.wait_for_metrics`) until `flush` has
+    A line that the disk has no room for is kept, and training waits (see `Training.asked_to_stop`) until `flush` has
     written it: a step is neither lost nor, after half a line, written twice.
     """
 
@@ -89,3 +94,9 @@ def cut_back(path: Path, step: int) -> list[dict[str, Any]]:
         with atomic_file(path) as file:
             file.write(remaining)
     return [record for _, record in kept]
+
+
+def mfu(tokens_per_second: float, config: ModelConfig, vocab_size: int, device: torch.device) -> float | None:
+    """Model FLOPs utilisation: the share of the device's dense bf16 peak; None where the peak is not known."""
+    peak = peak_flops(device)
+    return tokens_per_second * flops_per_token(config, vocab_size) / peak if peak else None

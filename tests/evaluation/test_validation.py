@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 import torch
 
-import sllm.evaluation.validation
 from sllm.artifacts import Artifacts
 from sllm.config import Experiment, write_experiment
 from sllm.data.sampler import PackedData
 from sllm.distributed import World, connect
 from sllm.errors import Stopped, UserError
-from sllm.evaluation.validation import ModelValidator, _batches, evaluate, validate_stage
+from sllm.evaluation.loss import _batches, evaluate
+from sllm.evaluation.results import write_results
+from sllm.evaluation.validation import ModelValidator, tables, validate_stage
 from sllm.files import read_json
 from sllm.model.gpt2 import GPT
 from sllm.model.storage import save_model
@@ -46,7 +47,6 @@ class Prepared:
 
     def evaluate(self, **changes: Any) -> dict[str, Any]:
         arguments: dict[str, Any] = {
-            "context_length": self.experiment.model.context_length,
             "tokens_per_source": 1000,
             "batch": 4,
             "world": ONE,
@@ -108,7 +108,7 @@ def test_figures_are_those_of_a_plain_computation(setup: Prepared) -> None:
 def test_batches_and_chunks_do_not_matter(setup: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = setup.evaluate()["overall"]
     for batch, at_once in [(1, 1 << 24), (7, 1 << 24), (4, 1), (4, 512 * 13)]:
-        monkeypatch.setattr(sllm.evaluation.validation, "LOGITS_AT_ONCE", at_once)
+        monkeypatch.setattr("sllm.evaluation.loss.LOGITS_AT_ONCE", at_once)
         assert setup.evaluate(batch=batch)["overall"] == pytest.approx(expected, rel=1e-5)
 
 
@@ -141,7 +141,6 @@ def _rank(values: dict[str, Any], rank: int, port: int, stopped_rank: int | None
             setup.model,
             setup.data,
             setup.tokenizer,
-            context_length=setup.experiment.model.context_length,
             tokens_per_source=EVERYTHING,
             batch=uneven_batch(setup),
             world=world,
@@ -198,17 +197,7 @@ def test_a_stop_is_seen_at_the_next_batch(setup: Prepared) -> None:
             return super().hidden(*arguments, **named)
 
     model = Stopping(setup.experiment.model, setup.tokenizer.vocab_size)
-    length = setup.experiment.model.context_length
-    found = evaluate(
-        model,
-        setup.data,
-        setup.tokenizer,
-        context_length=length,
-        tokens_per_source=1000,
-        batch=4,
-        world=ONE,
-        stop=stop,
-    )
+    found = evaluate(model, setup.data, setup.tokenizer, tokens_per_source=1000, batch=4, world=ONE, stop=stop)
     assert found is None
     assert batches == 2
 
@@ -299,8 +288,6 @@ def test_a_model_that_overflows_has_figures_that_are_valid_json(setup: Prepared,
             weight.copy_(kept)
     assert results["overall"]["loss"] is None
     assert results["overall"]["perplexity"] is None
-    sllm.evaluation.validation.write_results(
-        tmp_path, {**results, "samples": []}, *sllm.evaluation.validation.tables({**results, "samples": []})
-    )
+    write_results(tmp_path, {**results, "samples": []}, *tables({**results, "samples": []}))
     assert read_json(tmp_path / "results.json")["overall"]["bits_per_byte"] is None
     assert "not finite" in (tmp_path / "results.txt").read_text(encoding="utf-8")

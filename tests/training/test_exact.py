@@ -10,17 +10,14 @@ from sllm.artifacts import Artifacts
 from sllm.config import Experiment, validate
 from sllm.distributed import World
 from sllm.errors import UserError
-from sllm.run_directory import RunDirectory
-from sllm.stop import StopFlag
-from sllm.training.loop import Trainer
+from sllm.training.trainer import Trainer
 
 
 def test_gradients_that_are_not_the_same_twice_stop_a_training_before_its_first_step(
     prepared: dict[str, Any], tmp_path: Path
 ) -> None:
     experiment = validate(Experiment, {**prepared, "runs_directory": str(tmp_path)}, "test")
-    run, world = RunDirectory(experiment.run_path), World(0, 1, 0, torch.device("cpu"))
-    trainer = Trainer(experiment, run, Artifacts(experiment), world, StopFlag())
+    trainer = Trainer(experiment, Artifacts(experiment), World(0, 1, 0, torch.device("cpu")))
     trainer.check_determinism()
     assert all(parameter.grad is None for parameter in trainer.model.parameters()), "the first step begins from nothing"
 

@@ -206,7 +206,7 @@ def test_dropout_differs_between_steps_and_micro_batches_and_only_where_it_is_as
 def test_speed_is_tokens_by_seconds_and_utilization_the_share_of_the_peak(
     experiment: Experiment, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sllm.training.loop.peak_flops", lambda device: 1e8)
+    monkeypatch.setattr("sllm.training.metrics.peak_flops", lambda device: 1e8)
     linear = LAYERS * (4 * WIDTH * WIDTH + 2 * WIDTH * 64 + 9 * WIDTH + 64)  # matrices, biases and norms
     flops = 6 * (512 * WIDTH + linear + 2 * WIDTH) + 12 * LAYERS * WIDTH * LENGTH
     steps = records(train(changed(experiment, train={"max_steps": 4})))
