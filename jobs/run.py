@@ -174,20 +174,20 @@ def new_token() -> str:
 # --- as a process of a launcher -------------------------------------------------------------------
 
 
-def job(path: str, name: str, token: str | None = None, share: tuple[int, int] | None = None) -> None:
+def job(path: str, name: str, token: str | None = None, tasks: int | None = None) -> None:
     """One rank of a stage, in a process of its own. Leaves with an exit code, never by returning: a launcher that
     pickles results would otherwise record a stage that was stopped as a success.
 
     What the process is, its launcher says. `token` names the attempt that it has opened for local processes; without
-    one this is a Slurm job, whose rank 0 opens it. `share` is the number of this task in a job array, from 0, and of
-    all its tasks. Variables say no more than which rank of that it is: those of other jobs may be set here, too.
+    one this is a Slurm job, whose rank 0 opens it, or with `tasks` one of so many of a job array. Variables say no more
+    than which task and which rank of that it is: those of other jobs may be set here, too.
     """
     signal.signal(signal.SIGCONT, signal.SIG_DFL)  # comes with each of Slurm's signals; submitit would log it
     with stop_on_signals(last=True) as stop:  # in place of submitit's own handlers, which would requeue the job
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # a local launcher has started us with them blocked
         run, stage = RunDirectory(Path(path)), STAGES[name]
-        if share is not None:
-            stage = stage.share(*share)
+        if tasks is not None:
+            stage = stage.share(attempt.array_task(), tasks)
         rank = attempt.adopt_rank() if token is None else adopt_local_rank()
         redirect_output(run.log(stage.name))
         set_up_logging(rank)
@@ -393,6 +393,6 @@ def _tell(message: str) -> None:
 if __name__ == "__main__":
     start_in_utf8_mode()
     run_path, stage_name, *numbers = sys.argv[1:]
-    if numbers and not int(numbers[0]) < int(numbers[1]):
-        sys.exit(f"sllm: {stage_name}: there is no share {numbers[0]} of {numbers[1]}, counted from 0")
-    job(run_path, stage_name, share=(int(numbers[0]), int(numbers[1])) if numbers else None)
+    if numbers and not attempt.array_task() < int(numbers[0]):
+        sys.exit(f"sllm: {stage_name}: there is no share {attempt.array_task()} of {numbers[0]}, counted from 0")
+    job(run_path, stage_name, tasks=int(numbers[0]) if numbers else None)

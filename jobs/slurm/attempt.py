@@ -55,6 +55,11 @@ def this_job(stage: str) -> str:
     return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{number}" if is_share else os.environ["SLURM_JOB_ID"]
 
 
+def array_task() -> int:
+    """Which task of a job array this process belongs to, from 0."""
+    return int(os.environ["SLURM_ARRAY_TASK_ID"])
+
+
 def restarts() -> int:
     return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 

@@ -11,7 +11,6 @@ from jobs.slurm.batch import dependency_on
 from jobs.slurm.cluster import Cluster, Resources
 from jobs.slurm.commands import cancel_jobs
 from jobs.slurm.partitions import misfits, partitions
-from jobs.slurm.submit import submit_job
 from sllm.errors import UserError
 from sllm.run_directory import RunDirectory
 from sllm.stop import StopFlag, signals_blocked
@@ -63,6 +62,8 @@ def submit_chain(
 
 def _submit(run: RunDirectory, job: Job, dependency: str | None) -> str:
     """submit_job, whose error also names the lines of the profile that ask for what is not there."""
+    from jobs.slurm.submit import submit_job  # which loads submitit
+
     try:
         with signals_blocked():  # else a Ctrl-C ends sbatch, perhaps after it has submitted a job that nobody knows
             return submit_job(run, job.stage, job.resources, dependency, array=job.array)

@@ -2,13 +2,15 @@
 
 import contextlib
 import io
-import shlex
-import sys
 import time
+from pathlib import Path
+
+import submitit
+from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from jobs.pipeline import Stage
 from jobs.run import job
-from jobs.slurm.batch import batch_parameters, python_command
+from jobs.slurm.batch import batch_text
 from jobs.slurm.cluster import Resources
 from jobs.slurm.commands import cancel_jobs, sbatch_message, without_foreign_variables
 from sllm.errors import UserError
@@ -16,34 +18,37 @@ from sllm.files import write_json
 from sllm.run_directory import RunDirectory
 
 
+class Executor(submitit.SlurmExecutor):
+    """submitit's, with a batch script of ours: it asks its plugins for one in this way."""
+
+    def __init__(self, folder: Path, text: str) -> None:
+        super().__init__(folder)
+        self._text = text
+
+    def _make_submission_file_text(self, command: str, uid: str) -> str:
+        return self._text
+
+
 def submit_job(
     run: RunDirectory, stage: Stage, resources: Resources, dependency: str | None, *, array: bool = False
 ) -> str:
     """Submit a stage, or the job array before it, through submitit; returns the job id. Raises UserError with what
     sbatch says."""
-    import submitit
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
-
-    executor = submitit.SlurmExecutor(
-        folder=run.stage(stage.name) / "submitit", python=python_command(shlex.quote(sys.executable))
-    )
-    executor.update_parameters(**batch_parameters(run, stage, resources, dependency, array=array))
+    folder = run.stage(stage.name) / "submitit"
+    executor = Executor(folder, batch_text(run, stage, resources, dependency, array=array))
+    tasks = resources.array if array else None
     try:
         with without_foreign_variables(), contextlib.redirect_stderr(io.StringIO()):
-            if array:
-                count = resources.array
-                shares = [(number, count) for number in range(count)]
-                repeated = [[argument] * count for argument in (str(run.path), stage.name, None)]
-                submitted = executor.map_array(job, *repeated, shares)[0]
-            else:
-                submitted = executor.submit(job, str(run.path), stage.name)
+            submitted = executor.submit(job, str(run.path), stage.name, tasks=tasks)
     except (FailedJobError, FailedSubmissionError) as error:
-        for leftover in [*executor.folder.glob(".submission_file_*"), *executor.folder.glob(f"{'?' * 32}.pkl")]:
+        for leftover in [*folder.glob(".submission_file_*"), *folder.glob(f"{'?' * 32}.pkl")]:
             leftover.unlink()  # written for sbatch, which did not want them
         raise UserError(f"stages.{stage}: sbatch refuses: {sbatch_message(str(error))}") from None
-    identifier: str = submitted.job_id.partition("_")[0]
+    identifier = submitted.job_id
     record = {"job": identifier, "submitted": time.time()}
     try:
+        for number in range(tasks or 0):  # each looks for what to do under its own name, for a minute
+            (folder / f"{identifier}_{number}_submitted.pkl").symlink_to(submitted.paths.submitted_pickle.name)
         write_json(run.stage(stage.name) / ("array.json" if array else "job.json"), record)
     except OSError:
         cancel_jobs([identifier])  # nobody would know of it

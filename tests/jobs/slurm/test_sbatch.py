@@ -11,13 +11,16 @@ from pathlib import Path
 import pytest
 import tiny
 from rich.console import Console
+from submitit.core.utils import DelayedSubmission
 
 from jobs.order import Order
 from jobs.pipeline import STAGES, Stage
+from jobs.run import job
 from jobs.show import show_plan
 from jobs.slurm.batch import batch_text, plain_script
-from jobs.slurm.cluster import load_cluster
+from jobs.slurm.cluster import Resources, load_cluster
 from jobs.slurm.commands import submitted_jobs
+from jobs.slurm.submit import submit_job
 from sllm.config import load_experiment
 from sllm.run_directory import RunDirectory
 
@@ -44,6 +47,28 @@ def test_directives_are_those_that_submitit_sends(stage: Stage) -> None:
     resources = load_cluster("h100").resources(stage.name)
     sent = batch_text(RunDirectory(Path("/runs/x")), stage, resources, None)
     assert directives((SCRIPTS / f"{stage}.sbatch").read_text(encoding="utf-8")) == directives(sent)
+
+
+@pytest.mark.parametrize("array", [False, True], ids=["job", "array"])
+def test_what_is_shown_is_what_submitit_sends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, array: bool) -> None:
+    for name, text in (
+        ("sbatch", 'cp "$1" "$0.sent"; echo "Submitted batch job 12"'),
+        ("srun", ":"),
+        ("scontrol", ":"),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    run, resources = RunDirectory(tmp_path / "runs" / "내 실험 '1' $x"), Resources(array=3, cpus=2)
+    assert submit_job(run, STAGES["pack"], resources, "afterok:7", array=array) == "12"
+    shown = batch_text(run, STAGES["pack"], resources, "afterok:7", array=array)
+    assert (tmp_path / "sbatch.sent").read_text(encoding="utf-8") == shown
+    assert submitted_jobs(run) == {"pack.*" if array else "pack": "12"}
+    folder = run.stage("pack") / "submitit"
+    for name in ["12_0", "12_1", "12_2"] if array else ["12"]:
+        sent = DelayedSubmission.load(folder / f"{name}_submitted.pkl")
+        assert (sent.function, sent.args) == (job, (str(run.path), "pack"))
+        assert sent.kwargs == {"tasks": 3 if array else None}
 
 
 @pytest.mark.parametrize("path", sorted(SCRIPTS.iterdir()), ids=lambda path: path.name)
