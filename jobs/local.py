@@ -10,11 +10,12 @@ from rich.console import Console
 
 from jobs import ledger
 from jobs.order import Order
+from jobs.perform import new_token, run_here
 from jobs.pipeline import (
     Stage,
 )
 from jobs.processes import local_processes, send_signal
-from jobs.run import adopt_device, job, new_token, run_here, set_up_logging
+from jobs.run import adopt_device, job, set_up_logging
 from jobs.slurm.cluster import Resources
 from jobs.slurm.commands import without_foreign_variables
 from jobs.view import View, view

@@ -6,6 +6,7 @@ from pathlib import Path
 from jobs.busy import require_idle
 from jobs.hints import command, command_line, short
 from jobs.lock import lock
+from jobs.perform import require_parents, run_here
 from jobs.pipeline import (
     STAGES,
     former_training,
@@ -13,7 +14,7 @@ from jobs.pipeline import (
     set_aside,
 )
 from jobs.prepare import write_submission
-from jobs.run import require_parents, run_here, set_up_logging
+from jobs.run import set_up_logging
 from sllm.artifacts import Artifacts, differences, stage_keys
 from sllm.config import Experiment
 from sllm.errors import UserError

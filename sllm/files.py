@@ -155,7 +155,7 @@ def utf8_bytes(text: str) -> bytes:
 def alone_with(path: Path, check: Callable[[], None]) -> Iterator[None]:
     """Hold a lock beside `path` that one process has at a time. Calls `check` while another has it.
 
-    Not the file that `jobs.run.only_one` locks: a stage runs inside that, and would wait for itself.
+    Not the file that `jobs.perform.only_one` locks: a stage runs inside that, and would wait for itself.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f".{path.name}.alone").open("ab") as file:

@@ -1148,7 +1148,7 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "jobs/run.py",
+        "jobs/perform.py",
         "tests/jobs/test_pipeline.py::test_a_job_refuses_when_a_stage_before_it_is_not_done",
         (
             "a job does not look at the stages before it",
@@ -1162,16 +1162,16 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "jobs/run.py",
+        "jobs/perform.py",
         "tests/jobs/test_pipeline.py::test_files_that_have_changed_since_the_submit_are_named",
         (
             "a share of the download takes files that have changed",
-            'if stage.whole == "download" and (now',
-            'if stage.name == "download" and (now',
+            'if stage.whole == "download":',
+            'if stage.name == "download":',
         ),
     ),
     *of(
-        "jobs/run.py",
+        "jobs/perform.py",
         "tests/jobs/test_pipeline.py::test_a_stage_is_done_when_its_own_job_has_ended_not_its_shares",
         ("a share marks itself done", "    if main and stage.name == stage.whole:", "    if main:"),
     ),
@@ -1192,6 +1192,16 @@ MUTANTS: list[Mutant] = [
             'return "afterok:" + ":".join(jobs) if jobs else None',
             'return "afterany:" + ":".join(jobs) if jobs else None',
         ),
+    ),
+    *of(
+        "jobs/slurm/submit.py",
+        "tests/jobs/slurm/test_sbatch.py",
+        (
+            "submitit sends a script of its own",
+            "return self._text",
+            "return super()._make_submission_file_text(command, uid)",
+        ),
+        ("the tasks of a job array find nothing to do", "in range(tasks or 0):", "in range(0):"),
     ),
     *of(
         "jobs/states.py",
