@@ -11,6 +11,7 @@ from pathlib import Path
 
 from jobs.pipeline import Keys
 from jobs.slurm.cluster import Cluster
+from sllm import __version__
 from sllm.config import Experiment, write_experiment
 from sllm.files import CorruptError, read_object, write_json, write_text
 from sllm.manifests import atomic_directory, read_manifest, sha256
@@ -78,6 +79,7 @@ def describe_environment() -> str:
     of = commit()
     changes = _git("status", "--porcelain", "--", *PACKAGES)
     lines = [
+        f"sllm: {__version__}",
         f"commit: {of or 'not a git checkout'}",
         f"dirty: {'unknown' if changes is None else 'yes' if changes else 'no'}",
         f"python: {sys.version.split()[0]} ({sys.executable})",

@@ -19,6 +19,7 @@ from jobs import ledger
 from jobs.busy import require_no_processes
 from jobs.pipeline import STAGES, read_done
 from jobs.processes import local_processes
+from sllm import __version__
 from sllm.files import read_json
 from sllm.records import read_jsonl
 from sllm.run_directory import RunDirectory
@@ -111,7 +112,7 @@ def test_the_commands_that_a_submit_ends_with_work_as_printed(
 
 def test_the_environment_is_written_down_without_variables(finished: Any, place: Path) -> None:
     text = (place / "runs" / "tiny" / "environment.txt").read_text(encoding="utf-8")
-    assert "commit: " in text
+    assert text.startswith(f"sllm: {__version__}\ncommit: ")
     assert "\ntorch==" in text
     assert os.environ["PATH"] not in text
 
