@@ -23,7 +23,8 @@ names both; everything wrong is said at once. `sllm config CONFIG` prints an exp
   `validate.prompts='[하나, two]'`. The value is YAML.
 - Only `true` and `false` are booleans, and a number is written without leading zeros or colons; `010`, `2:00`, `on` and
   `2026-01-01` are text. `3e-4`, `1_000` and `0x1F` are numbers.
-- `&name`, `*name` and `<<: *name` (merge keys) work. No key stands twice. A section that stands empty has its defaults.
+- `&name`, `*name` and `<<: *name` (merge keys) work. A key at the top that begins with `x-` is no setting: it may hold
+  what is merged. No key stands twice. A section that stands empty has its defaults.
 - Paths may begin with `~`; others are relative to the folder that sllm is run in.
 - A default that depends on what else is set says so below. No integer is above 2⁶³ - 1.
 """

@@ -6,7 +6,7 @@ Paths are made absolute when the file is loaded, so that a job may run from any 
 from pathlib import Path
 from typing import Any
 
-from sllm.config.problems import COMMAND_LINE, Origins, place_of, shortened, validate
+from sllm.config.problems import COMMAND_LINE, Origins, place_of, printable, shortened, validate
 from sllm.config.schema import Experiment
 from sllm.config.section import fields, listed
 from sllm.config.sources import AihubSource, FilesSource, Source
@@ -51,7 +51,7 @@ def _read_catalogue(values: dict[str, Any], folder: Path, origins: Origins) -> N
         try:
             data["sources"] = load_yaml(path)
         except UserError as error:
-            raise UserError(f"{place_of(('data', 'sources'), origins)}: {error}") from None
+            raise UserError(f"{place_of(('data', 'sources'), origins)}: {printable(str(error))}") from None
         origins[("data", "sources")] = str(path)
 
 

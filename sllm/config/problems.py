@@ -35,7 +35,7 @@ def validate(model: type[M], values: Any, origins: str | Origins) -> M:
     except ValidationError as error:
         problems = list(_problems(model, error.errors(include_url=False)))
         problems += _hidden_problems(model, values, error.errors(include_url=False))
-        raise UserError("\n".join(dict.fromkeys(_printable(_line(problem, origins)) for problem in problems))) from None
+        raise UserError("\n".join(dict.fromkeys(printable(_line(problem, origins)) for problem in problems))) from None
 
 
 class _Problem(NamedTuple):
@@ -43,13 +43,13 @@ class _Problem(NamedTuple):
     text: str
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """On one line, and no command to the terminal."""
     return "".join(sign if sign.isprintable() else "�" for sign in text)
 
 
 def shortened(text: str) -> str:
-    text = _printable(text)
+    text = printable(text)
     return text if len(text) <= 60 else text[:57] + "…"
 
 
@@ -83,7 +83,8 @@ def _problems(model: type[BaseModel], errors: list[ErrorDetails]) -> Iterator[_P
         (key, _), given, kind = _locate(model, error["loc"]), error["input"], error["type"]
         if kind == "extra_forbidden":
             valid = _fields_at(model, error["loc"][:-1])
-            yield _Problem(key, f"unknown key; {_suggestion(model, key, valid)}valid: {', '.join(valid)}")
+            anchors = "; a key that begins with x- may hold it" if len(key) == 1 and isinstance(given, dict) else ""
+            yield _Problem(key, f"unknown key; {_suggestion(model, key, valid)}valid: {', '.join(valid)}{anchors}")
         elif kind == "missing":
             yield _Problem(key, "missing; it must be set")
         elif kind == "value_error" and isinstance(error["ctx"]["error"], CombinationError):

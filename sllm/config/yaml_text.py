@@ -23,7 +23,8 @@ _TAG = "tag:yaml.org,2002:"
 
 
 def load_yaml(path: Path) -> Any:
-    """Parse YAML into plain values; nothing in the file can be executed. Raises UserError naming file and line."""
+    """Parse YAML into plain values; nothing in the file can be executed. Keys at the top that begin with `x-` are left
+    out: they hold what `<<: *name` merges. Raises UserError naming file and line."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -37,7 +38,8 @@ def load_yaml(path: Path) -> Any:
         raise UserError(f"{path}:{line}: not valid UTF-8; save the file as UTF-8") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
-    return parse_yaml(text, str(path))
+    values = parse_yaml(text, str(path))
+    return {key: values[key] for key in values if not key.startswith("x-")} if isinstance(values, dict) else values
 
 
 def similar_file(path: Path) -> Path | None:
@@ -46,7 +48,8 @@ def similar_file(path: Path) -> Path | None:
     with contextlib.suppress(OSError):
         for part in path.parts[1:] if path.anchor else path.parts:
             if not (here / part).exists():
-                names = difflib.get_close_matches(part, [entry.name for entry in here.iterdir()], n=1)
+                entries = [entry for entry in here.iterdir() if entry.is_dir() or entry.suffix in ("", ".yaml", ".yml")]
+                names = difflib.get_close_matches(part, [entry.name for entry in entries], n=1)
                 part = names[0] if names else part
             here /= part
         return here if here.is_file() else None

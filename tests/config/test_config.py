@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sllm.config import (
@@ -171,6 +171,7 @@ VALUES = st.sampled_from(
     below=st.sampled_from(["", ".0", ".x", ".²"]),
     value=VALUES | st.text(),
 )
+@example(key="data.sources", below="", value="\xad")
 def test_whatever_is_typed_fits_or_is_told_on_a_line(key: str, below: str, value: str) -> None:
     told = ""
     try:
@@ -203,7 +204,8 @@ def test_a_file_that_is_not_there_is_looked_for_nearby(tmp_path: Path) -> None:
     assert problems(tmp_path / "absent.yaml") == [f"{tmp_path}/absent.yaml: no such file"]
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "mine.yaml").write_text("name: x", "utf-8")
-    for typed in ("config/mine.yaml", "configs/mein.yaml"):
+    (tmp_path / "configs" / "mine.out").touch()  # is nearer to `mine`, but no experiment
+    for typed in ("config/mine.yaml", "configs/mein.yaml", "configs/mine"):
         line = f"{tmp_path}/{typed}: no such file; did you mean {tmp_path}/configs/mine.yaml?"
         assert problems(tmp_path / typed) == [line]
     assert problems(tmp_path / "configs") == [f"{tmp_path}/configs: a folder; name a file in it: mine.yaml"]
@@ -263,6 +265,20 @@ def test_an_alias_is_a_copy(tmp_path: Path) -> None:
         ("second", 1.0),
         ("third", 3.0),
     ]
+
+
+def test_a_key_that_begins_with_x_holds_what_is_merged(tmp_path: Path) -> None:
+    """In an experiment at the top, and nowhere else; whoever calls it otherwise is told."""
+    file, smoke = tmp_path / "mine.yaml", (CONFIGS / "smoke.yaml").read_text("utf-8")
+    merged = "x-often: &often {every: 7}\n" + smoke.replace("validate:\n  every: 120", "validate:\n  <<: *often")
+    file.write_text(merged, "utf-8")
+    assert load_experiment(file) == load_experiment(CONFIGS / "smoke.yaml", ["validate.every=7"])
+    (line,) = problems(file, "model.x-a={}")
+    assert "model.x-a={} (command line): unknown key; valid: d_model" in line
+    file.write_text(merged.removeprefix("x-"), "utf-8")
+    (line,) = problems(file)
+    assert line.startswith(f"{file}: often: unknown key; ")
+    assert line.endswith(", wandb; a key that begins with x- may hold it")
 
 
 def test_overrides_reach_lists_and_replace_sections() -> None:

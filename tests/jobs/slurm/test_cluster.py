@@ -33,6 +33,18 @@ def test_a_stage_overrides_the_defaults_key_by_key(tmp_path: Path) -> None:
     assert (pack.partition, pack.memory, pack.qos) == ("cpu", "8G", "long")
 
 
+def test_a_key_that_begins_with_x_holds_what_is_merged(tmp_path: Path) -> None:
+    text = "x-big: &big {memory: 64G}\nstages: {pack: {<<: *big, cpus: 4}, tokenizer: *big}"
+    cluster = load_cluster(profile(tmp_path, text))
+    assert cluster == load_cluster(
+        profile(tmp_path, "stages: {pack: {memory: 64G, cpus: 4}, tokenizer: {memory: 64G}}")
+    )
+    with pytest.raises(
+        UserError, match=r"big: unknown key; valid: defaults, stages; a key that begins with x- may hold"
+    ):
+        load_cluster(profile(tmp_path, text.removeprefix("x-")))
+
+
 def test_a_resolved_profile_loads_back(tmp_path: Path) -> None:
     cluster = load_cluster("h100")
     again = load_cluster(profile(tmp_path, cluster.to_yaml()))
