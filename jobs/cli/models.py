@@ -1,0 +1,125 @@
+"""`sllm generate, chat, export`: what a trained model is for."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jobs.cli.options import MODELS, examples, offer_models
+
+if TYPE_CHECKING:
+    from sllm.inference.generator import TextGenerator
+    from sllm.inference.sampling import Sampling
+
+app = typer.Typer()
+
+Model = Annotated[
+    str,
+    typer.Option(
+        metavar="MODEL",
+        autocompletion=offer_models,
+        help="A run, whose best model is taken, or a directory with a model.",
+    ),
+]
+TokenizerFile = Annotated[Path | None, typer.Option(help="tokenizer.json, if not the one beside the model.")]
+Temperature = Annotated[float, typer.Option(help="0 always takes the likeliest token.")]
+TopK = Annotated[int | None, typer.Option(help="Choose among the k likeliest tokens.")]
+TopP = Annotated[float, typer.Option(help="Choose among the likeliest tokens that together reach this probability.")]
+Penalty = Annotated[float, typer.Option(help="Above 1 makes tokens that were used before less likely.")]
+Seed = Annotated[int | None, typer.Option(metavar="NUMBER", help="Equal seeds give equal text.")]
+
+
+@app.command(rich_help_panel=MODELS, epilog=examples("sllm generate 'In the morning' --model smoke --temperature 0.7"))
+def generate(
+    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT", help="Texts to continue.")],
+    model: Model,
+    tokenizer: TokenizerFile = None,
+    max_length: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Tokens of prompt and continuation together, at most. 256 if not given; never more than the context.",
+        ),
+    ] = None,
+    temperature: Temperature = 0.8,
+    top_k: TopK = None,
+    top_p: TopP = 0.95,
+    repetition_penalty: Penalty = 1.0,
+    seed: Seed = None,
+) -> None:
+    """Continue texts with a trained model."""
+    settings = (temperature, top_k, top_p, repetition_penalty)
+    generator, sampling = _load(model, tokenizer, settings, seed)
+    _tell_limit(generator, "--max-length", max_length)
+    texts = generator.generate(prompts, max_length or 256, **asdict(sampling), seed=seed)
+    for prompt, text in zip(prompts, texts, strict=True):
+        print(prompt + text)
+
+
+@app.command(rich_help_panel=MODELS, epilog=examples("sllm chat --model smoke"))
+def chat(
+    model: Model,
+    tokenizer: TokenizerFile = None,
+    reply_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens of one reply, at most. 128 if not given; never more than the context."),
+    ] = None,
+    temperature: Temperature = 0.8,
+    top_k: TopK = None,
+    top_p: TopP = 0.95,
+    repetition_penalty: Penalty = 1.0,
+    seed: Seed = None,
+) -> None:
+    """Write a text together with a trained model, turn by turn."""
+    settings = (temperature, top_k, top_p, repetition_penalty)
+    generator, sampling = _load(model, tokenizer, settings, seed)
+    _tell_limit(generator, "--reply-tokens", reply_tokens)
+    from jobs.models import keyboard
+    from sllm.inference.chat import chat as talk
+
+    talk(generator, read=keyboard(), reply_tokens=reply_tokens or 128, sampling=sampling, seed=seed)
+
+
+def _load(
+    name: str, tokenizer: Path | None, settings: tuple[float, int | None, float, float], seed: int | None
+) -> tuple["TextGenerator", "Sampling"]:
+    """Everything that was typed is checked before the model is loaded."""
+    from jobs.models import find_model
+
+    directory = find_model(name, tokenizer)
+    from sllm.inference.generator import TextGenerator
+    from sllm.inference.sampling import Sampling, check_seed
+
+    sampling = Sampling(*settings)
+    check_seed(seed)
+    return TextGenerator(directory, tokenizer), sampling
+
+
+def _tell_limit(generator: "TextGenerator", option: str, asked: int | None) -> None:
+    context_length = generator.model.config.context_length
+    if asked is not None and asked > context_length:
+        print(f"sllm: {option} {asked}: the model's context, and so every text, ends at {context_length} tokens",
+              file=sys.stderr)  # fmt: skip
+
+
+@app.command(rich_help_panel=MODELS, epilog=examples("sllm export --model smoke --output exported"))
+def export(
+    model: Model,
+    output: Annotated[Path, typer.Option(help="Directory to write; a former export there is replaced.")],
+    tokenizer: TokenizerFile = None,
+) -> None:
+    """Write a trained model as a Transformers directory, and check that its logits and its text are the same there."""
+    from jobs.models import find_model
+
+    directory = find_model(model, tokenizer)
+    from sllm.export.transformers import export as export_model
+
+    difference = export_model(directory, output, tokenizer)
+    checked = (
+        "not checked: Transformers is not installed"
+        if difference is None
+        else f"the same text from Transformers, logits differ by at most {difference:.1e}"
+    )
+    print(f"{output}: {checked}")
