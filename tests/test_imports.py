@@ -7,6 +7,8 @@ import sys
 import pytest
 from floors import MODULES, circles, floor, graph, imports, lines, page
 
+LINES = 400
+ALGORITHMS = {"sllm.tokenizer.merges", "sllm.tokenizer.words"}
 FORBIDDEN_IN_SLLM = {"submitit", "wandb", "jobs"}
 
 
@@ -22,6 +24,11 @@ def test_no_circles_between_files() -> None:
     assert circles({"a": {"b", "d"}, "b": {"c"}, "c": {"b"}, "d": {"d"}, "e": {"a"}}) == [["b", "c"], ["d"]]
     assert sum(map(len, graph().values())) > 200
     assert not circles(graph())
+
+
+def test_a_file_has_one_subject_and_so_many_lines() -> None:
+    """Two are one algorithm each."""
+    assert not [module for module, path in MODULES.items() if lines(path) > LINES and module not in ALGORITHMS]
 
 
 def test_the_page_of_floors_names_every_file() -> None:
