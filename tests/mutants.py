@@ -748,7 +748,7 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "sllm/inference/sampling.py",
-        "tests/inference/test_inference.py::test_sampling_frequencies_are_the_probabilities",
+        "tests/inference/test_sampling.py::test_sampling_frequencies_are_the_probabilities",
         (
             "top_p leaves out the token that reaches it",
             "ordered.cumsum(dim=-1) - ordered >= top_p",
@@ -757,7 +757,7 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "sllm/inference/generator.py",
-        "tests/inference/test_inference.py::test_a_row_of_a_batch_is_what_it_is_alone",
+        "tests/inference/test_generator.py::test_a_row_of_a_batch_is_what_it_is_alone",
         (
             "a row goes beyond its limit",
             "    rows = [row[:most] for row, most in zip(rows, limits, strict=True)]\n",
@@ -766,17 +766,17 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "sllm/inference/decode.py",
-        "tests/inference/test_inference.py::test_complete_cuts_only_what_is_too_long",
+        "tests/inference/test_generator.py::test_complete_cuts_only_what_is_too_long",
         ("complete leaves the model in training", "        model.train(training)", "        model.train()"),
     ),
     *of(
         "sllm/inference/chat.py",
-        "tests/inference/test_inference.py::test_chat_reads_the_line_whatever_the_room",
+        "tests/inference/test_chat.py::test_chat_reads_the_line_whatever_the_room",
         ("the chat forgets the newest turn", "        del turns[0]\n", "        del turns[-1]\n"),
     ),
     *of(
         "sllm/inference/chat.py",
-        "tests/inference/test_inference.py::test_each_turn_of_a_chat_draws_anew_and_a_seed_repeats_all",
+        "tests/inference/test_chat.py::test_each_turn_of_a_chat_draws_anew_and_a_seed_repeats_all",
         ("each turn of a chat draws the same", "(seed + turn) % (LARGEST_SEED + 1)", "seed"),
     ),
     *of(

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 
 from sllm.inference.generator import TextGenerator, fit, kept_free
 from sllm.inference.sampling import LARGEST_SEED, Sampling, check_seed
@@ -60,6 +60,27 @@ def chat(
     turns: list[str] = []
     turn = 0
     tell(GREETING)
+    for line in _lines(read, write, tell):
+        if line is None:
+            turns = []
+            continue
+        turns.append(line)
+        turn_seed = None if seed is None else (seed + turn) % (LARGEST_SEED + 1)
+        with contextlib.suppress(KeyboardInterrupt):  # what was said so far stays in the transcript
+            ids, room = _fit_turns(generator, turns, reply_tokens, tell)
+            with contextlib.closing(_reply(generator, ids, room, sampling, turn_seed)) as reply:
+                for piece in reply:
+                    turns[-1] += piece
+                    write(piece)
+        turns[-1] += "\n"
+        write("\n")
+        turn += 1
+
+
+def _lines(
+    read: Callable[[str], str], write: Callable[[str], object], tell: Callable[[str], object]
+) -> Iterator[str | None]:
+    """The lines of text that are typed, until Ctrl-D or /quit; None where another text begins."""
     while True:
         try:
             line = read("> ")
@@ -71,26 +92,14 @@ def chat(
             tell(HOW_TO_END)
             continue
         command = line.strip()
-        if command.startswith("/") and "/" not in command[1:]:  # /usr/bin is text
-            if command == "/quit":
-                return
-            if command == "/new":
-                turns = []
-            tell({"/new": NEW, "/help": HELP}.get(command, NO_COMMAND.format(command)))
+        if not command.startswith("/") or "/" in command[1:]:  # /usr/bin is text
+            yield line
             continue
-        turns.append(line)
-        turn_seed = None if seed is None else (seed + turn) % (LARGEST_SEED + 1)
-        try:
-            ids, room = _fit_turns(generator, turns, reply_tokens, tell)
-            with contextlib.closing(_reply(generator, ids, room, sampling, turn_seed)) as reply:
-                for piece in reply:
-                    turns[-1] += piece
-                    write(piece)
-        except KeyboardInterrupt:
-            pass  # what was said so far stays in the transcript
-        turns[-1] += "\n"
-        write("\n")
-        turn += 1
+        if command == "/quit":
+            return
+        if command == "/new":
+            yield None
+        tell({"/new": NEW, "/help": HELP}.get(command, NO_COMMAND.format(command)))
 
 
 def _fit_turns(

@@ -1,0 +1,23 @@
+"""A model as training leaves it."""
+
+from pathlib import Path
+
+import pytest
+from small_models import random_model
+
+from sllm.inference.generator import TextGenerator
+from sllm.model.storage import save_model
+from sllm.tokenizer import Tokenizer
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A model as training leaves it, with its tokenizer."""
+    Tokenizer([]).save(tmp_path / "t" / "tokenizer.json")
+    save_model(tmp_path / "best", random_model(), tmp_path / "t" / "tokenizer.json")
+    return tmp_path / "best"
+
+
+@pytest.fixture
+def generator(directory: Path) -> TextGenerator:
+    return TextGenerator(directory, device="cpu")

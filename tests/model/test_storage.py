@@ -1,0 +1,72 @@
+"""A model's directory: where it may lie, what belongs to it, and what is refused."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from small_models import random_model
+
+from sllm.errors import UserError
+from sllm.files import read_json, write_json
+from sllm.inference.generator import TextGenerator
+from sllm.manifests import write_manifest
+from sllm.model.storage import load_pair, save_model
+from sllm.tokenizer import Tokenizer
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A model as training leaves it, with its tokenizer."""
+    Tokenizer([]).save(tmp_path / "t" / "tokenizer.json")
+    save_model(tmp_path / "best", random_model(), tmp_path / "t" / "tokenizer.json")
+    return tmp_path / "best"
+
+
+def test_paths_to_the_model(directory: Path, tmp_path: Path) -> None:
+    wanted = TextGenerator(directory, device="cpu").generate("a", temperature=0)
+    for path in (directory / "model.safetensors", str(directory)):
+        assert TextGenerator(path, device="cpu").generate("a", temperature=0) == wanted
+    for tokenizer in (tmp_path / "t", tmp_path / "t" / "tokenizer.json"):
+        assert TextGenerator(directory, tokenizer, device="cpu").generate("a", temperature=0) == wanted
+
+
+def test_a_tokenizer_of_another_model_is_refused(directory: Path, tmp_path: Path) -> None:
+    Tokenizer([(100, 101)]).save(tmp_path / "other.json")
+    with pytest.raises(UserError, match="261 tokens"):
+        load_pair(directory, tmp_path / "other.json", "cpu")
+    with pytest.raises(UserError, match="no such file"):
+        TextGenerator(directory, tmp_path / "missing.json", device="cpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="no GPU"):
+            TextGenerator(directory, device="cuda")
+    with pytest.raises(UserError, match="no model here"):
+        TextGenerator(tmp_path, device="cpu")
+
+
+def test_a_checkpoint_takes_the_tokenizer_of_its_run(directory: Path, tmp_path: Path) -> None:
+    wanted = TextGenerator(directory, device="cpu").generate("a", temperature=0)
+    (tmp_path / "config.yaml").write_text("name: run\n", encoding="utf-8")
+    checkpoint = shutil.copytree(directory, tmp_path / "checkpoints" / "step-00000001")
+    (checkpoint / "tokenizer.json").unlink()
+    write_manifest(checkpoint)
+    assert TextGenerator(checkpoint, device="cpu").generate("a", temperature=0) == wanted
+
+
+def test_weights_that_are_not_numbers_are_named(directory: Path, tmp_path: Path) -> None:
+    model = random_model()
+    with torch.no_grad():
+        model.final_norm.bias[0] = torch.nan
+    save_model(tmp_path / "diverged", model, directory / "tokenizer.json")
+    with pytest.raises(UserError, match="diverged: its weights are not numbers"):
+        TextGenerator(tmp_path / "diverged", device="cpu")
+
+
+def test_weights_that_do_not_fit_their_description_are_named(directory: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(directory, tmp_path / "other")
+    about = read_json(other / "config.json")
+    deeper = {**about["model"], "n_layers": about["model"]["n_layers"] + 1}
+    write_json(other / "config.json", {**about, "model": deeper})
+    write_manifest(other)
+    with pytest.raises(UserError, match=r"made by another architecture \(.* is missing, .*, 12 tensors differ\)"):
+        TextGenerator(other, device="cpu")

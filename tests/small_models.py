@@ -1,0 +1,64 @@
+"""Models that take no training: random ones, and one that says a given text; and a chat with them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from sllm.config import ModelConfig
+from sllm.inference.chat import chat
+from sllm.inference.generator import TextGenerator
+from sllm.inference.sampling import Sampling
+from sllm.model.gpt2 import GPT
+from sllm.tokenizer import Tokenizer
+
+CONFIG = ModelConfig(d_model=32, n_layers=2, n_heads=2, d_ff=96, context_length=64, dropout=0.1)
+GREEDY = Sampling(temperature=0)
+PROMPTS = ["한국어", "a", "The quick brown fox", "", "대한민국의 수도는"]
+CTRL_C = "\x03"
+
+
+def random_model(seed: int = 0) -> GPT:
+    """A model whose next token depends on the whole text: a fresh one would just repeat its last token."""
+    torch.manual_seed(seed)
+    model = GPT(CONFIG, Tokenizer([]).vocab_size)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.add_(torch.randn_like(parameter) * (0.5 if "norm" not in name else 0.1))
+    return model
+
+
+class Scripted(TextGenerator):
+    """A generator whose model 'says' a given text, byte by byte: a deterministic language model."""
+
+    def __init__(self, text: str) -> None:
+        self.tokenizer = Tokenizer([])
+        self.model = random_model().eval()
+        self.said = self.tokenizer.encode(text, eos=True)
+        self.asked: list[list[int]] = []
+        self.rooms: list[int] = []
+
+    def stream_ids(self, ids: list[int], new_tokens: int, *_: object) -> Iterator[str]:
+        self.asked.append(ids)
+        self.rooms.append(new_tokens)
+        decoder = self.tokenizer.stream_decoder()
+        for token in self.said[:new_tokens]:
+            if piece := decoder.feed(token):
+                yield piece
+
+
+def talk(generator: TextGenerator, lines: list[str], **arguments: Any) -> str:
+    """What the chat writes; what it tells goes to `told`."""
+    script = iter(lines)
+    written: list[str] = []
+
+    def read(_: str) -> str:
+        line = next(script, None)
+        if line is None:
+            raise EOFError
+        if line == CTRL_C:
+            raise KeyboardInterrupt
+        return line
+
+    chat(generator, read=read, write=written.append, **{"tell": lambda _: None, **arguments})
+    return "".join(written)
