@@ -5,11 +5,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+class _Named:
+    """`run.config` is the path of the run's `config.yaml`, and so on."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, run: "RunDirectory", _: type) -> Path:
+        return run.path / self._name
+
+
 @dataclass(frozen=True)
 class RunDirectory:
     """Names of everything in `runs/<name>/`. Creating one touches nothing on disk."""
 
     path: Path
+
+    config = _Named("config.yaml")
+    cluster = _Named("cluster.yaml")
+    submission = _Named("submission.json")
+    """Where it was last submitted to."""
+    code = _Named("code")
+    environment = _Named("environment.txt")
+    ledger = _Named("ledger.jsonl")
+    metrics = _Named("metrics.jsonl")
+    checkpoints = _Named("checkpoints")
+    best = _Named("best")
+    report = _Named("report")
 
     @classmethod
     def above(cls, path: Path) -> "RunDirectory | None":
@@ -19,47 +41,6 @@ class RunDirectory:
     @property
     def name(self) -> str:
         return self.path.name
-
-    @property
-    def config(self) -> Path:
-        return self.path / "config.yaml"
-
-    @property
-    def cluster(self) -> Path:
-        return self.path / "cluster.yaml"
-
-    @property
-    def submission(self) -> Path:
-        """Where it was last submitted to."""
-        return self.path / "submission.json"
-
-    @property
-    def code(self) -> Path:
-        return self.path / "code"
-
-    @property
-    def environment(self) -> Path:
-        return self.path / "environment.txt"
-
-    @property
-    def ledger(self) -> Path:
-        return self.path / "ledger.jsonl"
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def best(self) -> Path:
-        return self.path / "best"
-
-    @property
-    def report(self) -> Path:
-        return self.path / "report"
 
     def stage(self, name: str) -> Path:
         return self.path / "stages" / name

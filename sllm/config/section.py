@@ -42,8 +42,8 @@ class Section(BaseModel):
     def _empty_sections(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        sections = {field.alias or name for name, field in cls.model_fields.items() if is_section(field.annotation)}
-        return {key: {} if value is None and key in sections else value for key, value in values.items()}
+        kinds = fields(cls)
+        return {key: {} if value is None and is_section(kinds.get(key)) else value for key, value in values.items()}
 
     def _fit(self, **defaults: Any) -> None:
         """Give keys that the user has not set another default: one that goes with what is set."""
