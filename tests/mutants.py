@@ -435,8 +435,8 @@ MUTANTS: list[Mutant] = [
         "tests/data/test_hub.py::test_a_branch_that_moves_meanwhile_changes_nothing",
         (
             "hub: the files are asked for by the branch, not by the commit",
-            "            revision=revision,\n",
-            "            revision=source.revision,\n",
+            "        revision=revision,\n        data_files",
+            "        revision=source.revision,\n        data_files",
         ),
     ),
     *of(
@@ -458,7 +458,7 @@ MUTANTS: list[Mutant] = [
         ),
         (
             "rules and brackets count as lines that repeat",
-            "            if counts[2] > letters_before:  # a line of signs alone (a rule, a bracket) may repeat\n",
+            "            if letters > letters_before:  # a line of signs alone (a rule, a bracket) may repeat\n",
             "            if line_size:\n",
         ),
         ("of equally frequent phrases the shortest is taken", "n_size > best_size", "n_size < best_size"),

@@ -201,77 +201,80 @@ def _file_system() -> Any:
 
 
 def _hub_files(source: HubSource) -> HubFiles:
+    try:
+        return _ask(source)
+    except Exception as error:
+        if explained := _explained(error, source):
+            raise UserError(f"data.sources: {source.name}: {explained}") from None
+        raise
+
+
+CONVERTED = "if the hub has converted it, set revision: refs/convert/parquet and files: CONFIG/SPLIT/*.parquet"
+
+
+def _ask(source: HubSource) -> HubFiles:
     import datasets
-    from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import HfApi
 
     where, dataset = f"data.sources: {source.name}", source.dataset
-    login = "log in with `hf auth login` on this machine, or set HF_TOKEN"
-    gated = (
-        f"{where}: {dataset} is gated: accept its conditions on https://huggingface.co/datasets/{dataset}, then {login}"
-    )
-    export = "set revision: refs/convert/parquet and files: CONFIG/SPLIT/*.parquet"
     datasets.disable_progress_bars()
-    try:
-        # First of all the commit: a branch may move while we read.
-        revision = HfApi().dataset_info(dataset, revision=source.revision, timeout=10).sha
-        builder = datasets.load_dataset_builder(
-            dataset,
-            source.config,
-            revision=revision,
-            data_files={source.split: source.files} if source.files else None,
-        )
-        found = {str(name): list(files) for name, files in (builder.config.data_files or {}).items()}
-        if source.split not in found:
-            raise UserError(f"{where}: {dataset} has no split {source.split!r}; set split to one of {', '.join(found)}")
-        files = tuple(found[source.split])
-        if other := next((file for file in files if not file.endswith(".parquet")), None):
-            raise UserError(
-                f"{where}: {dataset} is not parquet ({other.rpartition('/')[2]}); if the hub has converted it, {export}"
+    # First of all the commit: a branch may move while we read.
+    revision = HfApi().dataset_info(dataset, revision=source.revision, timeout=10).sha
+    builder = datasets.load_dataset_builder(
+        dataset,
+        source.config,
+        revision=revision,
+        data_files={source.split: source.files} if source.files else None,
+    )
+    found = {str(name): list(files) for name, files in (builder.config.data_files or {}).items()}
+    if source.split not in found:
+        raise UserError(f"{where}: {dataset} has no split {source.split!r}; set split to one of {', '.join(found)}")
+    files = tuple(found[source.split])
+    if other := next((file for file in files if not file.endswith(".parquet")), None):
+        raise UserError(f"{where}: {dataset} is not parquet ({other.rpartition('/')[2]}); {CONVERTED}")
+    system = _file_system()
+    with system.open(files[0], "rb") as handle:
+        next(parquet_texts(handle, f"{where}: {files[0]}", source.text_field, 0), None)
+    return HubFiles(str(revision), files, tuple(system.info(file)["size"] for file in files))
+
+
+def _explained(error: Exception, source: HubSource) -> str:
+    """What an error of the hub's client, or of `datasets`, means for the user; nothing for one that we do not know."""
+    from huggingface_hub import constants, errors
+
+    dataset = source.dataset
+    login = "log in with `hf auth login` on this machine, or set HF_TOKEN"
+    match error:
+        case errors.OfflineModeIsEnabled():
+            return f"HF_HUB_OFFLINE is set; unset it to download {dataset}"
+        case errors.GatedRepoError():
+            return _gated(dataset, login)
+        case errors.RevisionNotFoundError():
+            return f"{dataset} has no revision {source.revision!r}; correct it, or use main"
+        case errors.RepositoryNotFoundError():
+            return f"the hub has no dataset {dataset}, or it is private: correct its id, or {login}"
+        case errors.HfHubHTTPError() if error.response.status_code in (401, 403):
+            return f"the hub refuses {dataset} ({error.response.status_code}): {login}"
+        case errors.HfHubHTTPError():
+            return ""
+        case FileNotFoundError():
+            if "gated" in str(error):  # `datasets` has made a DatasetNotFoundError of it
+                return _gated(dataset, login)
+            what = f"files that match {source.files}" if source.files else "data files"
+            return f"{dataset} has no {what} at revision {source.revision}; correct it"
+        case RuntimeError() if "scripts are no longer supported" in str(error):
+            return f"{dataset} is a loading script, which is never run; {CONVERTED}"
+        case json.JSONDecodeError():
+            return (
+                f"what answers at {constants.ENDPOINT} is not the hub: log in to the network if it wants that, or "
+                f"correct HF_ENDPOINT"
             )
-        system = _file_system()
-        with system.open(files[0], "rb") as handle:
-            next(parquet_texts(handle, f"{where}: {files[0]}", source.text_field, 0), None)
-        return HubFiles(str(revision), files, tuple(system.info(file)["size"] for file in files))
-    except OfflineModeIsEnabled:
-        raise UserError(f"{where}: HF_HUB_OFFLINE is set; unset it to download {dataset}") from None
-    except GatedRepoError:
-        raise UserError(gated) from None
-    except RevisionNotFoundError:
-        raise UserError(f"{where}: {dataset} has no revision {source.revision!r}; correct it, or use main") from None
-    except RepositoryNotFoundError:
-        raise UserError(
-            f"{where}: the hub has no dataset {dataset}, or it is private: correct its id, or {login}"
-        ) from None
-    except HfHubHTTPError as error:
-        if error.response.status_code not in (401, 403):
-            raise
-        raise UserError(f"{where}: the hub refuses {dataset} ({error.response.status_code}): {login}") from None
-    except FileNotFoundError as error:
-        if "gated" in str(error):  # `datasets` has made a DatasetNotFoundError of it
-            raise UserError(gated) from None
-        what = f"files that match {source.files}" if source.files else "data files"
-        raise UserError(f"{where}: {dataset} has no {what} at revision {source.revision}; correct it") from None
-    except RuntimeError as error:
-        if "scripts are no longer supported" not in str(error):
-            raise
-        raise UserError(
-            f"{where}: {dataset} is a loading script, which is never run; if the hub has converted it, {export}"
-        ) from None
-    except json.JSONDecodeError:
-        raise UserError(
-            f"{where}: what answers at {constants.ENDPOINT} is not the hub: log in to the network if it wants that, or "
-            f"correct HF_ENDPOINT"
-        ) from None
-    except ValueError as error:  # a configuration that does not exist, or none named where there are several
-        names = re.findall(r"'([^']*)'", str(error).partition("[")[2].partition("]")[0])
-        if not names:
-            raise
-        given = f"has no configuration {source.config!r}" if source.config else "has several configurations"
-        raise UserError(f"{where}: {dataset} {given}; set config to one of {', '.join(names)}") from None
+        case ValueError():  # a configuration that does not exist, or none named where there are several
+            names = re.findall(r"'([^']*)'", str(error).partition("[")[2].partition("]")[0])
+            given = f"has no configuration {source.config!r}" if source.config else "has several configurations"
+            return f"{dataset} {given}; set config to one of {', '.join(names)}" if names else ""
+    return ""
+
+
+def _gated(dataset: str, login: str) -> str:
+    return f"{dataset} is gated: accept its conditions on https://huggingface.co/datasets/{dataset}, then {login}"

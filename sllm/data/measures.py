@@ -95,17 +95,35 @@ def mix(x):  # type: ignore[no-untyped-def]
 
 @compiled
 def _measure(codes, classes, first, negligible):  # type: ignore[no-untyped-def]
+    shares = np.zeros(5 + len(TOP) + REPEATED, np.float64)
+    counts, size, in_runs, words, lines, paragraphs = _units(codes, classes)
+    if size == 0:
+        return counts, shares
+    slots = 16
+    while slots < 2 * len(words[0]):
+        slots *= 2
+    table = np.empty(slots, np.uint64), np.zeros(slots, np.int8)  # keys, and stamps that say whose they are
+    for number, units in enumerate((lines, paragraphs)):
+        repeated, characters = _repeats(units, table, number + 1)
+        shares[2 * number], shares[2 * number + 1] = repeated / max(len(units[0]), 1), characters / size
+    shares[4] = in_runs / size
+    _measure_phrases(words, table, size, first, negligible, shares[5:])
+    return counts, shares
+
+
+@compiled
+def _units(codes, classes):  # type: ignore[no-untyped-def]
+    """Hangul, Latin, letters, digits and words; characters, and those in runs; hash and characters of every word, line
+    and paragraph, which ends at a blank line."""
     length = len(codes)
-    counts = np.zeros(5, np.int64)  # Hangul, Latin, letters, digits, words
-    shares = np.zeros(14, np.float64)
-    # Hash and characters of every word, line and paragraph; a paragraph ends at a blank line.
+    kinds = np.zeros(SPACE, np.int64)
     words, word_sizes = np.empty(length // 2 + 1, np.uint64), np.empty(length // 2 + 1, np.int32)
     lines, line_sizes = np.empty(length // 2 + 1, np.uint64), np.empty(length // 2 + 1, np.int32)
     paragraphs, paragraph_sizes = np.empty(length // 2 + 1, np.uint64), np.empty(length // 2 + 1, np.int32)
     n_words, n_lines, n_paragraphs = 0, 0, 0
     word, line, paragraph = uint64(0), uint64(0), uint64(0)
     word_size, line_size, paragraph_size = 0, 0, 0
-    size, run, in_runs = 0, 0, 0
+    run, in_runs = 0, 0
     last, letters_before = uint64(0), 0
     for i in range(length + 1):
         code = uint64(codes[i]) if i < length else uint64(10)
@@ -114,17 +132,7 @@ def _measure(codes, classes, first, negligible):  # type: ignore[no-untyped-def]
             word = (word ^ code) * _MULTIPLIER
             word ^= word >> uint64(29)
             word_size += 1
-            size += 1
-            if kind == HANGUL:
-                counts[0] += 1
-                counts[2] += 1
-            elif kind == LATIN:
-                counts[1] += 1
-                counts[2] += 1
-            elif kind == OTHER_LETTER:
-                counts[2] += 1
-            elif kind == DIGIT:
-                counts[3] += 1
+            kinds[kind] += 1
             run = run + 1 if code == last else 1
             if run > 3:
                 in_runs += 1
@@ -140,10 +148,11 @@ def _measure(codes, classes, first, negligible):  # type: ignore[no-untyped-def]
         if kind != NEWLINE:
             continue
         if line_size:
-            if counts[2] > letters_before:  # a line of signs alone (a rule, a bracket) may repeat
+            letters = kinds[HANGUL] + kinds[LATIN] + kinds[OTHER_LETTER]
+            if letters > letters_before:  # a line of signs alone (a rule, a bracket) may repeat
                 lines[n_lines], line_sizes[n_lines] = line, line_size
                 n_lines += 1
-                letters_before = counts[2]
+                letters_before = letters
             paragraph = mix(paragraph * _MULTIPLIER + line)
             paragraph_size += line_size
             line, line_size = uint64(0), 0
@@ -151,47 +160,57 @@ def _measure(codes, classes, first, negligible):  # type: ignore[no-untyped-def]
             paragraphs[n_paragraphs], paragraph_sizes[n_paragraphs] = paragraph, paragraph_size
             n_paragraphs += 1
             paragraph, paragraph_size = uint64(0), 0
-    counts[4] = n_words
-    if size == 0:
-        return counts, shares
+    letters = kinds[HANGUL] + kinds[LATIN] + kinds[OTHER_LETTER]
+    return (
+        np.array([kinds[HANGUL], kinds[LATIN], letters, kinds[DIGIT], n_words]),
+        kinds.sum(),
+        in_runs,
+        (words[:n_words], word_sizes[:n_words]),
+        (lines[:n_lines], line_sizes[:n_lines]),
+        (paragraphs[:n_paragraphs], paragraph_sizes[:n_paragraphs]),
+    )
 
-    slots = 16
-    while slots < 2 * n_words:
-        slots *= 2
-    keys, stamps, seen = np.empty(slots, np.uint64), np.zeros(slots, np.int8), np.empty(slots, np.int32)
-    shares[0], shares[1] = _repeats(lines[:n_lines], line_sizes, keys, stamps, 1)
-    shares[2], shares[3] = _repeats(paragraphs[:n_paragraphs], paragraph_sizes, keys, stamps, 2)
-    shares[0], shares[2] = shares[0] / max(n_lines, 1), shares[2] / max(n_paragraphs, 1)
-    shares[1], shares[3], shares[4] = shares[1] / size, shares[3] / size, in_runs / size
 
+@compiled
+def _measure_phrases(words, table, size, first, negligible, shares):  # type: ignore[no-untyped-def]
+    """Fill in the shares of the most frequent n-gram for each n of TOP, then of those that came before."""
+    n_words = len(words[0])
     # Polynomial hashes of all prefixes: that of any n-gram is a difference.
     prefix, ends = np.zeros(n_words + 1, np.uint64), np.zeros(n_words + 1, np.int64)
     for i in range(n_words):
-        prefix[i + 1] = prefix[i] * _MULTIPLIER + words[i]
-        ends[i + 1] = ends[i] + word_sizes[i]
+        prefix[i + 1] = prefix[i] * _MULTIPLIER + words[0][i]
+        ends[i + 1] = ends[i] + words[1][i]
+    seen = np.empty(len(table[0]), np.int32)
     power = _MULTIPLIER
     for n in range(2, first + REPEATED):
         power *= _MULTIPLIER
-        best, best_size, covered, until = 1, 0, 0, 0
-        for i in range(n_words - n + 1):
-            key = mix(prefix[i + n] - prefix[i] * power)
-            slot = _slot(key, keys, stamps, n + 1)
-            if stamps[slot] != n + 1:
-                stamps[slot], keys[slot], seen[slot] = n + 1, key, 1
-                continue
-            seen[slot] += 1
-            covered += ends[i + n] - ends[max(i, until)]
-            until = i + n
-            n_size = ends[i + n] - ends[i]
-            if seen[slot] > best or (seen[slot] == best and n_size > best_size):
-                best, best_size = seen[slot], n_size
-        if n <= 4:
-            shares[3 + n] = best * best_size / size
+        most, covered = _phrases(n, prefix, ends, power, table, seen)
+        if n <= TOP[-1]:
+            shares[n - TOP[0]] = most / size
         if n >= first:
-            shares[8 + n - first] = covered / size
-        if covered == 0 or (n >= max(first, 4) and covered <= negligible * size):
+            shares[len(TOP) + n - first] = covered / size
+        if covered == 0 or (n >= max(first, TOP[-1]) and covered <= negligible * size):
             break
-    return counts, shares
+
+
+@compiled
+def _phrases(n, prefix, ends, power, table, seen):  # type: ignore[no-untyped-def]
+    """Characters in all occurrences of the most frequent n-gram, and in n-grams that came before."""
+    keys, stamps = table
+    best, best_size, covered, until = 1, 0, 0, 0
+    for i in range(len(prefix) - n):
+        key = mix(prefix[i + n] - prefix[i] * power)
+        slot = _slot(key, keys, stamps, n + 1)
+        if stamps[slot] != n + 1:
+            stamps[slot], keys[slot], seen[slot] = n + 1, key, 1
+            continue
+        seen[slot] += 1
+        covered += ends[i + n] - ends[max(i, until)]
+        until = i + n
+        n_size = ends[i + n] - ends[i]
+        if seen[slot] > best or (seen[slot] == best and n_size > best_size):
+            best, best_size = seen[slot], n_size
+    return best * best_size, covered
 
 
 @compiled
@@ -205,8 +224,9 @@ def _slot(key, keys, stamps, stamp):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _repeats(hashes, sizes, keys, stamps, stamp):  # type: ignore[no-untyped-def]
+def _repeats(units, table, stamp):  # type: ignore[no-untyped-def]
     """How many came before, and their characters."""
+    (hashes, sizes), (keys, stamps) = units, table
     count, characters = 0, 0
     for i in range(len(hashes)):
         slot = _slot(hashes[i], keys, stamps, stamp)
