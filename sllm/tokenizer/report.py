@@ -1,13 +1,13 @@
 """What a tokenizer makes of text it was not learnt from: figures, tokens to look at, and a peer to compare with."""
 
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from itertools import islice
 from typing import Any
 
 import numpy as np
+import regex
 from rich.console import Console
 from rich.table import Table
 
@@ -16,7 +16,7 @@ from sllm.stop import StopFlag
 from sllm.tokenizer.codec import FIRST_BYTE, SPECIAL_TOKENS, Tokenizer, byte_level_name
 from sllm.workers import in_a_process
 
-HANGUL, LATIN = re.compile(r"[가-힣]").search, re.compile(r"[A-Za-z]{2}").search
+HANGUL, LATIN = regex.compile(r"\p{Hangul}").search, regex.compile(r"\p{Latin}{2}").search
 
 PEER_BYTES = 32_000_000
 """Up to this much text the stage also trains the peer, which needs several times our time and memory."""

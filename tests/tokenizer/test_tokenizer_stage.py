@@ -193,6 +193,8 @@ def test_a_line_with_two_scripts_is_found_whatever_its_length() -> None:
         assert is_mixed(f"{latin} {korean}.")
         assert not is_mixed(korean)
         assert not is_mixed(latin)
+    assert is_mixed("ㅋㅋ okay")
+    assert is_mixed("한글 naïf")
     assert not is_mixed("가 a 나 b")
 
 
