@@ -158,6 +158,24 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
+        "sllm/config/yaml_text.py",
+        "tests/config/test_config.py::test_a_key_that_begins_with_x_holds_what_is_merged",
+        (
+            "what is only there to be merged is a setting",
+            ' for key in values if not key.startswith("x-")',
+            " for key in values",
+        ),
+    ),
+    *of(
+        "sllm/config/yaml_text.py",
+        "tests/config/test_config.py::test_a_file_that_is_not_there_is_looked_for_nearby",
+        (
+            "any file is suggested for a mistyped experiment",
+            ' if entry.is_dir() or entry.suffix in ("", ".yaml", ".yml")',
+            "",
+        ),
+    ),
+    *of(
         "sllm/model/size.py",
         "tests/model/test_size.py",
         ("half of attention's FLOPs", "    return 6.0 * n + 12.0", "    return 6.0 * n + 6.0"),
