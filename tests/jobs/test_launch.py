@@ -313,7 +313,7 @@ def test_a_crash_shows_the_end_of_the_log(
     tree = tmp_path / "tree"
     for package in ("sllm", "jobs", "configs"):
         shutil.copytree(ROOT / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
-    optim = tree / "sllm" / "optim.py"
+    optim = tree / "sllm" / "training" / "optim.py"
     sound = optim.read_text(encoding="utf-8")
     bug = "\n    if step == 12:\n        raise ZeroDivisionError('a bug')\n"
     head, signature, body = sound.partition("def learning_rate(")
