@@ -960,8 +960,8 @@ MUTANTS: list[Mutant] = [
         ),
         (
             "the order ignores the seed",
-            "            experiment.model.context_length,\n            experiment.seed,\n",
-            "            experiment.model.context_length,\n            0,\n",
+            "weights, length, experiment.seed, global_batch",
+            "weights, length, 0, global_batch",
         ),
         (
             "the start values ignore the seed",

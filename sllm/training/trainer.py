@@ -38,13 +38,8 @@ class Trainer:
         self.data = PackedData.open(artifacts.packed, self.tokenizer.fingerprint)
         names = {source.name for source in self.data.sources}  # without the optional ones that could not be had
         weights = {source.name: source.weight for source in experiment.data.sources if source.name in names}
-        self.sampler = Sampler(
-            self.data,
-            weights,
-            experiment.model.context_length,
-            experiment.seed,
-            global_batch=experiment.train.global_batch,
-        )
+        length, batch = experiment.model.context_length, self.config.global_batch
+        self.sampler = Sampler(self.data, weights, length, experiment.seed, global_batch=batch)
         seed(world.device, experiment.seed)
         self.model = GPT(experiment.model, self.tokenizer.vocab_size).to(world.device)
         self.model.activation_checkpointing = self.config.activation_checkpointing

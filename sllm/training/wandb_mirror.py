@@ -138,7 +138,6 @@ def main() -> None:
     experiment = Experiment.model_validate(json.loads(sys.stdin.buffer.readline()))
     run = RunDirectory(Path(sys.argv[1]))
     wandb = _wandb()
-
     try:
         mirror(experiment, run, _Training())
     except (wandb.Error, OSError) as error:  # wrong key, refused, timed out, no file locks
@@ -196,7 +195,6 @@ def send(experiment: Experiment, run: RunDirectory) -> tuple[int, int]:
         UserError: W&B refused, or did not take them all.
     """
     wandb = _wandb()
-
     known = _id_file(run).exists()
     with only_sender(run) as identifier:
         newest = deque(History(experiment, run.metrics).new_rows(), maxlen=1)
@@ -232,7 +230,6 @@ def send(experiment: Experiment, run: RunDirectory) -> tuple[int, int]:
 def _last_step(api: Any, experiment: Experiment, identifier: str) -> int:
     """The last step that W&B has of the run; -1 if it does not know the run, or does not say."""
     wandb = _wandb()
-
     config = experiment.wandb
     path = "/".join(part for part in (config.entity, config.project, identifier) if part)
     try:
@@ -282,7 +279,6 @@ def _id_file(run: RunDirectory) -> Path:
 
 def _resume(experiment: Experiment, run: RunDirectory, identifier: str, **settings: Any) -> Any:
     wandb = _wandb()
-
     config = experiment.wandb
     return wandb.init(
         project=config.project,
@@ -317,7 +313,6 @@ def _send_row(wandb_run: Any, step: int, figures: dict[str, Any]) -> bool:
         return False
     if samples := figures.get("validation/samples"):
         wandb = _wandb()
-
         # Not a wandb.Table: each would become an artifact, and ask the server before the row may go.
         text = "".join(
             f"<p><b>{html.escape(sample['prompt'])}</b>{html.escape(sample['continuation'])}</p>" for sample in samples
@@ -332,7 +327,6 @@ def _send_row(wandb_run: Any, step: int, figures: dict[str, Any]) -> bool:
 def obstacle() -> str | None:
     """Why nothing can be sent to W&B from here, or None if that may be tried."""
     wandb = _wandb()
-
     settings = wandb.setup().settings
     server = urlsplit(settings.base_url)
     netrc = Path(os.environ.get("NETRC") or os.path.expanduser("~/.netrc"))  # noqa: PTH111 - raises without a HOME
