@@ -182,3 +182,12 @@ def test_what_numba_compiled_for_one_run_serves_the_next(tmp_path: Path, monkeyp
     assert compiled_anew(tree)
     snapshot_code(runs[3])
     assert not compiled_anew(runs[3].code)
+
+
+def test_a_run_keeps_what_its_code_reads(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    snapshot_code(run)
+    for package in jobs.prepare.PACKAGES:
+        texts = {path.relative_to(jobs.prepare.TREE) for path in (jobs.prepare.TREE / package).rglob("*.txt")}
+        assert texts == {path.relative_to(run.code) for path in (run.code / package).rglob("*.txt")}
+        assert texts or package != "sllm"
