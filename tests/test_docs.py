@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,3 +54,9 @@ def test_ci_and_pre_commit_run_what_make_runs() -> None:
     lint = re.findall(r"^\t\$\(BIN\)/(\w+(?: check| format)?)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
     run = [re.sub(r"^\.venv/bin/| --.*", "", hook["entry"]) for hook in hooks]
     assert run == [command for command in lint if command.split()[0] in ("ruff", "mypy")]
+
+
+def test_make_help_tells_every_target() -> None:
+    listed = subprocess.run(["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, encoding="utf-8")
+    (targets,) = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    assert {line.split()[1] for line in listed.stdout.splitlines()} == set(targets.split())

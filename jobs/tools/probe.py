@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-MODULES = ("numpy", "numba", "pydantic", "safetensors", "submitit", "tiktoken", "yaml", "zstandard")
+MODULES = ("numpy", "numba", "pydantic", "regex", "safetensors", "submitit", "tiktoken", "yaml", "zstandard")
 MEGABYTES = 32
 REPLACEMENTS = 200
 CONNECT_SECONDS = 3.0
