@@ -13,7 +13,7 @@ from jobs.machine import confirm_slow, require_machine, slow
 from jobs.order import Order
 from jobs.prepare import snapshot_code, write_submission
 from jobs.previous import Move, confirm_moves, swap_training
-from jobs.show import show_jobs, show_nothing_to_do, show_queue, show_results
+from jobs.show import show_jobs, show_moves, show_nothing_to_do, show_queue, show_results
 from jobs.slurm.chain import submit_chain
 from jobs.slurm.commands import require_slurm, without_foreign_variables
 from sllm.errors import Stopped
@@ -28,8 +28,7 @@ def submit(order: Order, console: Console) -> int:
     """Run what is not done. Returns the exit code: 0, 1 if a stage failed, 130 if it was asked to stop.
 
     Raises:
-        UserError: anything wrong with the profile, the run directory or the input; the answer was no. What was there
-            before is then unchanged.
+        UserError: anything wrong with the place or the input, or the answer was no. What was there is then unchanged.
     """
     _require_place(order)
     if all(step.done for step in order.plan()):
@@ -43,9 +42,8 @@ def submit(order: Order, console: Console) -> int:
                 return 0
             _confirm(order, live)
             stop.check()
-            moves = [] if live else _write(order)  # its jobs keep the settings and the code they were submitted with
-            for move in moves:
-                console.print(str(move), highlight=False, markup=False, soft_wrap=True)
+            if not live:  # else its jobs keep the settings and the code that they were submitted with
+                show_moves(_write(order), console)
             _send(order, live, console, stop)
     except Stopped as stopped:
         console.print(f"Stopped ({stopped}). The same command goes on from here.", highlight=False)

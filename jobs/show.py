@@ -7,7 +7,7 @@ from jobs.busy import listed
 from jobs.hints import command, short
 from jobs.machine import slow
 from jobs.order import Order, Where
-from jobs.previous import training_moves
+from jobs.previous import Move, training_moves
 from jobs.results import results_table
 from jobs.slurm.batch import batch_text, dependency_on
 from jobs.slurm.chain import chain
@@ -59,6 +59,11 @@ def describe_resources(resources: Resources, where: Where) -> str:
 def _slurm_words(resources: Resources) -> dict[str, str | None]:
     limit = format_seconds(60 * resources.time_minutes)
     return {"memory": resources.memory, "partition": resources.partition, "limit": limit}
+
+
+def show_moves(moves: list[Move], console: Console) -> None:
+    for move in moves:
+        console.print(str(move), highlight=False, markup=False, soft_wrap=True)
 
 
 # --- what came of it, and what can be done next ---------------------------------------------------

@@ -7,12 +7,7 @@ from jobs.busy import require_idle
 from jobs.hints import command, command_line, short
 from jobs.lock import lock
 from jobs.perform import require_parents, run_here
-from jobs.pipeline import (
-    STAGES,
-    former_training,
-    plan,
-    set_aside,
-)
+from jobs.pipeline import STAGES, Keys, former_training, plan, set_aside
 from jobs.prepare import write_submission
 from jobs.run import set_up_logging
 from sllm.artifacts import Artifacts, differences, stage_keys
@@ -43,20 +38,25 @@ def run_single(name: str, experiment: Experiment) -> str:
         if rank > 0:
             run_here(stage, experiment, run, keys, stop, name)
             return f"{name}: done in {run.path}"
-        former = former_training(run)
-        if former is not None and former != keys["pretrain"]:
-            changed = "; ".join(differences(former, keys["pretrain"]))
-            raise UserError(
-                f"{run.path}: its checkpoints were trained with other settings ({changed}); take another name=…, or "
-                f"`{command('submit', 'CONFIG')}`, which sets the former training aside"
-            )
-        if (aside := set_aside(run, keys["pretrain"])).is_dir():
-            raise UserError(
-                f"{run.path}: a training with these settings is in {short(aside)}; take another name=…, or "
-                f"`{command('submit', 'CONFIG')}`, which brings it back"
-            )
+        _require_same_training(run, keys)
         with lock(run, Path(experiment.data_directory), command=command_line()):
             require_idle(run, keys)
             write_submission(run, experiment, keys)
             run_here(stage, experiment, run, keys, stop, name)
     return f"{name}: done in {run.path}"
+
+
+def _require_same_training(run: RunDirectory, keys: Keys) -> None:
+    """Raises UserError if the run's training, or one that is set aside, is what a submit would exchange."""
+    former = former_training(run)
+    if former is not None and former != keys["pretrain"]:
+        changed = "; ".join(differences(former, keys["pretrain"]))
+        raise UserError(
+            f"{run.path}: its checkpoints were trained with other settings ({changed}); take another name=…, or "
+            f"`{command('submit', 'CONFIG')}`, which sets the former training aside"
+        )
+    if (aside := set_aside(run, keys["pretrain"])).is_dir():
+        raise UserError(
+            f"{run.path}: a training with these settings is in {short(aside)}; take another name=…, or "
+            f"`{command('submit', 'CONFIG')}`, which brings it back"
+        )

@@ -16,7 +16,6 @@ from sllm.run_directory import RunDirectory
 SIGN_OF_LIFE_SECONDS = 60.0
 """A stage whose progress was written within this time counts as alive when nobody can be asked."""
 
-
 UNKNOWN = "unknown"
 
 
@@ -88,45 +87,70 @@ def _stage_state(
     queue: dict[str, dict[str, str]] | None,
     final: dict[str, str],
 ) -> StageState:
-    whole = whole_stage(name)
-    expected = fingerprint(keys[whole]) if whole in keys else None
-    lines = ledger.attempts(run, name, expected)
-    progress, current, done = (
-        ledger.progress(run, name),
-        ledger.current(run, name),
-        read_done(run, name),
-    )
-    open_ = current is not None and current["fingerprint"] == expected
-    open_ = open_ and ledger.open_attempt(run, name) is not None
-    found = StageState(name, "waiting", lines, current if open_ else None, progress, job=job)
+    found = _from_files(run, name, keys, job)
     if job is not None and queue and job in queue:
         state = queue[job]["state"].lower()
         return replace(found, state=state, queue=queue[job], current=found.current if state == "running" else None)
-    if open_ and current and current["job"] is None and not _alive(run, current, progress):
+    if found.current and found.current["job"] is None and not _alive(run, found):
         # Nobody is left to write its line: the submit that started it is gone. What its ranks said holds.
-        ending = ledger.ended(run, name, current["token"])
+        ending = ledger.ended(run, name, found.current["token"])
         found = replace(found, state=ending["cause"] if ending else ledger.KILLED, current=None)
-        open_ = False
-        if done is None or done["fingerprint"] != expected:
+        if not found.done:
             return found
-    if done is not None and done["fingerprint"] == expected and not open_:
-        return replace(found, state="done", done=done)
-    if open_ and current:
-        if current["job"] is None:
-            return replace(found, state="running")
-        if queue is None:
-            alive = _alive(run, current, progress)
-            return replace(found, state="running" if alive else UNKNOWN, current=found.current if alive else None)
-        return replace(found, state=final.get(current["job"], "lost").lower().replace("_", " "), current=None)
+    if found.current:
+        return _begun(run, found, is_answered=queue is not None, final=final)
+    return replace(
+        found, state="done" if found.done else _last_state(found, is_answered=queue is not None, final=final)
+    )
+
+
+def _from_files(run: RunDirectory, name: str, keys: Keys, job: str | None) -> StageState:
+    """What the files of the present settings say; `current` is an attempt whose end is not written down."""
+    whole = whole_stage(name)
+    expected = fingerprint(keys[whole]) if whole in keys else None
+    current, done = ledger.open_attempt(run, name), read_done(run, name)
+    return StageState(
+        name,
+        "waiting",
+        ledger.attempts(run, name, expected),
+        current if current and current["fingerprint"] == expected else None,
+        ledger.progress(run, name),
+        done if done and done["fingerprint"] == expected else None,
+        job,
+    )
+
+
+def _begun(run: RunDirectory, found: StageState, *, is_answered: bool, final: dict[str, str]) -> StageState:
+    """Of an attempt that has begun and not ended, in a job that is not in the queue, if Slurm has answered."""
+    assert found.current is not None
+    job = found.current["job"]
+    if job is None:
+        return replace(found, state="running")
+    if is_answered:
+        return replace(found, state=_in_words(final.get(job, "lost")), current=None)
+    if _alive(run, found):
+        return replace(found, state="running")
+    return replace(found, state=UNKNOWN, current=None)
+
+
+def _last_state(found: StageState, *, is_answered: bool, final: dict[str, str]) -> str:
+    """Of a stage that is neither done nor in the queue, and whose last attempt, if there was one, is over."""
+    job, lines = found.job, found.attempts
     if job is not None and all(line["job"] != job for line in lines):
         # Submitted, and neither queued nor ever begun: cancelled before, or because a stage before it failed.
-        return replace(found, state=UNKNOWN if queue is None else final.get(job, "gone").lower().replace("_", " "))
-    if lines and whole != name and lines[-1]["ended"] == ledger.FINISHED:
-        return replace(found, state="done")
-    if lines and job is not None and queue is not None and _goes_on(lines[-1]):
+        return _in_words(final.get(job, "gone")) if is_answered else UNKNOWN
+    if not lines:
+        return "waiting"
+    if found.name != whole_stage(found.name) and lines[-1]["ended"] == ledger.FINISHED:
+        return "done"
+    if job is not None and is_answered and _goes_on(lines[-1]):
         # It was put back into the queue and has left it without another attempt: cancelled there, most often.
-        return replace(found, state=final.get(job, "gone").lower().replace("_", " "))
-    return replace(found, state=lines[-1]["ended"] if lines else "waiting")
+        return _in_words(final.get(job, "gone"))
+    return str(lines[-1]["ended"])
+
+
+def _in_words(state: str) -> str:
+    return state.lower().replace("_", " ")
 
 
 def _goes_on(line: dict[str, Any]) -> bool:
@@ -135,9 +159,10 @@ def _goes_on(line: dict[str, Any]) -> bool:
     return line["job"] is not None and line["ended"] not in over and not line["gave_up"]
 
 
-def _alive(run: RunDirectory, current: dict[str, Any], progress: dict[str, Any] | None) -> bool:
+def _alive(run: RunDirectory, found: StageState) -> bool:
     """Whether the attempt is running, as far as it can be seen from this machine."""
-    holder = lock_holder(run)
+    holder, current, progress = lock_holder(run), found.current, found.progress
+    assert current is not None
     if holder is not None and (holder["pid"], holder["node"]) == (current["pid"], current["node"]):
         return True
     if current["job"] is None and current["node"] == platform.node():

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,46 +55,49 @@ def _loss(run: RunDirectory) -> str:
 def run_table(run: RunDirectory) -> RenderableType:
     """Every stage with its state, its attempts and where it stands; below, what went wrong last."""
     states = stage_states(run)
-    rows, progress, notes = [], [], []
-    for state in states:
-        causes = [line["ended"] for line in state.attempts if line["ended"] != ledger.FINISHED]
-        number = len(state.attempts) + (1 if state.current else 0)
-        shown = state.state
-        if state.queue and state.queue["reason"] not in ("None", "Dependency", ""):
-            shown = f"{shown} ({state.queue['reason']})"
-        queue = state.queue if state.queue and state.state == "running" else {}
-        rows.append(
-            {
-                "stage": state.name,
-                "state": shown,
-                "attempts": str(number or ""),
-                "time": format_seconds(state.elapsed) if number else "",
-                "ended": ", ".join(_counted(causes)),
-                "job": state.job or "",
-                "node": queue.get("node", ""),
-                "limit in": queue.get("left", ""),
-            }
-        )
-        progress += where_it_stands(run, state)
-        if state.attempts and state.over and state.state != "done":
-            notes.append(f"{state.name}: {_why_over(state)}; log: {run.log(state.name)}")
-        elif state.state == "failed":  # and has left nothing in the ledger
-            notes.append(
-                f"{state.name}: job {state.job} failed before it could write anything to {run.path}; "
-                f"`{command('doctor', '--cluster', 'PROFILE')}` sees whether its node can"
-            )
-    if (trouble := disk_trouble(run.path)) and any(state.state != "done" for state in states):
-        notes.append(f"{run.path}: this disk is {trouble}; no stage can write there until that is mended")
-    if any(state.state == UNKNOWN for state in states):
-        notes.append("Slurm does not answer; this is what the files say.")
+    rows = [_row(state) for state in states]
     columns = [column for column in rows[0] if any(row[column] for row in rows)]
     table = _table(*columns)
     for row in rows:
         table.add_row(*(row[column] for column in columns))
-    lines = map(Text, [*progress, *notes])
+    progress = [line for state in states for line in where_it_stands(run, state)]
+    lines = map(Text, [*progress, *_notes(run, states)])
     parts: list[RenderableType] = [Text(str(run.path), style="bold"), table, *lines]
     figures = results_table(run) if all(state.state == "done" for state in states) else None
     return Group(*parts, figures) if figures else Group(*parts)
+
+
+def _row(state: StageState) -> dict[str, str]:
+    causes = [line["ended"] for line in state.attempts if line["ended"] != ledger.FINISHED]
+    number = len(state.attempts) + (1 if state.current else 0)
+    reason = state.queue["reason"] if state.queue else ""
+    queue = state.queue if state.queue and state.state == "running" else {}
+    return {
+        "stage": state.name,
+        "state": state.state if reason in ("None", "Dependency", "") else f"{state.state} ({reason})",
+        "attempts": str(number or ""),
+        "time": format_seconds(state.elapsed) if number else "",
+        "ended": ", ".join(_counted(causes)),
+        "job": state.job or "",
+        "node": queue.get("node", ""),
+        "limit in": queue.get("left", ""),
+    }
+
+
+def _notes(run: RunDirectory, states: list[StageState]) -> Iterator[str]:
+    """What went wrong."""
+    for state in states:
+        if state.attempts and state.over and state.state != "done":
+            yield f"{state.name}: {_why_over(state)}; log: {run.log(state.name)}"
+        elif state.state == "failed":  # and has left nothing in the ledger
+            yield (
+                f"{state.name}: job {state.job} failed before it could write anything to {run.path}; "
+                f"`{command('doctor', '--cluster', 'PROFILE')}` sees whether its node can"
+            )
+    if (trouble := disk_trouble(run.path)) and any(state.state != "done" for state in states):
+        yield f"{run.path}: this disk is {trouble}; no stage can write there until that is mended"
+    if any(state.state == UNKNOWN for state in states):
+        yield "Slurm does not answer; this is what the files say."
 
 
 def _why_over(state: StageState) -> str:

@@ -1072,8 +1072,8 @@ MUTANTS: list[Mutant] = [
         "tests/jobs/test_submit.py",
         (
             "sllm train goes on from a training of other settings",
-            'if former is not None and former != keys["pretrain"]:\n            changed',
-            "if False:\n            changed",
+            'if former is not None and former != keys["pretrain"]:\n        changed',
+            "if False:\n        changed",
         ),
     ),
     *of(
@@ -1239,8 +1239,8 @@ MUTANTS: list[Mutant] = [
         ),
         (
             "done with other settings is shown as done",
-            'if done is not None and done["fingerprint"] == expected and not open_:',
-            "if done is not None and not open_:",
+            'done if done and done["fingerprint"] == expected else None',
+            "done",
         ),
     ),
     *of(
