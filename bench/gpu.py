@@ -37,7 +37,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from jobs.prepare import commit
+from jobs.launch.prepare import commit
 from sllm.artifacts import Artifacts
 from sllm.config import Experiment, validate
 from sllm.data.pack import POSITION_DTYPE, documents_file, token_dtype, token_file

@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs import ledger
-from jobs.busy import cancel
-from jobs.launch import submit
-from jobs.order import Order
+from jobs.launch.busy import cancel
+from jobs.launch.order import Order
+from jobs.launch.submit import submit
 from jobs.slurm.cluster import load_cluster
 from jobs.tools import dev_cluster
 from jobs.tools.dev_cluster import DevCluster

@@ -1054,8 +1054,8 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "jobs/launch.py",
-        "tests/jobs/test_submit.py",
+        "jobs/launch/submit.py",
+        "tests/jobs/launch/test_submit.py",
         (
             "a submit with other settings does not set the former training aside",
             "    moves = swap_training(order.run, order.keys)\n",
@@ -1068,8 +1068,8 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "jobs/single.py",
-        "tests/jobs/test_submit.py",
+        "jobs/launch/single.py",
+        "tests/jobs/launch/test_submit.py",
         (
             "sllm train goes on from a training of other settings",
             'if former is not None and former != keys["pretrain"]:\n        changed',
@@ -1138,8 +1138,8 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "jobs/prepare.py",
-        "tests/jobs/test_submit.py",
+        "jobs/launch/prepare.py",
+        "tests/jobs/launch/test_submit.py",
         (
             "a file that was edited is not copied again",
             "    if old == {name: sha256(file) for name, file in names.items()}:\n        return\n",
@@ -1195,7 +1195,7 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "jobs/run.py",
-        ("tests/jobs/test_launch.py::test_a_process_of_a_stage_is_held_to_the_device_that_the_profile_promises"),
+        ("tests/jobs/launch/test_launch.py::test_a_process_of_a_stage_is_held_to_the_device_that_the_profile_promises"),
         (
             "the device that the profile promises is not asked for",
             "adopt_device(attempt.resources(run, stage.name).promised_device if run.cluster.is_file() else None)",
@@ -1222,8 +1222,8 @@ MUTANTS: list[Mutant] = [
         ("the tasks of a job array find nothing to do", "in range(tasks or 0):", "in range(0):"),
     ),
     *of(
-        "jobs/states.py",
-        "tests/jobs/test_status.py::test_the_time_of_a_stage_is_that_of_all_its_attempts",
+        "jobs/status/states.py",
+        "tests/jobs/status/test_tables.py::test_the_time_of_a_stage_is_that_of_all_its_attempts",
         (
             "a stage has taken as long as its last attempt",
             'sum(line["seconds"] for line in self.attempts)',
@@ -1231,11 +1231,11 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "jobs/states.py",
+        "jobs/status/states.py",
         (
-            "tests/jobs/test_status.py::test_what_was_done_and_tried_with_other_settings_is_passed_over"
-            " tests/jobs/test_status.py::test_a_job_that_gave_up_is_no_job_that_is_gone "
-            "tests/jobs/test_status.py::test_a_requeued_job_that_slurm_has_started_is_not_in_the_queue"
+            "tests/jobs/status/test_tables.py::test_what_was_done_and_tried_with_other_settings_is_passed_over"
+            " tests/jobs/status/test_tables.py::test_a_job_that_gave_up_is_no_job_that_is_gone "
+            "tests/jobs/status/test_tables.py::test_a_requeued_job_that_slurm_has_started_is_not_in_the_queue"
         ),
         (
             "done with other settings is shown as done",
@@ -1244,8 +1244,8 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "jobs/view.py",
-        "tests/jobs/test_view.py",
+        "jobs/status/view.py",
+        "tests/jobs/status/test_view.py",
         (
             "metrics that were cut back are read on from the old place",
             "if (inode := self._path.stat().st_ino) != self._inode:",

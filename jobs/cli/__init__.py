@@ -47,7 +47,7 @@ def main() -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from jobs.prepare import commit
+        from jobs.launch.prepare import commit
         from sllm import __version__
 
         print(f"sllm {__version__}" + (f" (commit {known})" if (known := commit()) else ""))

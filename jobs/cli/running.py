@@ -55,9 +55,9 @@ def submit(
     """Run every stage that is not done: download, tokenizer, pack, pretrain, validate, benchmark."""
     from rich.console import Console
 
-    from jobs.launch import submit as launch
-    from jobs.order import Order, destination
-    from jobs.show import show_plan
+    from jobs.launch.order import Order, destination
+    from jobs.launch.show import show_plan
+    from jobs.launch.submit import submit as launch
     from sllm.config import load_experiment
 
     experiment = load_experiment(config, overrides or ())
@@ -86,8 +86,8 @@ def prepare(
     yes: Yes = False,
 ) -> None:
     """Write the run directory for the scripts in sbatch/, and print its path."""
-    from jobs.launch import prepare as prepare_run
-    from jobs.order import Order
+    from jobs.launch.order import Order
+    from jobs.launch.submit import prepare as prepare_run
     from jobs.slurm.cluster import load_cluster
     from sllm.config import load_experiment
 
@@ -110,7 +110,7 @@ def status(
     from rich.live import Live
 
     from jobs.runs import RUNS, find_run, runs_in
-    from jobs.status import run_table, runs_table
+    from jobs.status.tables import run_table, runs_table
 
     def table() -> RenderableType:
         if run is None or runs_in(Path(run)):
@@ -140,10 +140,10 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the stage is over.")] = False,
 ) -> None:
     """Print the log of a stage, all its attempts."""
-    from jobs.logs import follow as follow_log
-    from jobs.logs import newest_log
     from jobs.pipeline import STAGES, whole_stage
     from jobs.runs import find_run
+    from jobs.status.logs import follow as follow_log
+    from jobs.status.logs import newest_log
 
     directory = find_run(run)
     if stage is not None and whole_stage(stage) not in STAGES:
@@ -161,7 +161,7 @@ def logs(
 @app.command(rich_help_panel=RUNNING, epilog=examples("sllm cancel smoke"))
 def cancel(run: RunName) -> None:
     """Stop a run: its stage saves a checkpoint and ends. The same submit goes on from there."""
-    from jobs.busy import cancel as cancel_run
+    from jobs.launch.busy import cancel as cancel_run
     from jobs.runs import find_run
 
     print(cancel_run(find_run(run)))

@@ -108,7 +108,7 @@ def benchmark(config: Config, overrides: Overrides = None) -> None:
 
 
 def _run_stage(name: str, config: Path, overrides: list[str] | None) -> None:
-    from jobs.single import run_single
+    from jobs.launch.single import run_single
     from jobs.slurm.commands import without_foreign_variables
     from sllm.config import load_experiment
 

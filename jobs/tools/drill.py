@@ -14,8 +14,8 @@ from functools import partial
 from rich.console import Console
 
 from jobs import ledger
-from jobs.launch import submit
-from jobs.order import Order
+from jobs.launch.order import Order
+from jobs.launch.submit import submit
 from jobs.presets import CONFIGS
 from jobs.slurm import commands
 from jobs.slurm.cluster import Cluster, Retries, StageResources

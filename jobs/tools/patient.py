@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from jobs import ledger
 from jobs.pipeline import read_done
 from jobs.slurm import commands
-from jobs.status import progress_line
+from jobs.status.tables import progress_line
 from sllm.run_directory import RunDirectory
 from sllm.stop import StopFlag
 

@@ -10,7 +10,7 @@ import tiny
 import typer
 
 from jobs.cli import app, main
-from jobs.prepare import write_submission
+from jobs.launch.prepare import write_submission
 from jobs.presets import PROFILES, find_experiment, preset_names
 from jobs.slurm.cluster import load_cluster
 from sllm import __version__

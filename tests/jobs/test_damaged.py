@@ -9,19 +9,20 @@ import pytest
 import tiny
 from rich.console import Console
 
-from jobs import ledger, order
-from jobs.busy import cancel
-from jobs.launch import prepare
+from jobs import ledger
+from jobs.launch import order
+from jobs.launch.busy import cancel
+from jobs.launch.order import Order, destination
+from jobs.launch.show import show_plan
+from jobs.launch.submit import prepare
 from jobs.lock import lock
-from jobs.order import Order, destination
 from jobs.pipeline import STAGES
 from jobs.previous import swap_training, training_moves
 from jobs.run import load_run
-from jobs.show import show_plan
 from jobs.slurm import attempt
 from jobs.slurm.cluster import load_cluster
-from jobs.status import run_table
-from jobs.view import View
+from jobs.status.tables import run_table
+from jobs.status.view import View
 from sllm.artifacts import Artifacts, stage_keys
 from sllm.config import Experiment, load_experiment
 from sllm.errors import UserError

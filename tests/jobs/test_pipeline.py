@@ -12,7 +12,7 @@ from jobs import ledger
 from jobs.perform import perform
 from jobs.pipeline import STAGES, Keys, Stage, former_training, plan, up_to
 from jobs.previous import swap_training, training_moves
-from jobs.states import stage_states
+from jobs.status.states import stage_states
 from sllm.artifacts import Artifacts, stage_keys
 from sllm.config import Experiment, load_experiment
 from sllm.errors import UserError

@@ -13,10 +13,10 @@ import tiny
 from rich.console import Console
 from submitit.core.utils import DelayedSubmission
 
-from jobs.order import Order
+from jobs.launch.order import Order
+from jobs.launch.show import show_plan
 from jobs.pipeline import STAGES, Stage
 from jobs.run import job
-from jobs.show import show_plan
 from jobs.slurm.batch import batch_text, plain_script
 from jobs.slurm.cluster import Resources, load_cluster
 from jobs.slurm.commands import submitted_jobs

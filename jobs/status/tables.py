@@ -14,10 +14,10 @@ from jobs import ledger
 from jobs.hints import command
 from jobs.lock import ROOM
 from jobs.pipeline import last_step, read_done
-from jobs.results import results_table
 from jobs.runs import runs_in
 from jobs.slurm.commands import time_of
-from jobs.states import UNKNOWN, StageState, stage_states
+from jobs.status.results import results_table
+from jobs.status.states import UNKNOWN, StageState, stage_states
 from sllm.progress import format_amount, format_seconds
 from sllm.run_directory import RunDirectory
 

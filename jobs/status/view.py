@@ -12,7 +12,7 @@ from rich.text import Text
 
 from jobs import ledger
 from jobs.pipeline import Stage, Step
-from jobs.status import progress_figures
+from jobs.status.tables import progress_figures
 from sllm.progress import fitted, format_seconds, format_times, progress_row
 from sllm.records import read_new_jsonl
 from sllm.run_directory import RunDirectory

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from jobs.hints import command
 from jobs.pipeline import STAGES
-from jobs.states import stage_states
-from jobs.status import back_in_queue
+from jobs.status.states import stage_states
+from jobs.status.tables import back_in_queue
 from sllm.errors import UserError
 from sllm.run_directory import RunDirectory
 

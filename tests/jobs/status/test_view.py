@@ -11,7 +11,7 @@ from rich.console import Console
 
 from jobs import ledger
 from jobs.pipeline import STAGES, Step
-from jobs.view import View, view
+from jobs.status.view import View, view
 from sllm.files import write_json
 from sllm.records import append_jsonl
 from sllm.run_directory import RunDirectory
@@ -94,7 +94,7 @@ def test_plain_lines_where_no_cursor_moves(run: RunDirectory, where: str, monkey
     if where == "dumb terminal":
         monkeypatch.setenv("TERM", "dumb")
     file = io.StringIO() if where == "pipe" else Terminal()
-    monkeypatch.setattr("jobs.view.LINE_SECONDS", 0.0)
+    monkeypatch.setattr("jobs.status.view.LINE_SECONDS", 0.0)
     with view(run, [Step(stage, ("not done yet",)) for stage in STAGES.values()], Console(file=file)) as shown:
         shown.start(STAGES["pretrain"])
         shown.refresh()

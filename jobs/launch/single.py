@@ -3,12 +3,12 @@
 import os
 from pathlib import Path
 
-from jobs.busy import require_idle
 from jobs.hints import command, command_line, short
+from jobs.launch.busy import require_idle
+from jobs.launch.prepare import write_submission
 from jobs.lock import lock
 from jobs.perform import require_parents, run_here
 from jobs.pipeline import STAGES, Keys, former_training, plan, set_aside
-from jobs.prepare import write_submission
 from jobs.run import set_up_logging
 from sllm.artifacts import Artifacts, differences, stage_keys
 from sllm.config import Experiment

@@ -17,7 +17,7 @@ from sllm.files import CorruptError, read_object, write_json, write_text
 from sllm.manifests import atomic_directory, read_manifest, sha256
 from sllm.run_directory import RunDirectory
 
-TREE = Path(__file__).parent.parent
+TREE = Path(__file__).parents[2]
 PACKAGES = ("sllm", "jobs")
 
 

@@ -13,8 +13,8 @@ from jobs.lock import lock
 from jobs.pipeline import last_step
 from jobs.slurm import commands
 from jobs.slurm.cluster import Retries
-from jobs.states import StageState, stage_states
-from jobs.status import run_table, runs_table, where_it_stands
+from jobs.status.states import StageState, stage_states
+from jobs.status.tables import run_table, runs_table, where_it_stands
 from sllm.files import read_json, write_json
 from sllm.run_directory import RunDirectory
 

@@ -5,15 +5,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from jobs.busy import live_jobs, require_idle, require_no_processes
 from jobs.hints import command_line
-from jobs.local import StageFailedError, run_in_process, run_locally
+from jobs.launch.busy import live_jobs, require_idle, require_no_processes
+from jobs.launch.local import StageFailedError, run_in_process, run_locally
+from jobs.launch.machine import confirm_slow, require_machine, slow
+from jobs.launch.order import Order
+from jobs.launch.prepare import snapshot_code, write_submission
+from jobs.launch.show import show_jobs, show_moves, show_nothing_to_do, show_queue, show_results
 from jobs.lock import lock
-from jobs.machine import confirm_slow, require_machine, slow
-from jobs.order import Order
-from jobs.prepare import snapshot_code, write_submission
 from jobs.previous import Move, confirm_moves, swap_training
-from jobs.show import show_jobs, show_moves, show_nothing_to_do, show_queue, show_results
 from jobs.slurm.chain import submit_chain
 from jobs.slurm.commands import require_slurm, without_foreign_variables
 from sllm.errors import Stopped

@@ -11,12 +11,12 @@ import pytest
 import tiny
 from rich.console import Console
 
-from jobs import launch
 from jobs.hints import command
-from jobs.launch import prepare, submit
-from jobs.order import Order
+from jobs.launch import submit as launch
+from jobs.launch.order import Order
+from jobs.launch.single import run_single
+from jobs.launch.submit import prepare, submit
 from jobs.previous import swap_training
-from jobs.single import run_single
 from jobs.slurm import commands
 from jobs.slurm.cluster import load_cluster
 from sllm.artifacts import stage_keys
@@ -46,7 +46,7 @@ Again = Callable[[Experiment], RunDirectory]
 def again(request: pytest.FixtureRequest, tree: Path, monkeypatch: pytest.MonkeyPatch) -> Again:
     """Submits an experiment, or prepares it for the scripts in sbatch/: all of it but the stages themselves."""
     monkeypatch.setattr(launch, "run_locally", lambda *_: None)
-    monkeypatch.setattr("jobs.prepare.TREE", tree)
+    monkeypatch.setattr("jobs.launch.prepare.TREE", tree)
 
     def send(experiment: Experiment) -> RunDirectory:
         if request.param == "prepare":

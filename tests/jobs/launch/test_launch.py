@@ -16,7 +16,7 @@ from conftest import ROOT, command, sllm, start, start_on_terminal, variables
 from foreign import OUTER_JOB, SITE
 
 from jobs import ledger
-from jobs.busy import require_no_processes
+from jobs.launch.busy import require_no_processes
 from jobs.pipeline import STAGES, read_done
 from jobs.processes import local_processes
 from sllm import __version__

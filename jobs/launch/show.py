@@ -3,15 +3,15 @@
 from rich.console import Console
 from rich.table import Table
 
-from jobs.busy import listed
 from jobs.hints import command, short
-from jobs.machine import slow
-from jobs.order import Order, Where
+from jobs.launch.busy import listed
+from jobs.launch.machine import slow
+from jobs.launch.order import Order, Where
 from jobs.previous import Move, training_moves
-from jobs.results import results_table
 from jobs.slurm.batch import batch_text, dependency_on
 from jobs.slurm.chain import chain
 from jobs.slurm.cluster import Resources
+from jobs.status.results import results_table
 from sllm.progress import format_seconds
 from sllm.run_directory import RunDirectory
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from jobs import ledger
-from jobs.order import Order
+from jobs.launch.order import Order
 from jobs.perform import new_token, run_here
 from jobs.pipeline import (
     Stage,
@@ -18,7 +18,7 @@ from jobs.processes import local_processes, send_signal
 from jobs.run import adopt_device, job, set_up_logging
 from jobs.slurm.cluster import Resources
 from jobs.slurm.commands import without_foreign_variables
-from jobs.view import View, view
+from jobs.status.view import View, view
 from sllm.errors import Stopped, UserError
 from sllm.files import fingerprint
 from sllm.run_directory import RunDirectory

@@ -12,10 +12,10 @@ import pytest
 import tiny
 from conftest import command, start_on_terminal, variables
 
-import jobs.prepare
+import jobs.launch.prepare
 from jobs import ledger
+from jobs.launch.prepare import snapshot_code, write_submission
 from jobs.lock import lock
-from jobs.prepare import snapshot_code, write_submission
 from jobs.previous import swap_training
 from jobs.slurm.cluster import Cluster
 from sllm.artifacts import stage_keys
@@ -165,7 +165,7 @@ def test_what_numba_compiled_for_one_run_serves_the_next(tmp_path: Path, monkeyp
     source = tree / "sllm" / "tokenizer" / "double.py"
     source.parent.mkdir(parents=True)
     source.write_text(SOURCE)
-    monkeypatch.setattr(jobs.prepare, "TREE", tree)
+    monkeypatch.setattr(jobs.launch.prepare, "TREE", tree)
     runs = [RunDirectory(tmp_path / "runs" / name) for name in "abcd"]
 
     snapshot_code(runs[0])
@@ -187,7 +187,9 @@ def test_what_numba_compiled_for_one_run_serves_the_next(tmp_path: Path, monkeyp
 def test_a_run_keeps_what_its_code_reads(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     snapshot_code(run)
-    for package in jobs.prepare.PACKAGES:
-        texts = {path.relative_to(jobs.prepare.TREE) for path in (jobs.prepare.TREE / package).rglob("*.txt")}
+    for package in jobs.launch.prepare.PACKAGES:
+        texts = {
+            path.relative_to(jobs.launch.prepare.TREE) for path in (jobs.launch.prepare.TREE / package).rglob("*.txt")
+        }
         assert texts == {path.relative_to(run.code) for path in (run.code / package).rglob("*.txt")}
         assert texts or package != "sllm"

@@ -3,7 +3,7 @@
 import os
 
 from jobs.ask import ask, is_interactive
-from jobs.order import Order
+from jobs.launch.order import Order
 from jobs.pipeline import (
     former_training,
     last_step,
