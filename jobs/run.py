@@ -264,6 +264,9 @@ def _tell(message: str) -> None:
 if __name__ == "__main__":
     start_in_utf8_mode()
     run_path, stage_name, *numbers = sys.argv[1:]
+    if numbers and "SLURM_ARRAY_TASK_ID" not in os.environ:
+        shares = f"0-{int(numbers[0]) - 1}"
+        sys.exit(f"sllm: {stage_name}: {numbers[0]} shares are the tasks of a job array: sbatch --array={shares} …")
     if numbers and not attempt.array_task() < int(numbers[0]):
         sys.exit(f"sllm: {stage_name}: there is no share {attempt.array_task()} of {numbers[0]}, counted from 0")
     job(run_path, stage_name, tasks=int(numbers[0]) if numbers else None)

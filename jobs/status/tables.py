@@ -155,7 +155,7 @@ def disk_trouble(directory: Path) -> str:
 def _table(*columns: str) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column in ("stage", "job"))
+        table.add_column(column, overflow="fold", no_wrap=column in ("run", "stage", "job"))
     return table
 
 

@@ -1,7 +1,10 @@
 """How the end of an attempt is booked."""
 
+import os
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from jobs.slurm.cluster import Cluster
 from sllm.errors import UserError
 from sllm.run_directory import RunDirectory
 
+ROOT = Path(__file__).parents[2]
 PRETRAIN = STAGES["pretrain"]
 
 
@@ -139,3 +143,15 @@ def test_a_job_that_stops_on_a_full_disk_goes_back_into_the_queue(
     line = ledger.close(run, "pretrain", silent_cause=ledger.PREEMPTED)  # as the next attempt does
     assert line is not None
     assert line["ended"] == ledger.PREEMPTED
+
+
+def test_shares_without_a_job_array_are_refused_in_a_line(tmp_path: Path) -> None:
+    """`sbatch sbatch/pack.sbatch RUN 8`, or a task beyond the number of shares."""
+    for task, told in ((None, "sbatch --array=0-7"), ("8", "no share 8 of 8")):
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+        environment |= {"SLURM_JOB_ID": "7", **({"SLURM_ARRAY_TASK_ID": task} if task else {})}
+        command = [sys.executable, "-m", "jobs.run", str(tmp_path), "pack", "8"]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert told in done.stderr
+        assert len(done.stderr.splitlines()) == 1

@@ -19,10 +19,10 @@ from sllm.files import read_json, write_json
 from sllm.run_directory import RunDirectory
 
 
-def shown(renderable: Any) -> str:
+def shown(renderable: Any, width: int = 120) -> str:
     from rich.console import Console
 
-    console = Console(width=120)
+    console = Console(width=width)
     with console.capture() as capture:
         console.print(renderable)
     return capture.get()
@@ -155,3 +155,11 @@ def test_a_finished_run_shows_loss_date_and_duration(finished: Any, place: Path)
         (row,) = [row for row in rows if row and row[0] == "tiny"]
         assert row[:5] == ["tiny", "finished", loss, *when.split()]
         assert ":" in row[5]
+
+
+def test_the_name_of_a_run_stays_in_one_piece(tmp_path: Path) -> None:
+    """To be copied into the next command."""
+    name = "korean-english-small-of-the-second-week"
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "config.yaml").touch()
+    assert name in shown(runs_table(tmp_path), width=80)
