@@ -1,4 +1,4 @@
-"""Runs by their names."""
+"""The runs of a directory: listed, and found by their names."""
 
 from pathlib import Path
 

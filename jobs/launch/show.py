@@ -7,6 +7,7 @@ from jobs.hints import command, short
 from jobs.launch.busy import listed
 from jobs.launch.machine import slow
 from jobs.launch.order import Order, Where
+from jobs.pipeline import STAGES
 from jobs.previous import Move, training_moves
 from jobs.slurm.batch import batch_text, dependency_on
 from jobs.slurm.chain import chain
@@ -103,10 +104,13 @@ def _show_next(console: Console, commands: list[str]) -> None:
 
 def _commands_after(run: RunDirectory) -> list[str]:
     """What to do with a run that has ended well."""
+    status = command("status", run)
+    # A stage that ran in the process of the submit has printed what others write to a log.
     if not run.best.is_dir():
-        return [command("status", run), command("logs", run)]
+        return [status, *([command("logs", run)] if any(run.log(stage).exists() for stage in STAGES) else [])]
     export = command("export", "--model", run, "--output", short(run.path / "transformers"))
-    return [command("chat", "--model", run), export, command("logs", run, "pretrain")]
+    logs = command("logs", run, "pretrain") if run.log("pretrain").exists() else status
+    return [command("chat", "--model", run), export, logs]
 
 
 def _queue_commands(run: RunDirectory) -> list[str]:

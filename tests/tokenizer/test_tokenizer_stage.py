@@ -29,7 +29,6 @@ from sllm.tokenizer.report import is_mixed, train_peer
 from sllm.tokenizer.training import Sample, held_out, parse_document, tokenizer_stage, train
 from sllm.workers import in_a_process
 
-UNSEEN = "뷁쉛🦜 GPU와 함께 걷는다 Zyzzyva"
 """Words that no training document has, in two scripts."""
 
 

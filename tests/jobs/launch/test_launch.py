@@ -135,6 +135,15 @@ def test_status_and_logs_of_a_finished_run(finished: Any, place: Path) -> None:
     assert log.stdout == RunDirectory(place / "runs" / "tiny").log("pretrain").read_text(encoding="utf-8")
 
 
+def test_a_submit_in_this_process_names_no_log_that_it_did_not_write(
+    config: Path, run: RunDirectory, place: Path
+) -> None:
+    done = sllm("submit", config, "--on", "here", "--until", "pack", cwd=place)
+    lines = done.stdout.partition("Next:\n")[2].splitlines()
+    assert [shlex.split(line)[1] for line in lines] == ["status"]
+    assert run.name in sllm(*shlex.split(lines[0])[1:], cwd=place).stdout
+
+
 def test_a_run_with_the_same_data_takes_it(config: Path, run: RunDirectory, place: Path) -> None:
     dry = sllm("submit", config, "--dry-run", cwd=place)
     assert dry.stdout.count("takes what a run with the same settings made") == 3
