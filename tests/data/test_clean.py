@@ -10,7 +10,7 @@ from typing import Any
 from unicodedata import category, is_normalized, normalize
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from small_corpora import sentences
 
@@ -179,6 +179,7 @@ pieces = st.sampled_from([*KOREAN.split(), *signs, "Copyright © 2020", "로그�
     st.sampled_from([8, 30, 200, 10_000]),
     st.booleans(),
 )
+@example("a@b.co x", "en", 8, False)  # its mask is longer
 def test_a_clean_document_is_clean(text: str, language: Language, longest: int, repetition: bool) -> None:
     """Whatever was cut, masked or left out of it."""
     rules = {**ANYTHING, "repetition": repetition}

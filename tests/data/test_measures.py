@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sllm.data.measures import Measures, latin_prose, measure
@@ -60,6 +60,7 @@ def counted(text: str, first: int) -> Measures:
 
 
 @given(texts.map(normalise), st.integers(2, 5), st.floats(0, 0.3))
+@example("---\n---\n가나 다라\n---", 2, 0.0)  # a line of signs alone may repeat
 def test_a_text_is_measured_as_in_plain_python(text: str, first: int, negligible: float) -> None:
     expected = counted(text, first)
     for found in (measure(text, first), measure(text, first, negligible)):
