@@ -48,7 +48,9 @@ def submit_job(
     record = {"job": identifier, "submitted": time.time()}
     try:
         for number in range(tasks or 0):  # each looks for what to do under its own name, for a minute
-            (folder / f"{identifier}_{number}_submitted.pkl").symlink_to(submitted.paths.submitted_pickle.name)
+            link = folder / f"{identifier}_{number}_submitted.pkl"
+            link.unlink(missing_ok=True)  # of another job with this number: a cluster set up anew counts from 1 again
+            link.symlink_to(submitted.paths.submitted_pickle.name)
         write_json(run.stage(stage.name) / ("array.json" if array else "job.json"), record)
     except OSError:
         cancel_jobs([identifier])  # nobody would know of it
