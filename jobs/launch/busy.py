@@ -7,11 +7,7 @@ from typing import Any
 from jobs import ledger
 from jobs.hints import command
 from jobs.lock import lock_holder
-from jobs.pipeline import (
-    STAGES,
-    Keys,
-    submitted_keys,
-)
+from jobs.pipeline import STAGES, Keys, submitted_keys
 from jobs.processes import local_processes, send_signal
 from jobs.slurm import commands
 from sllm.errors import UserError

@@ -11,9 +11,7 @@ from rich.console import Console
 from jobs import ledger
 from jobs.launch.order import Order
 from jobs.perform import new_token, run_here
-from jobs.pipeline import (
-    Stage,
-)
+from jobs.pipeline import Stage
 from jobs.processes import local_processes, send_signal
 from jobs.run import adopt_device, job, set_up_logging
 from jobs.slurm.cluster import Resources

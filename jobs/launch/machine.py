@@ -4,10 +4,7 @@ import os
 
 from jobs.ask import ask, is_interactive
 from jobs.launch.order import Order
-from jobs.pipeline import (
-    former_training,
-    last_step,
-)
+from jobs.pipeline import former_training, last_step
 from sllm.errors import UserError
 from sllm.model.size import flops_per_token
 

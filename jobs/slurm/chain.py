@@ -3,10 +3,7 @@
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from jobs.pipeline import (
-    Stage,
-    Step,
-)
+from jobs.pipeline import Stage, Step
 from jobs.slurm.batch import dependency_on
 from jobs.slurm.cluster import Cluster, Resources
 from jobs.slurm.commands import cancel_jobs

@@ -13,12 +13,4 @@ from sllm.config.schema import (
     check_world_size,
 )
 from sllm.config.section import LARGEST, NonNegative, Positive, Section, Strings, all_keys, combined
-from sllm.config.sources import (
-    SOURCES,
-    AihubSource,
-    EmbeddedSource,
-    FilesSource,
-    HubSource,
-    Language,
-    Source,
-)
+from sllm.config.sources import SOURCES, AihubSource, EmbeddedSource, FilesSource, HubSource, Language, Source
