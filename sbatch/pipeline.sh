@@ -21,15 +21,18 @@ for name in MASTER_ADDR ${!SLURM_@} ${!SBATCH_@} ${!SCANCEL_@}; do
 done
 
 run=$(sllm prepare --cluster "${CLUSTER:-h100}" "$@")
+sent=$(mktemp)
 jobs=()
 cancel() {
+  rm -f "$sent"
   if [ ${#jobs[@]} -gt 0 ]; then
     echo "pipeline.sh: not all jobs could be submitted; cancelled: ${jobs[*]}" >&2
     scancel "${jobs[@]}"
   fi
 }
 trap cancel EXIT
-# Between two jobs, so that none is submitted and not known. sbatch itself does not hear them.
+# Between two jobs, so that none is submitted and not known. sbatch itself does not hear them. From here on nothing
+# stands in a $( ): bash forgets a signal that comes while it waits for one (5.2: one in a hundred).
 stopped=
 trap 'stopped=1' INT HUP TERM
 
@@ -48,16 +51,19 @@ share() { # STAGE TASKS [JOB ...]: the same, after a job array if there is more 
 }
 
 send() { # STAGE RECORD LOG TASKS [JOB ...]
-  # Errors end the script here, because none of these functions is called in a $( ), an `if` or a `||`.
-  local stage=$1 record=$2 log=$3 tasks=$4 more=()
+  # Errors end the script here, because none of these functions is called in an `if` or a `||`.
+  local stage=$1 record=$2 log=$3 tasks=$4 after more=()
   shift 4
   if [ -n "$tasks" ]; then more+=("--array=0-$((tasks - 1))"); fi
-  if [ $# -gt 0 ]; then more+=("--dependency=afterok:$(IFS=: && echo "$*")" --kill-on-invalid-dep=yes); fi
+  if [ $# -gt 0 ]; then
+    printf -v after ":%s" "$@"
+    more+=("--dependency=afterok$after" --kill-on-invalid-dep=yes)
+  fi
   mkdir -p "$run/stages/$stage"
-  job=$(trap '' INT HUP TERM && sbatch --parsable --job-name="$(basename "$run").$stage" \
+  (trap '' INT HUP TERM && sbatch --parsable --job-name="${run##*/}.$stage" \
     --output="$run/stages/$stage/$log.log" ${options[@]+"${options[@]}"} ${more[@]+"${more[@]}"} \
-    "$here/$stage.sbatch" "$run" ${tasks:+"$tasks"})
-  job=${job%%;*}
+    "$here/$stage.sbatch" "$run" ${tasks:+"$tasks"}) >"$sent"
+  IFS=';' read -r job _ <"$sent"
   jobs=("$job" ${jobs[@]+"${jobs[@]}"}) # dependents first, the order to cancel them in
   echo "{\"job\": \"$job\"}" >"$run/stages/$stage/$record.json"
   echo "$stage: $record $job" >&2
@@ -75,4 +81,5 @@ pretrain=$job
 submit validate "$pretrain"
 submit benchmark "$pretrain"
 trap - EXIT
+rm -f "$sent"
 echo "Submitted. See: sllm status $run"

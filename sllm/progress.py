@@ -2,6 +2,7 @@
 `sllm status` and the live view of `sllm submit` read from anywhere."""
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -123,10 +124,9 @@ class Bar:
             temporary.replace(_progress_file)
         except OSError:
             # A full disk must not end a training because of a progress bar. The file that is there has room of its own,
-            # and may still say that the work waits; half of it read is read again.
-            with contextlib.suppress(OSError), _progress_file.open("r+", encoding="utf-8") as file:
-                file.write(to_json(record))
-                file.truncate()
+            # and may still say that the work waits. In one write, over all that was there: no reader sees two records.
+            with contextlib.suppress(OSError), _progress_file.open("r+b", buffering=0) as file:
+                file.write(to_json(record).encode().ljust(os.fstat(file.fileno()).st_size))
 
     def close(self) -> None:
         if self._live is not None:

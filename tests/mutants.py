@@ -1257,8 +1257,8 @@ MUTANTS: list[Mutant] = [
         "tests/jobs/slurm/test_sbatch.py",
         (
             "pipeline.sh: a stage starts when the one before it has failed",
-            '--dependency=afterok:$(IFS=: && echo "$*")',
-            '--dependency=afterany:$(IFS=: && echo "$*")',
+            "--dependency=afterok$after",
+            "--dependency=afterany$after",
         ),
         ("pipeline.sh: the joining job does not wait for the array", '    set -- "$job"\n', ""),
         ("pipeline.sh: Ctrl-C is not heard", '  if [ -n "$stopped" ]; then exit 130; fi\n', ""),

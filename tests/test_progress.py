@@ -53,6 +53,11 @@ def test_a_full_disk_does_not_hide_that_the_work_waits(mount_disk: Callable[...,
         bar.update(10, waiting="for room")
         bar.close()
         assert read_json(disk / "progress.json")["fields"] == {"waiting": "for room"}
+        size = (disk / "progress.json").stat().st_size
+        bar.fields = {}
+        bar.close()
+        assert read_json(disk / "progress.json")["fields"] == {}
+        assert (disk / "progress.json").stat().st_size == size, "a reader may see the end of the longer record"
     finally:
         report_to(None)
 
