@@ -59,7 +59,8 @@ def read_or_none(path: Path, *keys: str) -> dict[str, Any] | None:
 
 
 def current(run: RunDirectory, stage: str) -> dict[str, Any] | None:
-    """The stage's newest attempt, running or not: with the keys `ATTEMPT`."""
+    """The stage's newest attempt, running or not: with the keys `ATTEMPT`, and on how many `ranks` and `nodes` it runs,
+    unless it began before that was written down."""
     return read_or_none(_attempt_file(run, stage), *ATTEMPT)
 
 
@@ -79,6 +80,8 @@ def begin(
     why: str,
     job: str | None = None,
     launched: float | None = None,
+    ranks: int = 1,
+    nodes: int = 1,
 ) -> int:
     """Open an attempt and return its number, from 1. `token` is unique to it; from here on no other may write.
 
@@ -99,6 +102,8 @@ def begin(
             "node": os.environ.get("SLURMD_NODENAME", platform.node()) if job else platform.node(),
             "pid": os.getpid(),
             "job": job,
+            "ranks": ranks,
+            "nodes": nodes,
         },
     )
     return number
@@ -162,6 +167,8 @@ def close(
         "fingerprint": attempt["fingerprint"],
         "job": attempt["job"],
         "node": attempt["node"],
+        "ranks": attempt.get("ranks"),
+        "nodes": attempt.get("nodes"),
         "began": attempt["why"],
         "ended": ending["cause"],
         "message": hint if hint and ending["cause"] == KILLED else ending["message"],

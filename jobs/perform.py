@@ -126,7 +126,8 @@ def run_here(
     if int(os.environ.get("RANK", "0")) > 0:
         return perform(stage, experiment, run, keys, stop, main=False)
     token = new_token()
-    ledger.begin(run, stage.name, fingerprint(keys[stage.name]), token, why)
+    ranks, nodes = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "GROUP_WORLD_SIZE"))  # torchrun's
+    ledger.begin(run, stage.name, fingerprint(keys[stage.name]), token, why, ranks=ranks, nodes=nodes)
     try:
         with fenced_by(lambda: require_current(run, stage, token)):
             summary = perform(stage, experiment, run, keys, stop)

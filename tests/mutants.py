@@ -1244,6 +1244,16 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
+        "jobs/status/tables.py",
+        "tests/jobs/status/test_tables.py::test_on_how_many_ranks_the_attempts_ran",
+        ("numbers of ranks that did not change are told again", "in groupby(told)]", "in ((one, 0) for one in told)]"),
+        (
+            "an attempt that began before the ranks were written down breaks the table",
+            'for line in attempts if line.get("ranks")]',
+            "for line in attempts]",
+        ),
+    ),
+    *of(
         "jobs/status/view.py",
         "tests/jobs/status/test_view.py",
         (

@@ -54,10 +54,11 @@ def run_locally(order: Order, console: Console, stop: StopFlag) -> None:
             if step.done:
                 continue
             stop.check()
-            token = new_token()
-            ledger.begin(run, step.stage.name, fingerprint(order.keys[step.stage.name]), token, ledger.SUBMITTED)
+            name, token, resources = step.stage.name, new_token(), order.cluster.resources(step.stage.name)
+            key = fingerprint(order.keys[name])
+            ledger.begin(run, name, key, token, ledger.SUBMITTED, ranks=resources.ranks)
             shown.start(step.stage)
-            _wait(run, _start(run, step.stage, token, order.cluster.resources(step.stage.name)), stop, shown)
+            _wait(run, _start(run, step.stage, token, resources), stop, shown)
             # A rank that was told to stop before it could say anything has stopped, and was not killed.
             silent_cause = ledger.STOPPED if stop.requested else ledger.KILLED
             ending = ledger.close(run, step.stage.name, silent_cause)

@@ -161,7 +161,8 @@ def begin(run: RunDirectory, stage: str, fingerprint: str) -> str | None:
     if restarts() and not same_job:
         why = "requeued"
     launched = float(os.environ.get("SLLM_JOB_STARTED", "0")) or None
-    ledger.begin(run, stage, fingerprint, token, why, job=job, launched=launched)
+    ranks, nodes = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "SLURM_NNODES"))
+    ledger.begin(run, stage, fingerprint, token, why, job, launched, ranks, nodes)
     if submitted_jobs(run).get(stage) != job:  # by hand, with sbatch
         write_json(run.stage(stage) / "job.json", {"job": job})
     for old in run.stage(stage).glob("requeue-*"):

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from jobs.status.results import results_table
 from jobs.status.states import UNKNOWN, StageState, stage_states
 from sllm.progress import format_amount, format_seconds
 from sllm.run_directory import RunDirectory
+
+MOST_SIZES = 5
+"""So many changes of the number of ranks are shown."""
 
 
 def runs_table(directory: Path) -> RenderableType:
@@ -76,6 +80,7 @@ def _row(state: StageState) -> dict[str, str]:
         "stage": state.name,
         "state": state.state if reason in ("None", "Dependency", "") else f"{state.state} ({reason})",
         "attempts": str(number or ""),
+        "ranks": _sizes([*state.attempts, *([state.current] if state.current else [])]),
         "time": format_seconds(state.elapsed) if number else "",
         "ended": ", ".join(_counted(causes)),
         "job": state.job or "",
@@ -157,6 +162,15 @@ def _table(*columns: str) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold", no_wrap=column in ("run", "stage", "job"))
     return table
+
+
+def _sizes(attempts: list[dict[str, Any]]) -> str:
+    """On how many ranks the newest attempts ran: `2, 4 on 2 nodes, 2`; empty if none ran on more than one."""
+    told = [(line["ranks"], line["nodes"]) for line in attempts if line.get("ranks")]  # older lines say nothing
+    if all(ranks == 1 for ranks, _ in told):
+        return ""
+    changes = [f"{ranks}" + (f" on {nodes} nodes" if nodes > 1 else "") for (ranks, nodes), _ in groupby(told)]
+    return ", ".join(["…", *changes[-MOST_SIZES:]] if len(changes) > MOST_SIZES else changes)
 
 
 def _counted(causes: list[str]) -> list[str]:

@@ -107,6 +107,19 @@ def test_an_attempt_of_which_nobody_spoke_has_lasted_until_its_last_sign(run: Ru
     assert seconds == [0, 5, 0]  # the last one has not said anything yet
 
 
+def test_an_attempt_says_on_how_many_ranks_it_ran(run: RunDirectory) -> None:
+    ledger.begin(run, "pretrain", "f", "a", "submitted", ranks=4, nodes=2)
+    attempt = ledger.current(run, "pretrain")
+    assert attempt is not None
+    assert (attempt["ranks"], attempt["nodes"]) == (4, 2)
+    ledger.close(run, "pretrain")
+    older = {key: value for key, value in attempt.items() if key not in ("ranks", "nodes")}
+    write_json(run.stage("pretrain") / "attempt.json", {**older, "token": "b"})  # begun before an update
+    ledger.begin(run, "pretrain", "f", "c", "submitted")
+    ledger.close(run, "pretrain")
+    assert [(line["ranks"], line["nodes"]) for line in ledger.attempts(run)] == [(4, 2), (None, None), (1, 1)]
+
+
 @pytest.mark.parametrize(("cause", "message"), [(ledger.KILLED, "raise memory"), (ledger.CRASH, "KeyError: 'a'")])
 def test_a_hint_is_for_those_that_were_killed(run: RunDirectory, cause: str, message: str) -> None:
     ledger.begin(run, "pack", "f", "a", "submitted")

@@ -268,7 +268,9 @@ def test_preempted_with_another_grace_time(
 
 
 def test_two_nodes(chain: Callable[..., Chain], cluster: DevCluster, undisturbed: RunDirectory) -> None:
-    preempted(chain(cluster, nodes=2, tasks_per_node=1, gres="gpu:h100:1"), undisturbed)
+    two = chain(cluster, nodes=2, tasks_per_node=1, gres="gpu:h100:1")
+    preempted(two, undisturbed)
+    assert [(line["ranks"], line["nodes"]) for line in ledger.attempts(two.run, "pretrain")] == [(2, 2), (2, 2)]
 
 
 # --- ends for good --------------------------------------------------------------------------------

@@ -94,6 +94,8 @@ def test_a_submit_runs_every_stage_from_the_copied_code(
         assert first.startswith(f"──── {stage} · attempt 1 (submitted)")
         assert first.endswith(str(run.code))
     assert read_json(run.checkpoints / "step-00000030" / "state.json")["world_size"] == 2
+    ranks = {line["stage"]: (line["ranks"], line["nodes"]) for line in ledger.attempts(run)}
+    assert ranks == {stage: (2 if stage == "pretrain" else 1, 1) for stage in STAGES}
     for words in ("Korean perplexity", "English bits per byte", "next-token accuracy", "generation", str(run.path)):
         assert words in finished.stdout
 
@@ -394,6 +396,7 @@ def test_train_under_torchrun_is_ordinary_ddp(config: Path, run: RunDirectory, p
     assert done.returncode == 0, done.stderr
     assert steps(run) == list(range(1, 21))
     assert ends(run) == ["finished"]
+    assert ledger.attempts(run, "pretrain")[0]["ranks"] == 2
     assert read_json(run.checkpoints / "step-00000020" / "state.json")["world_size"] == 2
 
     again = subprocess.run(train, cwd=place, env=variables(), capture_output=True, text=True)

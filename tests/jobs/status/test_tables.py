@@ -132,6 +132,33 @@ def test_the_time_of_a_stage_is_that_of_all_its_attempts(run: RunDirectory) -> N
     assert state.elapsed == pytest.approx(70 + 3600 + 5, abs=5)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "told"),
+    [
+        ([(1, 1)], ""),
+        ([(None, None)], ""),
+        ([(2, 1), (2, 1), (4, 2), (1, 1)], "2, 4 on 2 nodes, 1"),
+        ([(None, None), (2, 2)], "2 on 2 nodes"),
+        ([(ranks, 1) for ranks in (1, 2, 3, 4, 5, 6)], "…, 2, 3, 4, 5, 6"),
+    ],
+)
+def test_on_how_many_ranks_the_attempts_ran(
+    run: RunDirectory, sizes: list[tuple[int | None, int | None]], told: str
+) -> None:
+    """The last one is running."""
+    with lock(run, run.path.parent / "data", "sllm submit mine"):
+        for token, (ranks, nodes) in enumerate(sizes):
+            ledger.begin(run, "pretrain", KEY, str(token), ledger.SUBMITTED)
+            attempt = run.stage("pretrain") / "attempt.json"
+            size = {} if ranks is None else {"ranks": ranks, "nodes": nodes}  # before it was written down
+            write_json(attempt, {k: v for k, v in read_json(attempt).items() if k not in ("ranks", "nodes")} | size)
+        header, *rows = shown(run_table(run)).splitlines()[1:]
+    row = next(row for row in rows if row.startswith("pretrain"))
+    assert ("ranks" in header) == bool(told)
+    if told:
+        assert row[header.index("ranks") : header.index("time")].strip() == told
+
+
 def test_a_folder_that_is_no_share_is_passed_over(run: RunDirectory) -> None:
     (run.stage("pack").parent / "pack.3 (copy)").mkdir(parents=True)
     assert "pack.3" not in shown(run_table(run))
