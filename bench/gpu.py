@@ -52,7 +52,7 @@ from sllm.records import read_jsonl
 from sllm.run_directory import RunDirectory
 from sllm.speed import measure_generation, timed
 from sllm.tokenizer import Tokenizer
-from sllm.training.checkpoint import Checkpoints
+from sllm.training.checkpoint import Checkpoints, restore
 from sllm.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
@@ -205,7 +205,10 @@ def stall(trainer: Trainer, name: str, report: Report) -> None:
     seconds = timed(lambda: checkpoints.save(trainer.step, trainer.model, trainer.optimizer, state), DEVICE)
     directory = checkpoints.path(trainer.step)
     size = sum(path.stat().st_size for path in directory.iterdir())
-    loading = timed(lambda: checkpoints.load(trainer.step, trainer.model, trainer.optimizer), DEVICE)
+    found = checkpoints.newest_whole()
+    assert found
+    tensors = (found.weights, found.optimizer, directory)
+    loading = timed(lambda: restore(trainer.model, trainer.optimizer, *tensors), DEVICE)
     figures = {"seconds": round(seconds, 2), "gigabytes": round(size / 1e9, 2), "load": round(loading, 2)}
     report(f"checkpoint {name}", None, **figures)
     shutil.rmtree(directory)

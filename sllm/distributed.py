@@ -8,7 +8,7 @@ one of its own: a rank that finds no GPU must not train on the CPU in silence, n
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from sllm.device import without_cudnn_attention
 from sllm.errors import UserError
@@ -73,6 +74,15 @@ class World:
     def from_main(self, make: Callable[[], T]) -> T:
         """What `make` returns on rank 0, on every rank: ranks on different nodes may see a file at different times."""
         return self.gather(make() if self.main else None)[0]
+
+    def tensors_from_main(self, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Rank 0's `tensors` on every rank, one after the other, on its device."""
+        shapes = self.from_main(lambda: [(name, tensor.shape, tensor.dtype) for name, tensor in tensors.items()])
+        for name, shape, dtype in shapes:
+            tensor = tensors[name].to(self.device) if self.main else torch.empty(shape, dtype=dtype, device=self.device)
+            if self.control is not None:
+                dist.broadcast(tensor, 0, group=self.gradients or self.control)
+            yield name, tensor
 
     def barrier(self) -> None:
         if self.control is not None:

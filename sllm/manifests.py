@@ -125,6 +125,20 @@ def read_manifest(directory: Path, *, checksums: bool = False) -> dict[str, Any]
     return manifest
 
 
+def read_whole(directory: Path) -> dict[str, bytes]:
+    """What stands in every file of `directory`, read once: what is checked is what is returned. Raises CorruptError."""
+    entries = {entry["name"]: entry["sha256"] for entry in read_manifest(directory)["files"]}
+
+    def read(name: str) -> bytes:
+        content = (directory / name).read_bytes()
+        if hashlib.sha256(content).hexdigest() != entries[name]:
+            raise CorruptError(f"{directory / name} does not match its checksum")
+        return content
+
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(entries, pool.map(read, entries), strict=True))
+
+
 def check_replaceable(path: Path, format: str) -> None:
     """See that `atomic_directory` would take nobody's files away at `path`, and that it can write there.
 

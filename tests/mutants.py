@@ -121,8 +121,11 @@ MUTANTS: list[Mutant] = [
         "tests/training/test_training.py::test_a_damaged_checkpoint_is_passed_over",
         (
             "a checkpoint with a flipped byte is resumed",
-            "                read_manifest(self.path(step), checksums=True)\n",
-            "                read_manifest(self.path(step))\n",
+            "                files = read_whole(self.path(step))\n",
+            (
+                "                names = (STATE, WEIGHTS, OPTIMIZER)\n"
+                "                files = {name: (self.path(step) / name).read_bytes() for name in names}\n"
+            ),
         ),
     ),
     *of(
@@ -926,7 +929,7 @@ MUTANTS: list[Mutant] = [
         "tests/training/test_training_step.py::test_training_is_the_plain_loop",
         (
             "the rate is late by a step",
-            "        rate = learning_rate(step, self.config)\n",
+            "        rate = learning_rate(self.step + 1, self.config)\n",
             "        rate = learning_rate(max(self.step, 1), self.config)\n",
         ),
         (
@@ -940,9 +943,9 @@ MUTANTS: list[Mutant] = [
             "norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), math.inf)",
         ),
         (
-            "micro-batches are summed, not averaged",
-            "            self.scaler.scale(loss / len(self._micro_batches())).backward()",
+            "each micro-batch's loss is divided by the number of micro-batches",
             "            self.scaler.scale(loss).backward()",
+            "            self.scaler.scale(loss / self.gradients.micro_batches).backward()",
         ),
         ("fp16: the norm is that of the scaled gradient", "        self.scaler.unscale_(self.optimizer)\n", ""),
         (
@@ -970,8 +973,8 @@ MUTANTS: list[Mutant] = [
         ),
         (
             "every micro-batch has the same samples",
-            "        start = self.step * self.config.global_batch + micro_batch * self.config.micro_batch\n",
-            "        start = self.step * self.config.global_batch\n",
+            "        return self.step * self.config.global_batch + micro_batch * self.config.micro_batch\n",
+            "        return self.step * self.config.global_batch\n",
         ),
         (
             "the norm is reported after clipping",
@@ -985,11 +988,8 @@ MUTANTS: list[Mutant] = [
         ("the scaler's state is not resumed", '            self.trainer.scaler.load_state_dict(state["scaler"])\n', ""),
         (
             "a resume forgets the optimizer's state",
-            "            self.checkpoints.load(self.step, self.trainer.model, self.trainer.optimizer)\n",
-            (
-                "            new = type(self.trainer.optimizer)(self.trainer.model.parameters())\n"
-                "            self.checkpoints.load(self.step, self.trainer.model, new)\n"
-            ),
+            "            optimizer = dict(self.world.tensors_from_main(found.optimizer if found else {}))\n",
+            "            optimizer: dict[str, torch.Tensor] = {}\n",
         ),
     ),
     *of(
@@ -1045,11 +1045,10 @@ MUTANTS: list[Mutant] = [
         ("each rank reports its own figures", "world.sum(sums.flatten().tolist())", "sums.flatten().tolist()"),
         (
             "batches that do not go round the ranks are left out",
-            "dtype=torch.float64, device=world.device)\n    #",
+            "    # Every rank goes round equally often",
             (
-                "dtype=torch.float64, device=world.device)\n"
                 "    batches = batches[: len(batches) // world.size * world.size]\n"
-                "    #"
+                "    # Every rank goes round equally often"
             ),
         ),
     ),
@@ -1261,6 +1260,42 @@ MUTANTS: list[Mutant] = [
             "if (inode := self._path.stat().st_ino) != self._inode:",
             "if (inode := self._path.stat().st_ino) != self._inode and not self._inode:",
         ),
+    ),
+    *of(
+        "sllm/training/exact.py",
+        "tests/training/test_exact.py",
+        (
+            "gradients are not rounded before they are added",
+            "gradient.mul_(factor).round_().long()",
+            "gradient.mul_(factor).long()",
+        ),
+        ("a sum may overflow", "self._unit * 2.0**63 / self.micro_batches", "self._unit * 2.0**63"),
+        ("sums go on over the steps", "            total.zero_()\n", "            pass\n"),
+        (
+            "a digest does not see every bit",
+            "tensor.detach().view(torch.int32).sum(dtype=torch.int64)",
+            "(tensor.detach() * 0).view(torch.int32).sum(dtype=torch.int64)",
+        ),
+        (
+            "ranks are added as floats",
+            """        future = dist.all_reduce(total, group=self.group, async_op=True).get_future()
+        return future.then(lambda _: gradients.copy_(self._mean(total)))
+""",
+            """        gradients.copy_(self._mean(total))
+        future = dist.all_reduce(gradients, group=self.group, async_op=True).get_future()
+        return future.then(lambda _: gradients)
+""",
+        ),
+    ),
+    *of(
+        "sllm/training/loop.py",
+        "tests/training/test_exact.py::test_a_bit_that_flips_on_one_rank_stops_all",
+        ("a checkpoint is saved of ranks that differ", "        self.trainer.check_ranks_agree()\n", ""),
+    ),
+    *of(
+        "sllm/evaluation/loss.py",
+        "tests/training/test_exact.py::test_any_number_of_ranks_and_any_change_of_it_is_the_same_training",
+        ("a rank's batches are counted as another's", "sums[first + world.rank] = _sums(", "sums[first] = _sums("),
     ),
     *of(
         "sbatch/pipeline.sh",

@@ -2,6 +2,7 @@
 a fraction of a second and may be killed like any other process."""
 
 import atexit
+import itertools
 import json
 import multiprocessing
 import os
@@ -10,16 +11,24 @@ import socket
 import sys
 import time
 from dataclasses import dataclass
+from hashlib import sha256
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 from waiting import PATIENCE
 
+from sllm.records import read_jsonl
+from sllm.run_directory import checkpoint_path, checkpoint_steps
+
 _context = multiprocessing.get_context("forkserver")
 # torch.optim imports torch._dynamo when the first optimizer is made: two seconds that every attempt would pay.
 _context.set_forkserver_preload(["sllm.training.loop", "torch._dynamo", "ranks"])
 
+
+FLIP, VIEW = "SLLM_TEST_FLIP", "SLLM_TEST_VIEW"
+"""Variables: `RANK:STEP`, where one bit of a gradient is changed before it is used; and the directory that ranks above
+0 find at the place of the run's, as on a node whose file system lags behind."""
 
 SUCCESSOR, SUPERSEDED = "successor", 86
 """A file beside the experiment that says that another attempt has begun, and the exit code of rank 0 that finds it."""
@@ -51,6 +60,12 @@ def _main(config: str, environment: dict[str, str], log: str, result: str) -> No
     run.stage("pretrain").mkdir(parents=True, exist_ok=True)
     report_to(run.progress("pretrain"), silent=environment["RANK"] != "0")
 
+    if VIEW in environment and environment["RANK"] != "0":
+        run = RunDirectory(Path(environment[VIEW]))
+    at_rank, _, at_step = environment.get(FLIP, "").partition(":")
+    if at_rank == environment["RANK"]:
+        _flip_a_bit(int(at_step))
+
     def check() -> None:
         if successor.exists():
             raise Superseded("another attempt owns the run")
@@ -64,6 +79,23 @@ def _main(config: str, environment: dict[str, str], log: str, result: str) -> No
         except Superseded:
             os._exit(SUPERSEDED)
     Path(result).write_text(json.dumps(summary), encoding="utf-8")
+
+
+def _flip_a_bit(step: int) -> None:
+    """Of one gradient, after it was clipped and before the optimizer sees it, in the step of this number."""
+    import torch
+
+    clip, calls = torch.nn.utils.clip_grad_norm_, itertools.count(1)
+
+    def clip_and_flip(parameters: Any, *arguments: Any) -> Any:
+        parameters = list(parameters)
+        norm = clip(parameters, *arguments)
+        if next(calls) == step:
+            bits = parameters[-1].grad.view(torch.int32)
+            bits[0] ^= 1 << 20
+        return norm
+
+    torch.nn.utils.clip_grad_norm_ = clip_and_flip  # type: ignore[assignment]
 
 
 @dataclass
@@ -132,3 +164,20 @@ def run(config: Path, world: int, **environment: str) -> dict[str, Any]:
     codes = ranks.wait()
     assert codes == [0] * world, (codes, (config.parent / "ranks.log").read_text(encoding="utf-8")[-3000:])
     return ranks.summary()
+
+
+def outcome(run: Path) -> dict[str, Any]:
+    """All of a training that must not depend on what it went through: figures a step, and the last checkpoint."""
+    records = read_jsonl(run / "metrics.jsonl")
+    names = ("kind", "step", "tokens", "loss", "gradient_norm", "learning_rate", "overflow", "languages", "samples")
+    last = checkpoint_steps(run / "checkpoints")[-1]
+    tensors = checkpoint_path(run / "checkpoints", last).glob("*.safetensors")
+    return {
+        "records": [
+            {name: record[name] for name in names if name in record}
+            for record in records
+            if record["kind"] in ("train", "validation")
+        ],
+        "last": last,
+        **{path.name: sha256(path.read_bytes()).hexdigest() for path in tensors},
+    }

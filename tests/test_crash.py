@@ -28,7 +28,7 @@ from sllm.records import read_jsonl
 from sllm.run_directory import RunDirectory
 from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer
-from sllm.training.checkpoint import Checkpoints
+from sllm.training.checkpoint import Checkpoints, restore
 from sllm.training.metrics import Metrics, cut_back
 
 
@@ -113,10 +113,11 @@ def read_checkpoint(root: Path) -> int | None:
         return None
     checkpoints, model, optimizer = training(root, 0)
     remove_leftovers(root / "checkpoints")
-    state = checkpoints.newest_whole()
-    if state is None:
+    found = checkpoints.newest_whole()
+    if found is None:
         return None
-    checkpoints.load(state["step"], model, optimizer)
+    state = found.state
+    restore(model, optimizer, found.weights, found.optimizer, checkpoints.path(state["step"]))
     assert value_of(model) == state["step"]
     assert len(optimizer.state) == len(list(model.parameters()))
     steps = [record["step"] for record in read_jsonl(root / "metrics.jsonl")]

@@ -64,20 +64,24 @@ def evaluate(
     batches = _batches(data, model.config.context_length, tokens_per_source, batch)
     token_bytes = torch.tensor([len(token) for token in tokenizer.token_bytes], device=world.device)
     counts = torch.zeros(tokenizer.vocab_size, dtype=torch.float64, device=world.device)
-    sums = torch.zeros(len(data.sources), 4, dtype=torch.float64, device=world.device)
+    # A row a batch, and zeros in those of other ranks: the sums are the same on any number of ranks.
+    sums = torch.zeros(len(batches), 4, dtype=torch.float64, device=world.device)
     # Every rank goes round equally often, since each round is an agreement.
     with eval_mode(model), torch.inference_mode(), autocast(world.device, precision):
         for first in range(0, len(batches), world.size):
             if world.any(stop.requested):
                 return None
             if first + world.rank < len(batches):
-                source, windows = batches[first + world.rank]
+                _, windows = batches[first + world.rank]
                 tokens = torch.from_numpy(np.stack(windows).astype(np.int64)).to(world.device)
-                sums[source] += _sums(model, tokens[:, :-1], tokens[:, 1:], token_bytes)
+                sums[first + world.rank] = _sums(model, tokens[:, :-1], tokens[:, 1:], token_bytes)
                 counts += torch.bincount(tokens[:, 1:].flatten(), minlength=len(counts))
             if bar:
                 bar.advance(sum(_targets(windows) for _, windows in batches[first : first + world.size]))
-    return _results(data, world.sum(sums.flatten().tolist()), world.sum(counts.tolist()))
+    table = np.zeros((len(data.sources), 4))
+    rows = np.array(world.sum(sums.flatten().tolist())).reshape(-1, 4)
+    np.add.at(table, [source for source, _ in batches], rows)
+    return _results(data, table, np.array(world.sum(counts.tolist())))
 
 
 def predicted_tokens(data: PackedData, context_length: int, tokens_per_source: int) -> int:
@@ -121,9 +125,8 @@ def _sums(model: GPT, tokens: Tensor, targets: Tensor, token_bytes: Tensor) -> T
     return torch.stack([nats, count, token_bytes[targets].sum().double(), right])
 
 
-def _results(data: PackedData, sums: list[float], counts: list[float]) -> dict[str, Any]:
-    table = np.array(sums).reshape(-1, 4)
-    frequency = np.array(counts)[np.array(counts) > 0] / sum(counts)
+def _results(data: PackedData, table: np.ndarray, counts: np.ndarray) -> dict[str, Any]:
+    frequency = counts[counts > 0] / counts.sum()
     languages = sorted({source.language for source in data.sources})
     by_language = {
         language: table[[source.language == language for source in data.sources]].sum(axis=0) for language in languages

@@ -4,17 +4,18 @@ A checkpoint is weights, optimizer state and a step number: everything else (dat
 function of the step. What a model's directory looks like is `sllm.model.storage`'s business.
 """
 
+import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from sllm.config import CheckpointConfig
-from sllm.files import CorruptError, delete, read_json, require_ownership, write_json
-from sllm.manifests import atomic_directory, read_manifest
+from sllm.files import CorruptError, delete, require_ownership, write_json
+from sllm.manifests import atomic_directory, read_whole
 from sllm.model.gpt2 import GPT
 from sllm.model.storage import WEIGHTS, check_shapes, save_tensors, write_weights
 from sllm.run_directory import checkpoint_path, checkpoint_steps
@@ -25,8 +26,16 @@ OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
 
 
+class Checkpoint(NamedTuple):
+    """As it was read from disk."""
+
+    state: dict[str, Any]
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+
+
 class Checkpoints:
-    """The checkpoints of one run, `step-00001000` and so on. Only rank 0 saves and prunes; every rank loads."""
+    """The checkpoints of one run, `step-00001000` and so on. Rank 0 alone reads and writes them."""
 
     def __init__(self, directory: Path, config: CheckpointConfig) -> None:
         self.directory = directory
@@ -57,8 +66,8 @@ class Checkpoints:
                 require_ownership()
                 delete(self.path(step))
 
-    def newest_whole(self) -> dict[str, Any] | None:
-        """The state of the newest checkpoint whose every byte is as written, or None; damaged ones are logged."""
+    def newest_whole(self) -> Checkpoint | None:
+        """The newest checkpoint whose every byte is as written, read once, or None; damaged ones are logged."""
         steps = checkpoint_steps(self.directory)
         names = {self.path(step).name for step in steps}
         visible = {path.name for path in self.directory.iterdir() if not path.name.startswith(".")}
@@ -66,10 +75,10 @@ class Checkpoints:
             log.warning("%s: not checkpoints, and passed over: %s", self.directory, ", ".join(strange))
         for step in reversed(steps):
             try:
-                read_manifest(self.path(step), checksums=True)
-                state: dict[str, Any] = read_json(self.path(step) / STATE)
+                files = read_whole(self.path(step))
+                state = json.loads(files[STATE])
                 if state["step"] == step:
-                    return state
+                    return Checkpoint(state, load(files[WEIGHTS]), load(files[OPTIMIZER]))
                 log.warning("%s is of step %d, and passed over", self.path(step), state["step"])
             except (CorruptError, OSError) as error:
                 if isinstance(error, CorruptError):
@@ -77,16 +86,26 @@ class Checkpoints:
                 log.warning("checkpoint of step %d is damaged and passed over: %s", step, error)
         return None
 
-    def load(self, step: int, model: GPT, optimizer: torch.optim.Optimizer) -> None:
-        """Load weights and optimizer state into `model` and `optimizer`, on whatever device they are.
 
-        Raises:
-            UserError: the checkpoint is of another architecture.
-        """
-        weights = load_file(self.path(step) / WEIGHTS)
-        check_shapes(model, weights, self.path(step))
-        model.load_state_dict(weights)
-        _load_optimizer_tensors(model, optimizer, load_file(self.path(step) / OPTIMIZER))
+def restore(
+    model: GPT, optimizer: torch.optim.Optimizer, weights: dict[str, Tensor], state: dict[str, Tensor], where: Path
+) -> None:
+    """Put a checkpoint's weights and optimizer state in their places, on whatever device they are.
+
+    Raises:
+        UserError: the checkpoint, which is that at `where`, is of another architecture.
+    """
+    check_shapes(model, weights, where)
+    model.load_state_dict(weights)
+    states: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in state.items():
+        key, _, parameter = name.partition(".")
+        states.setdefault(parameter, {})[key] = tensor
+    names: dict[Any, str] = {parameter: name for name, parameter in model.named_parameters()}
+    full = optimizer.state_dict()
+    order = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    full["state"] = {i: states[names[parameter]] for i, parameter in enumerate(order) if names[parameter] in states}
+    optimizer.load_state_dict(full)
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -97,15 +116,3 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> di
         for parameter, state in optimizer.state.items()
         for key, value in state.items()
     }
-
-
-def _load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    states: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        key, _, parameter = name.partition(".")
-        states.setdefault(parameter, {})[key] = tensor
-    names: dict[Any, str] = {parameter: name for name, parameter in model.named_parameters()}
-    full = optimizer.state_dict()
-    order = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    full["state"] = {i: states[names[parameter]] for i, parameter in enumerate(order) if names[parameter] in states}
-    optimizer.load_state_dict(full)

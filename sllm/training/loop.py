@@ -1,7 +1,6 @@
 """The training loop: `pretrain` is the whole story. `Training` holds what a run keeps; a step is the `Trainer`'s.
 
-A resumed run goes on as if nothing had happened: bit for bit on the same number of ranks, and with the same samples in
-the same order on any other.
+A resumed run goes on as if nothing had happened: bit for bit, on the same number of ranks and on any other.
 """
 
 import contextlib
@@ -23,7 +22,7 @@ from sllm.progress import Bar, track
 from sllm.run_directory import RunDirectory
 from sllm.stop import StopFlag
 from sllm.training.best import BestModel
-from sllm.training.checkpoint import Checkpoints
+from sllm.training.checkpoint import Checkpoints, restore
 from sllm.training.metrics import Metrics, cut_back
 from sllm.training.trainer import Trainer
 from sllm.training.wandb_mirror import mirror_to_wandb
@@ -194,12 +193,16 @@ class Training:
             make_directory(self.run.checkpoints)
             remove_leftovers(self.run.checkpoints)
             remove_leftovers(self.run.path)
-        # Rank 0 decides: on a slow shared file system the ranks could see different directories.
-        state = self.world.from_main(self.checkpoints.newest_whole)
+        # Rank 0 decides, and sends what it has read: ranks on other nodes may see other files, or not these yet.
+        found = self.checkpoints.newest_whole() if self.world.main else None
+        state = self.world.from_main(lambda: found and found.state)
         if state is not None:
             self._check_same_training(state)
             self.trainer.step = self.saved = state["step"]
-            self.checkpoints.load(self.step, self.trainer.model, self.trainer.optimizer)
+            weights = dict(self.world.tensors_from_main(found.weights if found else {}))
+            optimizer = dict(self.world.tensors_from_main(found.optimizer if found else {}))
+            where = self.checkpoints.path(self.step)
+            restore(self.trainer.model, self.trainer.optimizer, weights, optimizer, where)
             self.trainer.scaler.load_state_dict(state["scaler"])
             log.info("resumed from the checkpoint of step %d", self.step)
         records = self.world.from_main(lambda: cut_back(self.run.metrics, self.step))
@@ -227,6 +230,7 @@ class Training:
         """Commit a checkpoint on rank 0 while the others wait. A full disk costs this checkpoint, not the training."""
         if self.step <= self.saved:
             return
+        self.trainer.check_ranks_agree()
         self.saved = self.step
         if self.metrics:
             self._save(self.metrics)

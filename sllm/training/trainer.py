@@ -23,8 +23,12 @@ from sllm.files import finite
 from sllm.model.gpt2 import GPT
 from sllm.model.storage import TOKENIZER
 from sllm.tokenizer import Tokenizer
+from sllm.training.exact import GradientSum, RanksDifferError, digest
 from sllm.training.metrics import mfu
 from sllm.training.optim import learning_rate, make_optimizer
+
+COMPARE_EVERY = 100
+"""Steps between comparisons of the ranks' weights, which are one pass over them; each checkpoint is preceded by one."""
 
 
 class Trainer:
@@ -45,7 +49,26 @@ class Trainer:
         self.model.activation_checkpointing = self.config.activation_checkpointing
         self.optimizer = make_optimizer(self.model, self.config)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.config.precision == "fp16")
-        self.forward = _forward(self.model, self.config, world)
+        micro_batches = self.config.global_batch // self.config.micro_batch
+        self.gradients = GradientSum(self.model.parameters(), micro_batches, self.config.compile, world.gradients)
+        self.forward = self._distributed(_compiled(self.model, self.config))
+
+    def _distributed(self, model: GPT) -> torch.nn.Module:
+        """What a step calls: the model, its gradients added over the ranks if there are several."""
+        if self.world.size == 1:
+            return model
+        with warnings.catch_warnings():
+            # Its new name, forward_sync_buffers, is unknown to the oldest torch that we support.
+            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+            distributed = DistributedDataParallel(
+                model,
+                device_ids=[self.world.device.index] if self.world.device.type == "cuda" else None,
+                process_group=self.world.gradients,
+                broadcast_buffers=False,
+                gradient_as_bucket_view=True,
+            )
+        distributed.register_comm_hook(None, self.gradients.reduce)
+        return distributed
 
     def close(self) -> None:
         """Let go of DDP's C++ reducer before the process group ends.
@@ -57,32 +80,34 @@ class Trainer:
             del self.forward.reducer, self.forward.logger
 
     def train_step(self) -> dict[str, Any]:
-        """One optimizer step over one global batch. Returns its figures; the loss is the mean over the batch."""
+        """One optimizer step over one global batch. Returns its figures; the loss is the mean over the batch.
+
+        Raises:
+            UserError: on every rank, if a loss or gradient is not finite.
+            RanksDifferError: on every rank, if their weights are not the same.
+        """
         started = time.perf_counter()
-        step = self.step + 1
         self.model.train()
-        rate = learning_rate(step, self.config)
+        rate = learning_rate(self.step + 1, self.config)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss_sum, data_seconds = self._accumulate()
+        losses, overflow, data_seconds = self._accumulate()
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        # A gradient that is not finite is the scaler's business under fp16: it skips the step and lowers its scale.
-        self._check_finite(loss_sum if self.scaler.is_enabled() else loss_sum + norm, step)
-        overflow = not math.isfinite(float(norm))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
-        self.step = step
+        self.step += 1
+        if self.step % COMPARE_EVERY == 0:
+            self.check_ranks_agree()
 
-        loss = self.world.sum([loss_sum.item()])[0] / (len(self._micro_batches()) * self.world.size)
         seconds = time.perf_counter() - started
         step_tokens = self.config.global_batch * self.experiment.model.context_length
         speed = step_tokens / seconds
         share = mfu(speed / self.world.size, self.experiment.model, self.tokenizer.vocab_size, self.world.device)
         return {
-            "tokens": step * step_tokens,
-            "loss": loss,
+            "tokens": self.step * step_tokens,
+            "loss": math.fsum(losses) / len(losses),
             "learning_rate": rate,
             "gradient_norm": finite(float(norm)),
             "seconds": round(seconds, 5),
@@ -93,26 +118,42 @@ class Trainer:
             **({"overflow": True} if overflow else {}),
         }
 
-    def _accumulate(self) -> tuple[torch.Tensor, float]:
-        """Add up the gradients of this rank's micro-batches. Returns the sum of their losses, and the seconds that the
-        data took."""
-        loss_sum = torch.zeros((), dtype=torch.float64, device=self.world.device)
+    def _accumulate(self) -> tuple[list[float], bool, float]:
+        """Leave the mean gradient of the global batch in the parameters, on every rank.
+
+        Returns the loss of each micro-batch of all ranks; whether a gradient overflowed, which under fp16 is the
+        scaler's business: it skips the step and lowers its scale; and the seconds that the data took.
+        """
         data_seconds = 0.0
-        micro_batches = self._micro_batches()
-        for number in micro_batches:
+        mine = self._micro_batches()
+        # Each stands in a place of its own: what is summed over the ranks is sums with zeros.
+        losses, largest = torch.zeros(2, self.gradients.micro_batches, dtype=torch.float64, device=self.world.device)
+        self.gradients.begin(self.scaler.get_scale())
+        for number in mine:
             waiting = time.perf_counter()
             tokens = self._tokens(number)
             data_seconds += time.perf_counter() - waiting
-            with self._no_sync(unless=number == micro_batches[-1]):
-                loss_sum += self._forward_backward(tokens, number)
-        return loss_sum, data_seconds
+            reducing = self.forward is not self.model and number == mine[-1]
+            with self._no_sync(unless=reducing):
+                losses[number] = self._forward_backward(tokens, number)
+            largest[number] = self.gradients.reduced() if reducing else self.gradients.add()
+        if self.forward is self.model:
+            self.gradients.finish()
+        figures = self.world.sum([*losses.tolist(), *largest.tolist()])
+        found, norms = figures[: len(losses)], figures[len(losses) :]
+        too_large = [number for number, norm in enumerate(norms) if not norm < self.gradients.limit]
+        self._check_finite([] if self.scaler.is_enabled() else too_large, found)
+        if too_large:
+            for parameter in self.model.parameters():
+                parameter.grad = torch.full_like(parameter, math.nan)
+        return found, bool(too_large), data_seconds
 
     def _forward_backward(self, tokens: torch.Tensor, micro_batch: int) -> torch.Tensor:
-        """Add one micro-batch's gradient, divided by the number of this rank's in the step. Returns the loss."""
+        """Add one micro-batch's gradient, times the scaler's scale. Returns the loss."""
         seed(self.world.device, _dropout_seed(self.experiment.seed, self.step + 1, micro_batch))
         with autocast(self.world.device, self.config.precision):
             loss = self.forward(tokens[:, :-1], tokens[:, 1:])
-            self.scaler.scale(loss / len(self._micro_batches())).backward()
+            self.scaler.scale(loss).backward()
         return loss.detach()
 
     def _micro_batches(self) -> range:
@@ -122,44 +163,59 @@ class Trainer:
         """
         return range(self.world.rank, self.config.global_batch // self.config.micro_batch, self.world.size)
 
+    def _sample(self, micro_batch: int) -> int:
+        """The number of a micro-batch's first sample in the whole training."""
+        return self.step * self.config.global_batch + micro_batch * self.config.micro_batch
+
     def _tokens(self, micro_batch: int) -> torch.Tensor:
         """Token ids (micro_batch, context_length + 1) on the device."""
-        start = self.step * self.config.global_batch + micro_batch * self.config.micro_batch
-        tokens = torch.from_numpy(self.sampler.batch(start, self.config.micro_batch))
+        tokens = torch.from_numpy(self.sampler.batch(self._sample(micro_batch), self.config.micro_batch))
         if self.world.device.type == "cuda":
             return tokens.pin_memory().to(self.world.device, non_blocking=True)
         return tokens
 
     def _no_sync(self, *, unless: bool) -> contextlib.AbstractContextManager[Any]:
-        """Gradients of all but the last micro-batch stay on the rank; the last one's backward averages the sum."""
+        """Gradients of all but the last micro-batch stay on the rank; the last one's backward adds all ranks'."""
         if unless or not isinstance(self.forward, DistributedDataParallel):
             return contextlib.nullcontext()
         return self.forward.no_sync()
 
-    def _check_finite(self, value: torch.Tensor, step: int) -> None:
-        """Stop, on every rank, if any rank's loss or gradient is not finite: name step, rank and documents."""
-        finite = math.isfinite(value.item())
-        if not self.world.any(not finite):
+    def _check_finite(self, too_large: list[int], losses: list[float]) -> None:
+        """Stop if the loss or gradient of a micro-batch is not finite: name step, rank and documents."""
+        documents: dict[int, set[str]] = {}
+        for number in {*too_large, *(number for number, loss in enumerate(losses) if not math.isfinite(loss))}:
+            documents.setdefault(number % self.world.size, set()).update(self._documents(number))
+        if documents:
+            told = [f"rank {rank}: documents {', '.join(sorted(documents[rank]))}" for rank in sorted(documents)]
+            raise UserError(
+                f"the loss or gradient of step {self.step + 1} is not finite ({'; '.join(told)}); lower "
+                f"train.learning_rate or look at these documents; the last checkpoint is untouched"
+            )
+
+    def _documents(self, micro_batch: int) -> list[str]:
+        names, length = [], self.experiment.model.context_length
+        for source, window in self.sampler.windows(self._sample(micro_batch), self.config.micro_batch):
+            found = self.data.documents_of(source, window * length, (window + 1) * length + 1)
+            names += [self.data.document_name(source, document) for document in found]
+        return names
+
+    def check_ranks_agree(self) -> None:
+        """Every rank computes the same weights from the same sums: one that has others has a fault, or had one.
+
+        Raises:
+            RanksDifferError: on every rank.
+        """
+        if self.world.size == 1:
             return
-        mine = None if finite else f"rank {self.world.rank}: documents {', '.join(self._documents())}"
-        raise UserError(
-            f"the loss or gradient of step {step} is not finite ({self._reports(mine)}); lower train.learning_rate or "
-            f"look at these documents; the last checkpoint is untouched"
-        )
-
-    def _reports(self, mine: str | None) -> str:
-        """What the ranks have to say; those with nothing to say give None."""
-        return "; ".join(report for report in self.world.gather(mine) if report)
-
-    def _documents(self) -> list[str]:
-        names = []
-        for number in self._micro_batches():
-            start = self.step * self.config.global_batch + number * self.config.micro_batch
-            for source, window in self.sampler.windows(start, self.config.micro_batch):
-                length = self.experiment.model.context_length
-                found = self.data.documents_of(source, window * length, (window + 1) * length + 1)
-                names += [self.data.document_name(source, document) for document in found]
-        return sorted(set(names))
+        weights = dict(self.model.named_parameters())
+        found = self.world.gather(torch.stack([digest(weight) for weight in weights.values()]).tolist())
+        for rank, digests in enumerate(found):
+            if digests != found[0]:
+                first = next(name for name, a, b in zip(weights, found[0], digests, strict=True) if a != b)
+                raise RanksDifferError(
+                    f"after step {self.step} rank {rank} has other weights than rank 0, in {first} first: an error of "
+                    f"a GPU, of memory or of the network; the last checkpoint is from before it"
+                )
 
     def check_determinism(self) -> None:
         """Compute one micro-batch's gradients twice, as the next step would: a resume is exact only if they are equal.
@@ -180,18 +236,16 @@ class Trainer:
             self.optimizer.zero_grad()
         names = [name for name, _ in self.model.named_parameters()]
         differ = [name for name, *pair in zip(names, *gradients, strict=True) if not torch.equal(*pair)]
-        if not self.world.any(bool(differ)):
-            return
         mine = f"rank {self.world.rank}: {len(differ)} of {len(names)}, {differ[0]} first" if differ else None
-        raise UserError(
-            f"one micro-batch gave two gradients on {self.world.device} (PyTorch {torch.__version__}; "
-            f"{self._reports(mine)}), so that no resume could be exact; say train.compile=false, or take another "
-            f"PyTorch or GPU"
-        )
+        if told := [report for report in self.world.gather(mine) if report]:
+            raise UserError(
+                f"one micro-batch gave two gradients on {self.world.device} (PyTorch {torch.__version__}; "
+                f"{'; '.join(told)}), so that no resume could be exact; say train.compile=false, or take another "
+                f"PyTorch or GPU"
+            )
 
 
-def _forward(model: GPT, config: TrainConfig, world: World) -> torch.nn.Module:
-    """What a step calls: the model, its blocks compiled, its gradients averaged over the ranks."""
+def _compiled(model: GPT, config: TrainConfig) -> GPT:
     if config.compile:
         # Block by block: identical blocks share one compilation, and DDP still overlaps gradients with backward.
         # Shapes are static: a graph that some other length made dynamic would draw other dropout.
@@ -201,18 +255,7 @@ def _forward(model: GPT, config: TrainConfig, world: World) -> torch.nn.Module:
         torch.compiler.config.cache_key_tag = config.precision
         for block in model.blocks:
             block.compile(dynamic=False)
-    if world.size == 1:
-        return model
-    with warnings.catch_warnings():
-        # Its new name, forward_sync_buffers, is unknown to the oldest torch that we support.
-        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
-        return DistributedDataParallel(
-            model,
-            device_ids=[world.device.index] if world.device.type == "cuda" else None,
-            process_group=world.gradients,
-            broadcast_buffers=False,
-            gradient_as_bucket_view=True,
-        )
+    return model
 
 
 def _dropout_seed(seed: int, step: int, micro_batch: int) -> int:

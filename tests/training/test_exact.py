@@ -1,16 +1,191 @@
-"""What an exact resume rests on beside the loop: gradients that are the same twice."""
+"""The same bits twice: on any number of ranks, through changes of it; and what says so when they are not."""
 
+import itertools
+import math
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ranks
 import torch
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from ranks import outcome
+from waiting import wait
 
 from sllm.artifacts import Artifacts
 from sllm.config import Experiment, validate
 from sllm.distributed import World
 from sllm.errors import UserError
+from sllm.records import read_jsonl
+from sllm.run_directory import checkpoint_steps
+from sllm.training.exact import GradientSum
 from sllm.training.trainer import Trainer
+
+# --- sums -----------------------------------------------------------------------------------------
+
+LARGE = 2.0**20
+floats = st.floats(-LARGE, LARGE, width=32)
+
+
+def mean(gradients: list[list[float]], shares: int = 1, scale: float = 1.0) -> list[float]:
+    """As so many ranks compute it: each adds its share, then their sums are added."""
+    weight, scaled = torch.nn.Parameter(torch.zeros(len(gradients[0]))), torch.tensor(gradients) * scale
+    ranks_ = [GradientSum([weight], len(gradients), compiled=False, group=None) for _ in range(shares)]
+    for rank, one in enumerate(ranks_):
+        one.begin(scale)
+        for gradient in scaled[rank::shares]:
+            weight.grad = gradient.clone()
+            one.add()
+    for other in ranks_[1:]:
+        ranks_[0].sums[weight] += other.sums[weight]
+    ranks_[0].finish()
+    assert weight.grad is not None
+    return (weight.grad / scale).tolist()
+
+
+@given(st.data(), st.integers(1, 8), st.sampled_from([1.0, 2.0**-3, 2.0**16]))
+def test_a_mean_depends_on_no_order_and_is_that_of_the_numbers(data: Any, size: int, scale: float) -> None:
+    gradients = data.draw(st.lists(st.lists(floats, min_size=size, max_size=size), min_size=1, max_size=6))
+    found = mean(gradients, scale=scale)
+    shuffled = data.draw(st.permutations(gradients))
+    assert mean(shuffled, data.draw(st.integers(1, len(gradients))), scale) == found
+    for column, value in zip(zip(*gradients, strict=True), found, strict=True):
+        exact = math.fsum(column) / len(column)
+        assert abs(value - exact) <= 2.0**-41 + abs(exact) * 2.0**-22
+
+
+@pytest.mark.parametrize(
+    ("element", "fits"),
+    [
+        (0.0, True),
+        (2.0**21 * 0.999, True),
+        (-(2.0**21), False),
+        (math.inf, False),
+        (-math.inf, False),
+        (math.nan, False),
+    ],
+)
+@pytest.mark.parametrize("scale", [1.0, 2.0**16])
+def test_what_might_not_fit_into_a_sum_is_seen(element: float, fits: bool, scale: float) -> None:
+    weights = [torch.nn.Parameter(torch.zeros(2)) for _ in range(3)]
+    one = GradientSum(weights, 4, compiled=False, group=None)
+    one.begin(scale)
+    for weight, elements in zip(weights, ([1.0, 2.0], [3.0, element], [4.0, 5.0]), strict=True):
+        weight.grad = torch.tensor(elements) * scale
+    assert bool(one.add() < one.limit) == fits
+
+
+def test_sums_as_large_as_they_may_be_are_right() -> None:
+    """Four of nearly 2⁶³ / 4 each, which is all that an int64 holds."""
+    assert mean([[2.0**21 * (1 - 2**-24)]] * 4) == [2.0**21 * (1 - 2**-24)]
+
+
+# --- trainings ------------------------------------------------------------------------------------
+
+MICRO_BATCHES = 12  # one, two, three and four ranks have equally many
+
+
+@pytest.fixture(scope="module")
+def configure(prepared: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Writes an experiment of twelve steps with dropout, in a directory of its own; returns the path of the file."""
+    numbers = itertools.count()
+
+    def write(**train: Any) -> Path:
+        directory = tmp_path_factory.mktemp("exact") / f"run-{next(numbers)}"
+        directory.mkdir()
+        sizes = {"max_steps": 12, "global_batch": MICRO_BATCHES, "micro_batch": 1, "checkpoint": {"every": 4}}
+        values = {
+            **prepared,
+            "name": directory.name,
+            "runs_directory": str(directory.parent),
+            "train": {**prepared["train"], **sizes, **train},
+            "validate": {**prepared["validate"], "every": 5, "batch": 3},
+        }
+        path = directory / "experiment.yaml"
+        path.write_text(yaml.safe_dump(values), encoding="utf-8")
+        return path
+
+    return write
+
+
+def steps_of(run: Path) -> int:
+    return sum(record["kind"] == "train" for record in read_jsonl(run / "metrics.jsonl"))
+
+
+def interrupt(config: Path, world: int, number: signal.Signals, step: int, **environment: str) -> None:
+    """Take steps until there are so many, then end the attempt."""
+    attempt = ranks.start(config, world, **environment)
+    wait(lambda: steps_of(config.parent) >= step or not attempt.processes[0].is_alive(), "steps")
+    attempt.signal(number)
+    codes = attempt.wait()
+    assert set(codes) <= {0, -signal.SIGKILL}, (config.parent / "ranks.log").read_text(encoding="utf-8")[-3000:]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_any_number_of_ranks_and_any_change_of_it_is_the_same_training(
+    configure: Callable[..., Path], precision: str
+) -> None:
+    found = []
+    for world in (1, 2, 3, 4):
+        config = configure(precision=precision)
+        assert ranks.run(config, world)["outcome"] == "finished"
+        found.append(outcome(config.parent))
+    assert [record["step"] for record in found[0]["records"] if record["kind"] == "train"] == list(range(1, 13))
+    assert [record["step"] for record in found[0]["records"] if record["kind"] == "validation"] == [5, 10, 12]
+    assert found == [found[0]] * 4
+
+    changing = configure(precision=precision)
+    for world, number, step in ((4, signal.SIGKILL, 3), (1, signal.SIGTERM, 5), (3, signal.SIGKILL, 7)):
+        interrupt(changing, world, number, step)
+    interrupt(changing, 3, signal.SIGTERM, 9)
+    ranks.run(changing, 2)
+    assert outcome(changing.parent) == found[0]
+    starts = sum(record["kind"] == "start" for record in read_jsonl(changing.parent / "metrics.jsonl"))
+    assert starts >= 3
+
+
+def test_three_ranks_go_on_exactly(configure: Callable[..., Path]) -> None:
+    """DDP arranges its buckets anew after the first step of each process, and adds in another order from then on."""
+    whole, broken = configure(max_steps=16), configure(max_steps=16)
+    ranks.run(whole, 3)
+    for step in (3, 6, 9):
+        interrupt(broken, 3, signal.SIGTERM, step)
+    ranks.run(broken, 3)
+    assert outcome(broken.parent) == outcome(whole.parent)
+
+
+def test_ranks_above_0_need_not_see_the_checkpoints(configure: Callable[..., Path], tmp_path: Path) -> None:
+    whole, broken = configure(), configure()
+    ranks.run(whole, 2)
+    (tmp_path / "empty").mkdir()
+    interrupt(broken, 2, signal.SIGTERM, 6)
+    ranks.run(broken, 2, **{ranks.VIEW: str(tmp_path / "empty")})
+    log = (broken.parent / "ranks.log").read_text(encoding="utf-8")
+    assert "resumed from the checkpoint" in log
+    assert outcome(broken.parent) == outcome(whole.parent)
+    assert not list((tmp_path / "empty").iterdir())
+
+
+# --- what says that they are not ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("every", "flipped", "seen"), [(4, 6, 8), (1000, 98, 100)], ids=["before a checkpoint", "in between"]
+)
+def test_a_bit_that_flips_on_one_rank_stops_all(
+    configure: Callable[..., Path], every: int, flipped: int, seen: int
+) -> None:
+    config = configure(max_steps=seen + 4, checkpoint={"every": every})
+    attempt = ranks.start(config, 3, **{ranks.FLIP: f"1:{flipped}"})
+    assert attempt.wait() == [1, 1, 1]
+    log = (config.parent / "ranks.log").read_text(encoding="utf-8")
+    assert f"after step {seen} rank 1 has other weights than rank 0, in final_norm.bias first" in log
+    assert steps_of(config.parent) in (seen - 1, seen)
+    assert checkpoint_steps(config.parent / "checkpoints") == ([4] if every == 4 else [])
 
 
 def test_gradients_that_are_not_the_same_twice_stop_a_training_before_its_first_step(

@@ -1,0 +1,97 @@
+"""The mean gradient of a step's micro-batches, the same bits whichever rank computed which of them.
+
+Floats added in another order give another sum. So each micro-batch's gradient is rounded to a multiple of 2⁻⁴⁰ and
+added as an integer, over the micro-batches and then over the ranks, and only the last sum becomes a float again.
+
+2⁻⁴⁰ (9e-13) is below half a unit in the last place of any gradient above 2⁻¹⁶ (1.5e-5), a typical one, and far below
+AdamW's eps for the rest; a sum has room up to 2²³ (8.4e6). A gradient that might not fit makes the step's gradient NaN,
+as one that is not finite does: see `GradientSum.limit`.
+"""
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+RESOLUTION_BITS = 40
+
+
+class RanksDifferError(Exception):
+    """Ranks that must have the same weights do not."""
+
+
+def digest(tensor: Tensor) -> Tensor:
+    """An int64 scalar that any one bit of an fp32 `tensor` changes."""
+    return tensor.detach().view(torch.int32).sum(dtype=torch.int64)
+
+
+def add(total: Tensor, gradient: Tensor, factor: Tensor) -> None:
+    """Round `gradient` × `factor` to integers and add them to `total`, int64 of the same shape. In place, both."""
+    total += gradient.mul_(factor).round_().long()
+
+
+class GradientSum:
+    """Of one step after the other: `begin`, `add` after each backward pass, `finish`.
+
+    Args:
+        parameters: whose gradients are summed.
+        micro_batches: how many a step has, over all ranks.
+        compiled: whether `add` is one compiled kernel, which reads and writes a third as much.
+        group: that the ranks add over, if there are several; None is the default one.
+    """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], micro_batches: int, compiled: bool, group: dist.ProcessGroup | None
+    ) -> None:
+        self.sums: dict[Tensor, Tensor] = {weight: torch.zeros_like(weight, dtype=torch.int64) for weight in parameters}
+        self.micro_batches, self.group = micro_batches, group
+        self._add = torch.compile(add, dynamic=True) if compiled else add
+        device = next(iter(self.sums)).device
+        self._factor = torch.ones((), device=device)
+        self._largest = torch.zeros((), device=device)
+
+    def begin(self, scale: float) -> None:
+        """A step whose losses are multiplied by `scale`, a power of two, before they are differentiated."""
+        self._unit = scale * 2.0**-RESOLUTION_BITS
+        self._factor.fill_(1 / self._unit)
+        for total in self.sums.values():
+            total.zero_()
+
+    @property
+    def limit(self) -> float:
+        """What every element of every micro-batch's gradient must be below, so that no sum of them can overflow."""
+        return self._unit * 2.0**63 / self.micro_batches
+
+    def add(self) -> Tensor:
+        """Take in the gradients of a backward pass. Returns the largest of their elements, which may be NaN."""
+        gradients = [parameter.grad for parameter in self.sums if parameter.grad is not None]
+        largest = nn.utils.get_total_norm(gradients, float("inf"))
+        for total, gradient in zip(self.sums.values(), gradients, strict=True):
+            self._add(total.view(-1), gradient.view(-1), self._factor)
+        for parameter in self.sums:
+            parameter.grad = None
+        return largest
+
+    def reduce(self, _: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+        """DDP's communication hook for a step's last micro-batch on each rank: from this bucket of its gradients to
+        that of the mean over all micro-batches of all ranks, while the backward pass goes on."""
+        gradients = bucket.buffer()
+        self._largest = torch.maximum(self._largest, torch.linalg.vector_norm(gradients, float("inf")))
+        total = torch.cat([self.sums[parameter].view(-1) for parameter in bucket.parameters()])
+        add(total, gradients, self._factor)
+        future = dist.all_reduce(total, group=self.group, async_op=True).get_future()
+        return future.then(lambda _: gradients.copy_(self._mean(total)))
+
+    def reduced(self) -> Tensor:
+        """As `add`, after a backward pass in which DDP has called `reduce`."""
+        largest, self._largest = self._largest, torch.zeros_like(self._largest)
+        return largest
+
+    def finish(self) -> None:
+        """Where no DDP has: give the parameters the mean as their gradient, times the scale still."""
+        for parameter, total in self.sums.items():
+            parameter.grad = self._mean(total)
+
+    def _mean(self, total: Tensor) -> Tensor:
+        return total.float().mul_(self._unit / self.micro_batches)
