@@ -1243,6 +1243,25 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
+        "jobs/slurm/cluster.py",
+        "tests/jobs/slurm/test_cluster.py",
+        (
+            "of a range of nodes the most is left out",
+            "range(int(fewest), int(most or fewest) + 1)",
+            "range(int(fewest), int(most or fewest))",
+        ),
+        (
+            "the fewest nodes may be more than the most",
+            "not 1 <= fewest <= most <= MOST_NODES",
+            "not 1 <= fewest or not 1 <= most <= MOST_NODES",
+        ),
+    ),
+    *of(
+        "jobs/launch/order.py",
+        "tests/jobs/test_cli.py::test_one_line_and_nothing_written",
+        ("of a range of nodes only the most is checked", "*resources.rank_counts)", "resources.rank_counts[-1])"),
+    ),
+    *of(
         "jobs/status/tables.py",
         "tests/jobs/status/test_tables.py::test_on_how_many_ranks_the_attempts_ran",
         ("numbers of ranks that did not change are told again", "in groupby(told)]", "in ((one, 0) for one in told)]"),
@@ -1307,19 +1326,6 @@ MUTANTS: list[Mutant] = [
         ),
         ("pipeline.sh: the joining job does not wait for the array", '    set -- "$job"\n', ""),
         ("pipeline.sh: Ctrl-C is not heard", '  if [ -n "$stopped" ]; then exit 130; fi\n', ""),
-    ),
-    *of(
-        "bench/gpu.py",
-        "tests/test_gpu_bench.py::test_a_training_passes_only_if_it_is_equal_to_the_last_bit "
-        "tests/test_gpu_bench.py::test_a_training_passes_only_if_it_was_interrupted_where_it_should_be "
-        "tests/test_gpu_bench.py::test_fp16_passes_only_if_it_skipped_steps_at_the_start_and_after_the_last_resume",
-        (
-            "the optimizer of a training on a GPU is not compared",
-            'files = ("model.safetensors", "optimizer.safetensors")',
-            'files = ("model.safetensors",)',
-        ),
-        ("a training that nothing happened to passes", "starts(run)[-1] < STEPS)", "True)"),
-        ("steps that were skipped before a resume are enough", "steps[-1] > starts(run)[-1], {", "True, {"),
     ),
 ]
 

@@ -56,7 +56,7 @@ def run_locally(order: Order, console: Console, stop: StopFlag) -> None:
             stop.check()
             name, token, resources = step.stage.name, new_token(), order.cluster.resources(step.stage.name)
             key = fingerprint(order.keys[name])
-            ledger.begin(run, name, key, token, ledger.SUBMITTED, ranks=resources.ranks)
+            ledger.begin(run, name, key, token, ledger.SUBMITTED, ranks=resources.tasks_per_node)
             shown.start(step.stage)
             _wait(run, _start(run, step.stage, token, resources), stop, shown)
             # A rank that was told to stop before it could say anything has stopped, and was not killed.
@@ -79,10 +79,10 @@ def _start(run: RunDirectory, stage: Stage, token: str, resources: Resources) ->
     from submitit.helpers import environment_variables
 
     cores = len(os.sched_getaffinity(0))
-    threads = resources.cpus or max(1, cores // resources.ranks)
+    threads = resources.cpus or max(1, cores // resources.tasks_per_node)
     executor = submitit.LocalExecutor(folder=run.stage(stage.name) / "submitit")
     executor.update_parameters(
-        tasks_per_node=resources.ranks,
+        tasks_per_node=resources.tasks_per_node,
         gpus_per_node=0 if resources.device == "cpu" else resources.gpus,
         timeout_min=YEAR_MINUTES,
     )

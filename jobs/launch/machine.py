@@ -17,7 +17,7 @@ def require_machine(order: Order) -> None:
     problems = []
     for stage in (step.stage for step in order.plan() if not step.done):
         resources = order.cluster.resources(stage.name)
-        if resources.nodes > 1:
+        if 1 not in resources.node_counts:
             problems.append(
                 f"stages.{stage}: nodes is {resources.nodes}, but --on local has one machine; use tasks_per_node"
             )

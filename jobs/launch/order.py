@@ -1,6 +1,7 @@
 """What is to be run, where, and how far: an order, valid from the start."""
 
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 from jobs import ledger
@@ -9,7 +10,7 @@ from jobs.presets import PROFILES
 from jobs.slurm.batch import require_usable_path
 from jobs.slurm.cluster import Cluster, load_cluster
 from sllm.artifacts import Artifacts, stage_keys
-from sllm.config import Experiment, check_world_size
+from sllm.config import Experiment, check_world_size, fits_world_size
 from sllm.errors import UserError
 from sllm.run_directory import RunDirectory
 
@@ -47,6 +48,12 @@ def _recorded_profile(run: RunDirectory) -> str:
     return run.cluster.read_text(encoding="utf-8") if run.cluster.is_file() else ""
 
 
+def _ranges(numbers: list[int]) -> list[str]:
+    """1, 2, 4 → `1-2`, `4`."""
+    groups = [list(group) for _, group in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0])]
+    return [f"{group[0][1]}-{group[-1][1]}" if len(group) > 1 else f"{group[0][1]}" for group in groups]
+
+
 @dataclass
 class Order:
     """With `resume` it only goes on with what was submitted before, and on Slurm, where some of its jobs may still be
@@ -70,14 +77,29 @@ class Order:
         self.keys = stage_keys(self.experiment)
         self._artifacts = Artifacts(self.experiment, self.keys)
         require_usable_path(self.run, self.where)
-        ranks = 1 if self.where == "here" else self.cluster.resources("pretrain").ranks
-        check_world_size(self.experiment.train, ranks)
+        self._require_even_split()
         if self.resume:
             self._require_same_settings()
 
     def plan(self) -> list[Step]:
         """What of it is done, and why the rest runs."""
         return plan(self.run, self.keys, self._artifacts, self.stages)
+
+    def _require_even_split(self) -> None:
+        """On every number of ranks that an attempt may run on."""
+        resources, train = self.cluster.resources("pretrain"), self.experiment.train
+        if self.where != "slurm":
+            check_world_size(train, 1 if self.where == "here" else resources.tasks_per_node)
+            return
+        try:
+            check_world_size(train, *resources.rank_counts)
+        except UserError as error:
+            fit = [nodes for nodes in resources.node_counts if fits_world_size(train, nodes * resources.tasks_per_node)]
+            if not fit or len(resources.node_counts) == 1:
+                raise
+            raise UserError(
+                f"{error}, or other stages.pretrain.nodes than {resources.nodes}: {' or '.join(_ranges(fit))}"
+            ) from None
 
     def _require_same_settings(self) -> None:
         former, keys = submitted_keys(self.run), self.keys

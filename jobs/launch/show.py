@@ -42,19 +42,25 @@ def show_plan(order: Order, console: Console) -> None:
 def describe_resources(resources: Resources, where: Where) -> str:
     if where == "here":
         return "this process"
-    parts = [f"{resources.ranks} process" + ("es" if resources.ranks > 1 else "")]
+    tasks, nodes = resources.tasks_per_node, resources.node_counts
+    ranks = resources.rank_counts if where == "slurm" else range(tasks, tasks + 1)
+    parts = [_amount(ranks, "process", "es")]
     if where == "slurm":
-        parts.append(f"{resources.nodes} node" + ("s" if resources.nodes > 1 else ""))
+        parts.append(_amount(nodes, "node"))
         parts += [f"before it an array of {resources.array}"] if resources.array > 1 else []
     if resources.cpus:
-        parts.append(
-            f"{resources.cpus} core{'s' if resources.cpus > 1 else ''}{' each' if resources.ranks > 1 else ''}"
-        )
+        parts.append(f"{resources.cpus} core{'s' if resources.cpus > 1 else ''}{' each' if ranks[-1] > 1 else ''}")
     if resources.gpus_per_node or resources.gres:
         parts.append(resources.gres or f"{resources.gpus_per_node} GPU a node")
     if where == "slurm":
         parts += [f"{name} {value}" for name, value in _slurm_words(resources).items() if value]
     return ", ".join(parts)
+
+
+def _amount(counts: range, word: str, plural: str = "s") -> str:
+    """`1 node`, `1-4 nodes`."""
+    number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
+    return f"{number} {word}{plural if counts[-1] > 1 else ''}"
 
 
 def _slurm_words(resources: Resources) -> dict[str, str | None]:

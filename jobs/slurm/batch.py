@@ -53,6 +53,11 @@ for try in 1 2 3; do
   if scontrol requeue "$job"; then break; fi
   sleep 2
 done
+# After an attempt on several nodes Slurm would wait for as many again, also where --nodes=1-4 asks for fewer: it keeps
+# the number of tasks. The next attempt gets that of the nodes that it gets. Refused if the job is not in the queue.
+if [ $rc -ne 0 ] && [ "${SLURM_NNODES:-1}" -gt 1 ]; then
+  scontrol update jobid="$job" numtasks="${SLURM_NTASKS_PER_NODE:-1}" 2>/dev/null
+fi
 exit $rc
 """
 

@@ -66,6 +66,18 @@ def _minutes(value: Any) -> Any:
     return (int(found[1] or 0) * 24 + hours) * 60 + minutes
 
 
+MOST_NODES = 65_536
+
+
+def _nodes(value: Any) -> Any:
+    """A number of nodes, or a range of them as Slurm writes it: 1-4."""
+    found = re.fullmatch(r"([1-9]\d{0,4})-([1-9]\d{0,4})", value, re.ASCII) if isinstance(value, str) else None
+    fewest, most = (int(found[1]), int(found[2])) if found else (value, value)
+    if type(most) is not int or not 1 <= fewest <= most <= MOST_NODES:
+        raise ValueError(f"a number of nodes from 1 to {MOST_NODES:,}, or the fewest and the most: 1-4")
+    return value
+
+
 class Resources(Section):
     """What one stage asks for. Everything that is not set is left to the cluster's own default."""
 
@@ -88,8 +100,8 @@ class Resources(Section):
     device: Literal["gpu", "cpu"] | None = None
     """What pretrain, validate and benchmark compute on. `gpu`, also where GPUs are asked for and nothing is said here:
     it is an error if there is none. `cpu`: not on GPUs, whatever is there. Otherwise on a GPU if there is one."""
-    nodes: Annotated[int, Field(gt=0, le=65_536)] = 1
-    """Nodes; more than one for pretrain only."""
+    nodes: Annotated[Annotated[int, Field(ge=1, le=MOST_NODES)] | str, BeforeValidator(_nodes)] = 1
+    """Nodes; more than one for pretrain only. Of a range, `1-4`, each attempt takes as many as Slurm has for it."""
     tasks_per_node: Annotated[int, Field(gt=0, le=1024)] = 1
     """Processes on each node; for pretrain one a GPU."""
     array: Annotated[int, Field(gt=0, le=100_000)] = 1
@@ -110,8 +122,16 @@ class Resources(Section):
     retries: Retries = Retries()
 
     @property
-    def ranks(self) -> int:
-        return self.nodes * self.tasks_per_node
+    def node_counts(self) -> range:
+        """On how many nodes an attempt may run."""
+        fewest, _, most = str(self.nodes).partition("-")
+        return range(int(fewest), int(most or fewest) + 1)
+
+    @property
+    def rank_counts(self) -> range:
+        """On how many ranks an attempt may run."""
+        nodes, tasks = self.node_counts, self.tasks_per_node
+        return range(nodes.start * tasks, nodes.stop * tasks, tasks)
 
     @property
     def gpus(self) -> int:
@@ -172,10 +192,10 @@ class Cluster(Section):
             resources = self.resources(name)
             if resources.gres and resources.gpus_per_node is not None:
                 problems.append(f"stages.{name}: gres and gpus_per_node are both set; keep one of them")
-            if name != "pretrain" and resources.ranks > 1:
+            if name != "pretrain" and (most := resources.rank_counts[-1]) > 1:
                 problems.append(
-                    f"stages.{name}: nodes x tasks_per_node is {resources.ranks}, but only pretrain runs on more "
-                    f"than one process; set them under stages.pretrain"
+                    f"stages.{name}: nodes x tasks_per_node comes to {most}, but only pretrain runs on more than one "
+                    f"process; set them under stages.pretrain"
                 )
             if resources.array > 1 and name not in ("download", "pack"):
                 problems.append(

@@ -82,7 +82,7 @@ def misfits(resources: Resources, there: dict[str, Partition]) -> list[Misfit]:
         problem = f"{resources.time_minutes} minutes are above the limit of {label}"
         found.append(Misfit(problem, f"time_minutes: {int(longest)}"))
     most = max(len(partition.nodes) for partition in here)
-    if resources.nodes > most:
+    if resources.node_counts[0] > most:
         found.append(Misfit(f"{label} has {most} nodes, not {resources.nodes}", f"nodes: {most}"))
     memory = max(partition.memory for partition in here)
     if resources.memory and megabytes(resources.memory) > memory:

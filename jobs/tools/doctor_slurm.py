@@ -44,8 +44,12 @@ def about_job(name: str, resources: Resources, there: dict[str, Partition]) -> I
             yield Finding("bad", f"{name}: job", misfit.problem, _yaml(name, misfit.remedy))
         return
     refusal = _refusal(batch.batch_text(RunDirectory(Path.cwd() / "doctor"), STAGES[name], resources, None))
-    up = any(there[partition].up for partition in wanted(resources, there))
-    yield Finding("ok" if not refusal else "bad" if up else "note", f"{name}: job", refusal or "Slurm would take it")
+    here = [there[partition] for partition in wanted(resources, there)]
+    verdict: Verdict = "ok" if not refusal else "bad" if any(partition.up for partition in here) else "note"
+    yield Finding(verdict, f"{name}: job", refusal or "Slurm would take it")
+    most = max(len(partition.nodes) for partition in here)
+    if resources.node_counts[-1] > most:
+        yield Finding("note", f"{name}: nodes", f"{resources.nodes}, but there are {most}: it never runs on more")
 
 
 def _yaml(stage: str, line: str) -> str:

@@ -87,7 +87,7 @@ def _problems(model: type[BaseModel], errors: list[ErrorDetails]) -> Iterator[_P
             yield _Problem(key, f"unknown key; {_suggestion(model, key, valid)}valid: {', '.join(valid)}{anchors}")
         elif kind == "missing":
             yield _Problem(key, "missing; it must be set")
-        elif kind == "value_error" and isinstance(error["ctx"]["error"], CombinationError):
+        elif _is_combination(error):
             for line in str(error["ctx"]["error"]).split("\n"):
                 name, _, text = line.partition(": ")
                 yield _Problem((*key, *name.split(".")), text)
@@ -109,7 +109,7 @@ def _hidden_problems(model: type[BaseModel], values: Any, errors: list[ErrorDeta
     wrong = set()
     for error in errors:
         key, _ = _locate(model, error["loc"])
-        if key and error["type"] not in ("missing", "value_error"):
+        if key and error["type"] != "missing" and not _is_combination(error):
             parent = values
             for part in key[:-1]:
                 parent = parent[int(part)] if isinstance(parent, list) else (parent or {}).get(part)
@@ -123,6 +123,10 @@ def _hidden_problems(model: type[BaseModel], values: Any, errors: list[ErrorDeta
         for problem in _problems(model, combinations):
             if not wrong & {*problem.key, *re.findall(r"\w+", problem.text)}:
                 yield problem
+
+
+def _is_combination(error: ErrorDetails) -> bool:
+    return error["type"] == "value_error" and isinstance(error["ctx"]["error"], CombinationError)
 
 
 def _shown(given: Any) -> str:

@@ -1,11 +1,14 @@
 """What an experiment may say: its sections, typed, frozen, strict, and the combinations that cannot work."""
 
+import math
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from sllm.config.section import (
+    WIDEST,
     Folder,
     Name,
     NonNegative,
@@ -278,17 +281,26 @@ class Experiment(Section):
         return self.model_dump(mode="json", by_alias=True)
 
 
-def check_world_size(train: TrainConfig, world_size: int) -> None:
-    """A global batch must split evenly over the ranks. Raises UserError with what would."""
-    if train.global_batch % (train.micro_batch * world_size) == 0:
+def fits_world_size(train: TrainConfig, world_size: int) -> bool:
+    """Whether a global batch splits evenly over so many ranks."""
+    return train.global_batch % (train.micro_batch * world_size) == 0
+
+
+def check_world_size(train: TrainConfig, *world_sizes: int) -> None:
+    """A global batch must split evenly over each of these numbers of ranks. Raises UserError with what would."""
+    wrong = [size for size in world_sizes if not fits_world_size(train, size)]
+    if not wrong:
         return
-    batches = [b for b in range(1, train.global_batch + 1) if train.global_batch % (b * world_size) == 0]
-    unit = train.micro_batch * world_size
+    # What splits over so many ranks splits over each number of them; no batch over more than the largest one.
+    common = reduce(lambda a, b: a if a > WIDEST else math.lcm(a, b), world_sizes)
+    shares = range(1, train.global_batch // common + 1)
+    batches = [b for b in shares if train.global_batch % (b * common) == 0]
+    unit = train.micro_batch * common
     near = sorted({max(unit, train.global_batch // unit * unit), (train.global_batch // unit + 1) * unit})
-    ways = f"train.global_batch={' or '.join(map(str, near))}"
-    if batches:
-        ways = f"train.micro_batch={listed(batches)}, or {ways}"
+    ways = [f"train.micro_batch={listed(batches)}"] if batches else []
+    if possible := [str(batch) for batch in near if batch <= WIDEST]:
+        ways.append(f"train.global_batch={' or '.join(possible)}")
     raise UserError(
         f"train.global_batch: {train.global_batch} sequences cannot be split into micro-batches of "
-        f"{train.micro_batch} on {world_size} ranks; valid: {ways}"
+        f"{train.micro_batch} on {listed(wrong)} ranks; valid: {', or '.join(ways) or 'fewer ranks'}"
     )

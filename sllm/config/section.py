@@ -15,8 +15,9 @@ LARGEST = 2**63 - 1
 
 Positive = Annotated[int, Field(gt=0, le=LARGEST)]
 NonNegative = Annotated[int, Field(ge=0, le=LARGEST)]
-Width = Annotated[int, Field(gt=0, le=2**20)]
+WIDEST = 2**20
 """Of a model or a batch: above it there is a slip of the finger, and no machine."""
+Width = Annotated[int, Field(gt=0, le=WIDEST)]
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 Strings = Annotated[tuple[str, ...], Field(strict=False)]
 

@@ -338,3 +338,30 @@ def test_world_size_message_lists_only_what_works(micro: int, groups: int, world
     advice = str(caught.value).split("valid: ")[1]
     for batch in map(int, advice.rsplit("train.global_batch=", 1)[1].split(" or ")):
         check_world_size(train.model_copy(update={"global_batch": batch}), world)
+
+
+@given(micro=st.integers(1, 8), groups=st.integers(1, 64), first=st.integers(1, 4), more=st.integers(0, 5))
+def test_every_number_of_ranks_is_checked_and_the_message_lists_what_fits_all(
+    micro: int, groups: int, first: int, more: int
+) -> None:
+    train, sizes = (
+        TrainConfig(max_steps=10, global_batch=micro * groups, micro_batch=micro),
+        range(first, first + more + 1),
+    )
+    wrong = [size for size in sizes if groups % size]
+    if not wrong:
+        check_world_size(train, *sizes)
+        return
+    with pytest.raises(UserError, match=f" on {', '.join(map(str, wrong))} ranks; valid: ") as caught:
+        check_world_size(train, *sizes)
+    advice = re.findall(r"train\.(\w+)=([\d, or]+)", str(caught.value))
+    assert advice
+    for key, values in advice:
+        for value in map(int, re.findall(r"\d+", values)):
+            check_world_size(train.model_copy(update={key: value}), *sizes)
+
+
+def test_numbers_of_ranks_that_no_batch_fits() -> None:
+    train = TrainConfig(max_steps=10, global_batch=64, micro_batch=4)
+    with pytest.raises(UserError, match=r"65536 ranks; valid: fewer ranks$"):
+        check_world_size(train, *range(1, 65_537))

@@ -58,7 +58,9 @@ def config(tmp_path: Path, texts: dict[str, Path]) -> Path:
         (["submit", "tiny.yaml", "runs_directory=tiny.yaml"], "cannot be written (Not a directory)"),
         (["submit", "tiny.yaml", "data_directory=tiny.yaml"], "cannot be written (File exists)"),
         (["submit", "tiny.yaml", "--cluster", "gpus.yaml"], "stages.pretrain: asks for 99 GPUs, but PyTorch sees "),
-        (["submit", "tiny.yaml", "--cluster", "nodes.yaml"], "nodes is 2, but --on local has one machine"),
+        (["submit", "tiny.yaml", "--cluster", "nodes.yaml"], "nodes is 2-3, but --on local has one machine"),
+        (["submit", "tiny.yaml", "--cluster", "range.yaml", "--on", "slurm"],
+         "on 3, 4 ranks; valid: train.global_batch=24, or other stages.pretrain.nodes than 1-4: 1-2"),
         (["submit", "tiny.yaml", "model.d_model=4096", "train.max_steps=99999999"], "not started; --yes starts it"),
         (["train", "tiny.yaml"], "pretrain: needs the stage pack, which is not done (not done yet); run `"),
         (["status", "nowhere"], "nowhere: no run of this name"),
@@ -72,7 +74,8 @@ def test_one_line_and_nothing_written(
     sllm: Sllm, config: Path, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     (tmp_path / "gpus.yaml").write_text("stages: {pretrain: {gpus_per_node: 99}}", encoding="utf-8")
-    (tmp_path / "nodes.yaml").write_text("stages: {pretrain: {nodes: 2}}", encoding="utf-8")
+    (tmp_path / "nodes.yaml").write_text("stages: {pretrain: {nodes: 2-3}}", encoding="utf-8")
+    (tmp_path / "range.yaml").write_text("stages: {pretrain: {nodes: 1-4}}", encoding="utf-8")
     before = sorted(tmp_path.rglob("*"))
     code, out, err = sllm(*arguments)
     assert code == 2
@@ -220,6 +223,17 @@ def test_dry_run_names_reasons_and_resources_and_writes_nothing(sllm: Sllm, conf
     assert "2 processes, 1 core each" in out
     assert out.count("not done yet") == 6
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("where", "told"), [("local", "1 process,"), ("slurm", "1-2 processes, 1-2 nodes,")])
+def test_a_range_of_nodes(sllm: Sllm, config: Path, tmp_path: Path, where: str, told: str) -> None:
+    """This machine is the fewest of them; Slurm is asked for them word for word."""
+    (tmp_path / "range.yaml").write_text("stages: {pretrain: {nodes: 1-2, cpus: 1}}", encoding="utf-8")
+    code, out, err = sllm("submit", str(config), "--dry-run", "--cluster", "range.yaml", "--on", where)
+    assert (code, err) == (0, "")
+    (row,) = [line for line in out.split("\n") if line.startswith("pretrain ")]
+    assert told in row
+    assert out.count("#SBATCH --nodes=1-2\n") == (where == "slurm")
 
 
 def test_where_a_run_goes_unless_it_is_said(sllm: Sllm, config: Path, tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ def profile(tmp_path: Path, text: str) -> str:
 @pytest.mark.parametrize("path", sorted(PROFILES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_profile_loads_and_fits_the_shipped_experiments(path: Path) -> None:
     cluster = load_cluster(path.stem)
-    ranks = cluster.resources("pretrain").ranks
+    ranks = cluster.resources("pretrain").rank_counts
     for config in sorted(PROFILES.parent.glob("*.yaml")):
-        check_world_size(load_experiment(config).train, ranks)
+        check_world_size(load_experiment(config).train, *ranks)
 
 
 def test_a_stage_overrides_the_defaults_key_by_key(tmp_path: Path) -> None:
@@ -66,6 +66,7 @@ def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
     [
         ("defaults: {gres: 'gpu:1', gpus_per_node: 1}", "gres and gpus_per_node are both set"),
         ("stages: {pack: {tasks_per_node: 2}}", "only pretrain runs on more than one process"),
+        ("stages: {pack: {nodes: 1-2}}", "nodes x tasks_per_node comes to 2, but only pretrain"),
         ("defaults: {time_minutes: 1, signal_seconds: 60}", "signal_seconds is 60, not below time_minutes"),
         ("defaults: {time_minutes: 1:30}", "minutes and seconds, or hours and minutes?"),
         ("defaults: {time_minutes: 0:00:30}", "not whole minutes"),
@@ -78,6 +79,28 @@ def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
 def test_impossible_combinations(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_cluster(profile(tmp_path, text))
+
+
+@pytest.mark.parametrize(("nodes", "ranks"), [("1", [2]), ("3", [6]), ("1-4", [2, 4, 6, 8]), ("2-3", [4, 6])])
+def test_on_how_many_ranks_an_attempt_may_run(tmp_path: Path, nodes: str, ranks: list[int]) -> None:
+    text = f"stages: {{pretrain: {{nodes: {nodes}, tasks_per_node: 2}}}}"
+    cluster = load_cluster(profile(tmp_path, text))
+    again = load_cluster(profile(tmp_path, cluster.to_yaml()))  # what a run keeps of it
+    for each in (cluster, again):
+        assert list(each.resources("pretrain").rank_counts) == ranks
+        assert str(each.resources("pretrain").nodes) == nodes
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    ["0", "-1", "4-1", "0-2", "1-", "-4", "1-4-8", "'4'", "1,4", "1-70000", "01-4", "1 - 4", "true", "1.5", "[1, 4]"],
+)
+def test_what_is_no_number_of_nodes(tmp_path: Path, nodes: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_cluster(profile(tmp_path, f"stages:\n  pretrain:\n    nodes: {nodes}\n"))
+    (line,) = str(caught.value).split("\n")
+    assert ": stages.pretrain.nodes: " in line
+    assert line.endswith("; a number of nodes from 1 to 65,536, or the fewest and the most: 1-4")
 
 
 @pytest.mark.parametrize(
@@ -137,7 +160,7 @@ def test_a_folder_is_no_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """But one that is called like a profile does not hide it."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "laptop").mkdir()
-    assert load_cluster("laptop").resources("pretrain").ranks == 2
+    assert list(load_cluster("laptop").resources("pretrain").rank_counts) == [2]
     with pytest.raises(UserError, match=r"^\.: a folder$"):
         load_cluster(".")
 
