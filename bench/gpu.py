@@ -1,20 +1,25 @@
-"""What only a GPU can show, in one command: `python bench/gpu.py`. Some minutes on one H100.
+"""What only a GPU can show, in one command: `python bench/gpu.py`. Under eight minutes on one H100.
 
-Is a step deterministic at the real shapes; does a training that was killed or stopped, at the worst moments too, end in
-the same bits; how fast are training, attention and decoding; how long does a checkpoint stall; where does a step's time
-go. Each check is a process of its own and prints what it finds as it finds it. What fails is named, and the next check
-goes on. Writes gpu-DATE.json and gpu-DATE.md, the prediction beside the measurement. Data are random tokens and the
-generator's text: no network. On a CPU everything is tiny, to see that the script works.
+Is a step deterministic at the real shapes; does a training that was killed or stopped, at the worst moments too, that
+skipped steps under fp16, or that went on on another number of ranks end in the same bits; what do exact sums cost; how
+fast are training and decoding; how long does a checkpoint stall; where does a step's time go. Each check is a process
+of its own and prints what it finds as it finds it. What fails is named, and the next check goes on. Writes
+gpu-DATE.json and gpu-DATE.md, the prediction beside the measurement. Data are random tokens and the generator's text:
+no network. On a CPU everything is tiny, to see that the script works.
 """
 
 import argparse
 import contextlib
 import functools
 import gc
+import hashlib
+import itertools
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -23,52 +28,51 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 import yaml
-from side_by_side import shape, take_turns
-from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+from side_by_side import shape, take_turns, write_random_tokens
 
 from jobs.launch.prepare import commit
 from sllm.artifacts import Artifacts
 from sllm.config import Experiment, validate
-from sllm.data.pack import POSITION_DTYPE, documents_file, token_dtype, token_file
 from sllm.device import deterministic, device_name, synchronize
 from sllm.distributed import World
 from sllm.errors import UserError
 from sllm.files import write_json, write_text
 from sllm.inference.decode import prepare
-from sllm.manifests import atomic_directory
 from sllm.model.gpt2 import GPT
 from sllm.records import read_jsonl
-from sllm.run_directory import RunDirectory
+from sllm.run_directory import RunDirectory, checkpoint_path
 from sllm.speed import measure_generation, timed
-from sllm.tokenizer import Tokenizer
-from sllm.training.checkpoint import Checkpoints, restore
+from sllm.stop import StopFlag
+from sllm.training.exact import GradientSum
+from sllm.training.loop import Training
 from sllm.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
 
-# By arithmetic on what each operation moves, before a GPU had run this: an H100, `default`, 16 × 2,048 tokens.
+SECONDS = 480
+"""That all checks together may take."""
+
+BANDWIDTH = 3.35e12
+"""Bytes a second that an H100's memory moves, by its data sheet."""
+
+# What is expected, written down before it is measured: as measured on 2026-11-27, plus what has changed since.
 PREDICTED = {
-    "machine": "bf16 product 798 TFLOP/s, copy 3.0 TB/s",
-    "determinism default": "equal",
-    "determinism small": "equal",
-    "speed default 16": "33 % of the peak, 52 GB",
-    "checkpoint default": "7–12 s",
-    "decoding default 1": "250–400 tokens/s",
-    "attention 64 flash deterministic": "166 TFLOP/s forward and backward (published for head width 128)",
-    "attention 64 cudnn": "470 TFLOP/s (published for head width 128)",
+    "machine": "bf16 product 773 TFLOP/s, copy 2.95 TB/s",
+    "speed default 16": "144,000 tokens/s: 1 % less than without exact sums; 49.3 GB: 1.3 more",
+    "speed small 16": "329,000 tokens/s; 26.2 GB",
+    "checkpoint default": "9–10 s",
+    "checkpoint small": "2.9 s",
+    "decoding default 1": "250–400 tokens/s, now that cuDNN's attention is left out",
 }
 
 Report = Callable[..., None]
@@ -93,27 +97,8 @@ def trainer_of(name: str, place: Path, **train: Any) -> Trainer:
     }
     experiment = validate(Experiment, values, name)
     artifacts = Artifacts(experiment)
-    if not artifacts.packed.exists():
-        write_random_tokens(artifacts, vocab_size, 8_000_000 if GPU else 50_000)
+    write_random_tokens(artifacts, vocab_size, 8_000_000 if GPU else 50_000)
     return Trainer(experiment, artifacts, World(0, 1, 0, DEVICE))
-
-
-def write_random_tokens(artifacts: Artifacts, vocab_size: int, tokens: int) -> None:
-    """What the tokenizer and pack stages would leave, of no meaning at all."""
-    tokenizer = Tokenizer([(4 + i // 256, 4 + i % 256) for i in range(vocab_size - 260)])
-    artifacts.tokenizer.mkdir(parents=True)
-    tokenizer.save(artifacts.tokenizer / "tokenizer.json")
-    draw = np.random.default_rng(0)
-    about = {"kind": "packed", "dtype": token_dtype(vocab_size), "vocab_size": vocab_size}
-    artifacts.packed.parent.mkdir(parents=True, exist_ok=True)
-    source: dict[str, Any] = {"language": "en"}
-    for split, count in {"train": tokens, "validation": 10_000}.items():
-        source[split] = {"tokens": count, "documents": 1, "bytes": count, "shards": []}
-    with atomic_directory(artifacts.packed, **about, tokenizer=tokenizer.fingerprint, sources={"random": source}) as to:
-        for split in ("train", "validation"):
-            ids = draw.integers(4, vocab_size, source[split]["tokens"])
-            ids.astype(token_dtype(vocab_size)).tofile(token_file(to, "random", split))
-            np.zeros(1, POSITION_DTYPE).tofile(documents_file(to, "random", split))
 
 
 def try_determinism(trainer: Trainer, name: str, report: Report) -> None:
@@ -126,8 +111,8 @@ def try_determinism(trainer: Trainer, name: str, report: Report) -> None:
         report(name, True, seconds=round(time.perf_counter() - started, 1))
 
 
-def try_speed(trainer: Trainer, name: str, report: Report, steps: int = 3) -> None:
-    """Steps of four micro-batches, as training takes them."""
+def try_speed(trainer: Trainer, name: str, report: Report, steps: int = 3) -> float:
+    """Steps of four micro-batches, as training takes them. Returns the seconds of one."""
     for _ in range(2):
         trainer.train_step()
     if GPU:
@@ -136,31 +121,86 @@ def try_speed(trainer: Trainer, name: str, report: Report, steps: int = 3) -> No
     middle = sorted(figures, key=lambda figure: figure["seconds"])[steps // 2]
     shown = {key: middle[key] for key in ("seconds", "tokens_per_second", "data_wait", "memory_bytes", "loss")}
     report(name, None, mfu=middle.get("mfu"), **shown)
+    return float(middle["seconds"])
 
 
 def training(name: str, place: Path, report: Report) -> None:
-    """Determinism and speed of one shape, by micro-batch; the trainer at 16 is that of the profile and the save too."""
+    """Determinism and speed of one shape: compiled, eager, under fp16."""
+    micro_batch = 16 if GPU else 2
     with deterministic(DEVICE):
-        for micro_batch in (16, 8) if GPU and name == "default" else (16, 32) if GPU else (2,):
-            with skip_what_fails(f"{name} {micro_batch}", report):
-                trainer = trainer_of(name, place, micro_batch=micro_batch, precision="bf16", compile=GPU)
-                if micro_batch in (2, 16):
-                    try_determinism(trainer, f"determinism {name}", report)
-                try_speed(trainer, f"speed {name} {micro_batch}", report)
-                if micro_batch in (2, 16):
-                    profile(trainer, name, report)
-                    stall(trainer, name, report)
-            trainer = None  # type: ignore[assignment]  # its memory is the next one's
-            clean()
+        with skip_what_fails(name, report):
+            trainer = trainer_of(name, place, micro_batch=micro_batch, precision="bf16", compile=GPU)
+            try_determinism(trainer, f"determinism {name}", report)
+            seconds = try_speed(trainer, f"speed {name} {micro_batch}", report)
+            exact_sums(trainer, name, seconds, report)
+            profile(trainer, name, report)
+            stall(trainer, name, report)
+        trainer = None  # type: ignore[assignment]  # its memory is the next one's
+        clean()
         with skip_what_fails(f"{name} eager", report):
-            trainer = trainer_of(name, place, micro_batch=16 if GPU else 2, precision="bf16", compile=False)
+            trainer = trainer_of(name, place, micro_batch=micro_batch, precision="bf16", compile=False)
             try_determinism(trainer, f"determinism {name} eager", report)
             try_speed(trainer, f"speed {name} eager", report, steps=1)
         trainer = None  # type: ignore[assignment]
         clean()
         with skip_what_fails(f"{name} fp16", report):
-            trainer = trainer_of(name, place, micro_batch=16 if GPU else 2, precision="fp16", compile=GPU)
+            trainer = trainer_of(name, place, micro_batch=micro_batch, precision="fp16", compile=GPU)
             try_determinism(trainer, f"determinism {name} fp16", report)
+
+
+def exact_sums(trainer: Trainer, name: str, step_seconds: float, report: Report) -> None:
+    """Milliseconds of adding one micro-batch's gradients as integers, and of making them floats again at the end of a
+    step, beside what moving their bytes takes; and the shares of a micro-batch and of a step of four."""
+    # Bytes an element: the largest is looked for (4), × (4 + 4), rounded (4 + 4), to int64 (4 + 8), added (8 + 8 + 8);
+    # or the same without what lies between. Then zeroed (8), to fp32 (8 + 4) and divided (4 + 4).
+    for way, moved in {"eager": 56, "compiled": 28}.items() if GPU else [("eager", 56)]:
+        parameters = list(trainer.model.parameters())
+        elements = sum(parameter.numel() for parameter in parameters)
+        adding, converting = milliseconds_of_sums(GradientSum(parameters, 4, way == "compiled", None))
+        figures = {
+            "add ms": round(adding, 2),
+            "add ms predicted": round(1000 * elements * moved / BANDWIDTH, 2),
+            "convert ms": round(converting, 2),
+            "convert ms predicted": round(1000 * elements * 28 / BANDWIDTH, 2),
+            "of a micro-batch": round(adding / (1000 * step_seconds / 4), 4),
+            "of a step": round((4 * adding + converting) / (1000 * step_seconds), 4),
+            "sums GB": round(8 * elements / 1e9, 2),
+        }
+        report(f"exact sums {name} {way}", None, **figures)
+        trainer.optimizer.zero_grad()
+
+
+def milliseconds_of_sums(sums: GradientSum) -> tuple[float, float]:
+    gradients = {parameter: torch.zeros_like(parameter) for parameter in sums.sums}  # of whatever value
+
+    def add() -> None:
+        for parameter, gradient in gradients.items():
+            parameter.grad = gradient
+        sums.add()
+
+    def convert() -> None:
+        sums.begin(1.0)
+        sums.finish()
+
+    sums.begin(1.0)
+    return milliseconds(add), milliseconds(convert)
+
+
+def milliseconds(work: Callable[[], object]) -> float:
+    """The median of some. On a GPU of the kernels alone: they wait in a queue, as they do in a step."""
+
+    def queued() -> float:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda._sleep(100_000_000)  # cycles: some 50 ms, in which the work is launched
+        start.record()
+        work()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end)
+
+    if not GPU:
+        return 1000 * median_seconds(work)
+    return statistics.median([queued() for _ in range(6)][1:])
 
 
 def profile(trainer: Trainer, name: str, report: Report) -> None:
@@ -197,71 +237,151 @@ def kind_of(kernel: str) -> str:
 
 
 def stall(trainer: Trainer, name: str, report: Report) -> None:
-    """How long training stands still for a checkpoint."""
+    """How long training stands still for a checkpoint, and a resume for reading, verifying and loading it."""
     run = RunDirectory(trainer.experiment.run_path)
-    run.checkpoints.mkdir(parents=True, exist_ok=True)
-    checkpoints = Checkpoints(run.checkpoints, trainer.config.checkpoint)
-    state = {"trajectory": {}, "scaler": {}, "world_size": 1}
-    seconds = timed(lambda: checkpoints.save(trainer.step, trainer.model, trainer.optimizer, state), DEVICE)
-    directory = checkpoints.path(trainer.step)
-    size = sum(path.stat().st_size for path in directory.iterdir())
-    found = checkpoints.newest_whole()
-    assert found
-    tensors = (found.weights, found.optimizer, directory)
-    loading = timed(lambda: restore(trainer.model, trainer.optimizer, *tensors), DEVICE)
-    figures = {"seconds": round(seconds, 2), "gigabytes": round(size / 1e9, 2), "load": round(loading, 2)}
+    kept = Training(trainer, run, Artifacts(trainer.experiment), StopFlag())
+    kept.resume()
+    kept.start_recording()
+    seconds = timed(kept.save, DEVICE)
+    size = sum(path.stat().st_size for path in kept.checkpoints.path(trainer.step).iterdir())
+    loading = timed(Training(trainer, run, Artifacts(trainer.experiment), StopFlag()).resume, DEVICE)
+    figures = {"seconds": round(seconds, 2), "gigabytes": round(size / 1e9, 2), "resume": round(loading, 2)}
     report(f"checkpoint {name}", None, **figures)
-    shutil.rmtree(directory)
 
 
 # --- a training that is stopped and killed ------------------------------------------------------------
 
-STEPS, EVERY = 30, 15
+STEPS, VALIDATED, SAVED = 30, 15, 6
+"""So many steps; a validation and a checkpoint every so many."""
+
+Event = Callable[[Callable[..., "Attempt"]], None]
+"""What happens to a training before its last attempt: it gets `start`, which starts an attempt."""
 
 
-def resume(place: Path, report: Report) -> None:
-    """The real chain over the generator's text; then one training straight, and others that are stopped and killed."""
+def nothing(start: Callable[..., "Attempt"]) -> None:
+    """A training that goes straight to its end."""
+
+
+def killed(start: Callable[..., "Attempt"], steps: tuple[int, ...] = (4, 14, 20), fresh: int = 3) -> None:
+    """By kill -9, at so many steps; the first attempts as on another node, where nothing is compiled yet."""
+    for number, step in enumerate(steps if GPU else steps[1:2]):
+        with contextlib.ExitStack() as stack:
+            attempt = start(**(stack.enter_context(empty_cache()) if number < fresh else {}))
+            attempt.until(lambda s=step, a=attempt: a.steps() >= s)  # type: ignore[misc]
+            attempt.signal(signal.SIGKILL)
+            attempt.wait()
+
+
+@contextlib.contextmanager
+def empty_cache() -> Iterator[dict[str, str]]:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
+        yield {"TORCHINDUCTOR_CACHE_DIR": cache}
+
+
+def stopped_at(start: Callable[..., "Attempt"], step: int) -> None:
+    attempt = start()
+    attempt.until(lambda: attempt.steps() >= step)
+    attempt.signal(signal.SIGTERM)
+    attempt.wait()
+
+
+def stopped_in_compilation(start: Callable[..., "Attempt"]) -> None:
+    """With an empty cache, and the signal to every process of the group, compilers among them."""
+    with empty_cache() as environment:
+        attempt = start(**environment)
+        cache = Path(environment["TORCHINDUCTOR_CACHE_DIR"])
+        attempt.until(lambda: any(cache.iterdir()) if GPU else attempt.steps() >= 1)
+        attempt.signal(signal.SIGTERM)
+        attempt.wait()
+
+
+def stopped_in_validation(start: Callable[..., "Attempt"]) -> None:
+    attempt = start()
+    attempt.until(lambda: attempt.steps() >= VALIDATED)
+    time.sleep(0.05)
+    attempt.signal(signal.SIGTERM)
+    attempt.wait()
+
+
+@dataclass(frozen=True)
+class Course:
+    """A training of the resume check: what happens to it, and the training that it must equal to the last bit."""
+
+    event: Event = nothing
+    ranks: tuple[int, ...] = (1,)
+    """Of its attempts; those after the last have as many as it."""
+    like: str = "straight"
+    train: dict[str, Any] = field(default_factory=dict)
+
+
+FP16 = {"precision": "fp16"}
+COURSES = {
+    "straight": Course(),
+    "killed": Course(killed),
+    "stopped in a step": Course(functools.partial(stopped_at, step=4)),
+    "stopped in compilation": Course(stopped_in_compilation),
+    "stopped in validation": Course(stopped_in_validation),
+    "stopped before validation": Course(functools.partial(stopped_at, step=VALIDATED - 1)),
+    "stopped after validation": Course(functools.partial(stopped_at, step=VALIDATED + 1)),
+    "two ranks": Course(ranks=(2,)),
+    "three ranks": Course(ranks=(3,)),
+    "ranks 2, 1, 3, 2": Course(functools.partial(killed, steps=(8, 14, 20), fresh=0), ranks=(2, 1, 3, 2)),
+    "fp16": Course(like="fp16", train=FP16),
+    # What it compiles itself, and then what bf16 and fp16 have left in the cache: no attempt may take the other's.
+    "fp16 killed, then two ranks": Course(functools.partial(killed, fresh=1), (1, 2), like="fp16", train=FP16),
+}
+
+
+def resume(place: Path, report: Report, names: list[str]) -> None:
+    """One training straight, and others, of these names, that are stopped and killed or computed by other ranks."""
     started = time.perf_counter()
-    prepared(place, "straight")
+    signal.signal(signal.SIGTERM, Attempt.end_all)
+    data = write_experiment(place, "data")
+    cli("submit", data, "--until", "pack", "--on", "here", log=data.with_suffix(".log"))
     report("data prepared", True, seconds=round(time.perf_counter() - started, 1))
-    go_on = (place / "go").exists
-    while not go_on():  # the real shapes have the GPU to themselves
+    while not (place / "go").exists():  # the real shapes have the GPU to themselves
         time.sleep(0.2)
-    events: dict[str, Event] = {
-        "killed": killed,
-        "stopped in a step": functools.partial(stopped_at, step=5),
-        "stopped in compilation": stopped_in_compilation,
-        "stopped in validation": stopped_in_validation,
-        "stopped before validation": functools.partial(stopped_at, step=EVERY - 1),
-        "stopped after validation": functools.partial(stopped_at, step=EVERY + 1),
-    }
-    with ThreadPoolExecutor(12 if GPU else 2) as pool:
-        straight = pool.submit(straight_run, place, "straight")
-        fp16: dict[str, Any] = {"precision": "fp16"}
-        chain = pool.submit(whole_chain, place)
-        half = pool.submit(straight_run, place, "fp16", **fp16)
-        two = pool.submit(straight_run, place, "two-ranks", ranks=2)
-        runs = {pool.submit(endure, place, name, event): (name, straight) for name, event in events.items()}
-        runs[pool.submit(endure, place, "fp16 killed", killed, **fp16)] = ("fp16 killed", half)
-        runs[pool.submit(endure, place, "two ranks killed", killed, ranks=2)] = ("two ranks killed", two)
-        for future, (name, former) in runs.items():
-            with skip_what_fails(name, report):
-                report(f"resume: {name}", *compare(future.result(), former.result()))
-        with skip_what_fails("fp16", report):
-            skipped = sum(bool(record.get("overflow")) for record in read_jsonl(half.result() / "metrics.jsonl"))
-            report("fp16: skipped steps", None, steps=skipped)
-        with skip_what_fails("chain", report):
-            report("chain: smoke", True, **chain.result())
-        with skip_what_fails("ranks", report):
-            _, figures = compare(two.result(), straight.result())
-            report("two ranks against one", None, **figures)
+    wanted = {*names, *(COURSES[name].like for name in names)}
+    courses = {name: course for name, course in COURSES.items() if name in wanted}
+    runs: dict[str, Future[Path]] = {}
+    with ThreadPoolExecutor(len(courses) if GPU else 2) as pool:
+        for name, course in courses.items():
+            after = runs.get("straight") if course.train else None  # fp16 finds the cache that bf16 has filled
+            runs[name] = pool.submit(take, place, name, course, after)
+        for name, course in courses.items():
+            with skip_what_fails(f"resume: {name}", report):
+                run, former = runs[name].result(), runs[course.like].result()
+                if name == course.like:
+                    report(f"resume: {name}", None, weights=weights_of(run))
+                else:
+                    report(f"resume: {name}", *compare(run, former, course))
+    for name, course in courses.items():
+        if course.train and name != course.like:
+            with skip_what_fails("fp16: skipped steps", report):
+                report("fp16: skipped steps", *skips(runs[name].result()))
+
+
+def take(place: Path, name: str, course: Course, after: Future[Path] | None) -> Path:
+    """Its run directory, once it has ended."""
+    if after:
+        after.result()
+    experiment = write_experiment(place, name, **course.train)
+    shutil.copytree(
+        place / "runs" / "data" / "stages", place / "runs" / experiment.stem / "stages"
+    )  # its data are done
+    ranks = itertools.chain(course.ranks, itertools.repeat(course.ranks[-1]))
+    course.event(lambda **environment: Attempt(experiment, next(ranks), **environment))
+    attempt = Attempt(experiment, next(ranks))
+    if any(codes := attempt.wait()):
+        raise RuntimeError(f"{name}: exit {codes}: {tail(attempt.log)}")
+    return attempt.run
 
 
 def write_experiment(place: Path, name: str, **train: Any) -> Path:
     size = {"d_model": 512, "n_layers": 8, "n_heads": 8, "d_ff": 2048, "context_length": 1024}
     tiny = {"d_model": 32, "n_layers": 2, "n_heads": 2, "d_ff": 64, "context_length": 64}
     values = {
-        "name": name.replace(" ", "-"),
+        "name": re.sub(r"\W+", "-", name),
         "runs_directory": str(place / "runs"),
         "data_directory": str(place / "data"),
         "data": {
@@ -275,16 +395,16 @@ def write_experiment(place: Path, name: str, **train: Any) -> Path:
         "model": {**(size if GPU else tiny), "dropout": 0.1},
         "train": {
             "max_steps": STEPS,
-            "global_batch": 16,
+            "global_batch": 24,  # six micro-batches, for one, two or three ranks
             "micro_batch": 4,
             "warmup_steps": 5,
             "learning_rate": 1e-3,
             "precision": "bf16",
             "compile": GPU,
-            "checkpoint": {"every": 10},
+            "checkpoint": {"every": SAVED},
             **train,
         },
-        "validate": {"every": EVERY, "tokens": 200_000 if GPU else 20_000, "prompts": ["오늘", "In the"]},
+        "validate": {"every": VALIDATED, "tokens": 200_000 if GPU else 20_000, "prompts": ["오늘", "In the"]},
         "wandb": {"mode": "disabled"},
     }
     path = place / f"{values['name']}.yaml"
@@ -303,31 +423,27 @@ def tail(log: Path) -> str:
     return log.read_text("utf-8")[-400:]
 
 
-def whole_chain(place: Path) -> dict[str, Any]:
-    """`make demo`, on what is here: every stage, validation's samples and the benchmark among them."""
-    started = time.perf_counter()
-    few = [] if GPU else ["train.max_steps=8", "train.warmup_steps=2", "data.sources.0.megabytes=0.3"]
-    few += [] if GPU else ["data.sources.1.megabytes=0.3", "tokenizer.vocab_size=300", "validate.every=8"]
-    where = [f"runs_directory={place / 'runs'}", f"data_directory={place / 'data'}", "wandb.mode=disabled"]
-    smoke = ROOT / "configs" / "smoke.yaml"
-    cli("submit", smoke, "--on", "local", *where, *few, log=place / "smoke.log")
-    results = json.loads((place / "runs/smoke/stages/validate/results.json").read_text("utf-8"))
-    languages = {name: round(figures["bits_per_byte"], 4) for name, figures in results["languages"].items()}
-    return {"seconds": round(time.perf_counter() - started), "bits per byte": languages}
-
-
-Event = Callable[..., None]
-"""What happens to a training: it gets `start`, which starts an attempt."""
-
-
 class Attempt:
-    """One `sllm train` in a process group of its own, as one rank or as two that share the device."""
+    """One `sllm train` in process groups of its own, as one rank or as several that share the device."""
+
+    all: ClassVar[list["Attempt"]] = []
+
+    @classmethod
+    def end_all(cls, number: int, _: object) -> None:
+        """A handler: end what was started, then this process."""
+        for attempt in cls.all:
+            attempt.signal(signal.SIGKILL)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
 
     def __init__(self, experiment: Path, ranks: int = 1, **environment: str) -> None:
         self.log = experiment.with_suffix(".log")
         self.run = experiment.parent / "runs" / experiment.stem
-        port = 20_000 + hash((experiment, time.monotonic_ns())) % 20_000
-        self.processes = []
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.all.append(self)
         for rank in range(ranks):
             variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_PORT": port}
             several = {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in variables.items()}}
@@ -345,10 +461,11 @@ class Attempt:
 
     def signal(self, number: signal.Signals) -> None:
         for process in self.processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, number)
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, number)
 
-    def wait(self, seconds: float = 120) -> list[int]:
+    def wait(self, seconds: float = 180) -> list[int]:
         deadline = time.monotonic() + seconds
         try:
             return [process.wait(max(0.1, deadline - time.monotonic())) for process in self.processes]
@@ -364,94 +481,64 @@ class Attempt:
             time.sleep(0.005)
 
     def steps(self, kind: str = "train") -> int:
-        records = read_jsonl(self.run / "metrics.jsonl") if (self.run / "metrics.jsonl").exists() else []
-        return max((record["step"] for record in records if record["kind"] == kind), default=0)
+        return max((record["step"] for record in metrics(self.run) if record["kind"] == kind), default=0)
 
 
-def straight_run(place: Path, name: str, ranks: int = 1, **train: Any) -> Path:
-    """A training that nothing happens to: its run directory."""
-    return finish(prepared(place, name, **train), ranks)
-
-
-def endure(place: Path, name: str, event: Event, ranks: int = 1, **train: Any) -> Path:
-    """A training that the event happens to, and that then goes on to its end."""
-    experiment = prepared(place, name, **train)
-    event(functools.partial(Attempt, experiment, ranks))
-    return finish(experiment, ranks)
-
-
-def finish(experiment: Path, ranks: int) -> Path:
-    attempt = Attempt(experiment, ranks)
-    if any(codes := attempt.wait()):
-        raise RuntimeError(f"{experiment.stem}: exit {codes}: {tail(attempt.log)}")
-    return attempt.run
-
-
-def prepared(place: Path, name: str, **train: Any) -> Path:
-    """An experiment whose data, which it shares with the others, are there."""
-    experiment = write_experiment(place, name, **train)
-    cli("submit", experiment, "--until", "pack", "--on", "here", log=experiment.with_suffix(".log"))
-    return experiment
-
-
-def killed(start: Callable[..., Attempt]) -> None:
-    """Each time as on another node, where nothing is compiled yet."""
-    for step in (7, 18, 24):
-        with tempfile.TemporaryDirectory() as cache:
-            attempt = start(TORCHINDUCTOR_CACHE_DIR=cache)
-            attempt.until(lambda s=step, a=attempt: a.steps() >= s)  # type: ignore[misc]
-            attempt.signal(signal.SIGKILL)
-            attempt.wait()
-
-
-def stopped_at(start: Callable[..., Attempt], step: int) -> None:
-    attempt = start()
-    attempt.until(lambda: attempt.steps() >= step)
-    attempt.signal(signal.SIGTERM)
-    attempt.wait()
-
-
-def stopped_in_compilation(start: Callable[..., Attempt]) -> None:
-    """With an empty cache, and the signal to every process of the group, compilers among them."""
-    with tempfile.TemporaryDirectory() as cache:
-        attempt = start(TORCHINDUCTOR_CACHE_DIR=cache)
-        attempt.until(lambda: any(Path(cache).iterdir()) if GPU else attempt.steps() >= 1)
-        attempt.signal(signal.SIGTERM)
-        attempt.wait()
-
-
-def stopped_in_validation(start: Callable[..., Attempt]) -> None:
-    attempt = start()
-    attempt.until(lambda: attempt.steps() >= EVERY)
-    time.sleep(0.05)
-    attempt.signal(signal.SIGTERM)
-    attempt.wait()
-
-
-def compare(run: Path, straight: Path) -> tuple[bool, dict[str, Any]]:
-    """Whether losses, norms and the final weights and optimizer are equal to the last bit; how they differ, if not."""
+def compare(run: Path, straight: Path, course: Course) -> tuple[bool, dict[str, Any]]:
+    """Whether what should happen to it did, and losses, norms and the final weights and optimizer are equal to the last
+    bit; how they differ, if not."""
     mine, theirs = records(run), records(straight)
     differ = [f"{a} against {b}" for a, b in zip(mine, theirs, strict=False) if a != b]
-    final = f"checkpoints/step-{STEPS:08d}"
-    files = [f"{final}/{name}" for name in ("model.safetensors", "optimizer.safetensors")]
-    unequal = [name for name in files if (run / name).read_bytes() != (straight / name).read_bytes()]
-    starts = sum(record["kind"] == "start" for record in read_jsonl(run / "metrics.jsonl"))
+    files = ("model.safetensors", "optimizer.safetensors")
+    unequal = [name for name in files if final(run, name).read_bytes() != final(straight, name).read_bytes()]
+    happened = course.event is nothing or (len(starts(run)) > 1 and starts(run)[-1] < STEPS)
+    if course.event is stopped_in_validation:  # which the next attempt then begins with
+        kinds = [record["kind"] for record in metrics(run)]
+        happened = starts(run)[-1] == VALIDATED and "validation" not in kinds[: kinds.index("start", 1)]
     equal = not differ and not unequal and len(mine) == len(theirs)
-    return equal, {"attempts": starts, "records": len(mine), "first difference": differ[:1], "unequal": unequal}
+    figures = {
+        "attempts from step": starts(run),
+        "records": len(mine),
+        "first difference": differ[:1],
+        "unequal": unequal,
+    }
+    return happened and equal, {"happened": None if happened else "no", **figures, "weights": weights_of(run)}
+
+
+def skips(run: Path) -> tuple[bool, dict[str, Any]]:
+    """Whether fp16 skipped steps at the start, and again after the last resume."""
+    steps = [record["step"] for record in metrics(run) if record.get("overflow")]
+    return 1 in steps and steps[-1] > starts(run)[-1], {"steps": steps}
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    return read_jsonl(RunDirectory(run).metrics)
+
+
+def starts(run: Path) -> list[int]:
+    """The steps that its attempts began at."""
+    return [record["step"] for record in metrics(run) if record["kind"] == "start"]
+
+
+def final(run: Path, name: str) -> Path:
+    return checkpoint_path(RunDirectory(run).checkpoints, STEPS) / name
+
+
+def weights_of(run: Path) -> str:
+    """A digest of the last weights: one and the same wherever nothing depends on what has happened."""
+    return hashlib.sha256(final(run, "model.safetensors").read_bytes()).hexdigest()[:12]
 
 
 def records(run: Path) -> list[tuple[Any, ...]]:
     """What a training says of itself, but for the time it took."""
-    names = ("kind", "step", "loss", "gradient_norm", "learning_rate")
-    return [
-        tuple(record.get(name) for name in names)
-        for record in read_jsonl(run / "metrics.jsonl")
-        if record["kind"] in ("train", "validation")
-    ]
+    names = ("kind", "step", "loss", "gradient_norm", "learning_rate", "overflow")
+    found = [record for record in metrics(run) if record["kind"] in ("train", "validation")]
+    return [tuple(record.get(name) for name in names) for record in found]
 
 
 def train_sharing_the_device(experiment: str) -> None:
-    """`sllm train`, where two ranks may have one GPU: gloo takes what NCCL refuses."""
+    """`sllm train`, where several ranks may have one GPU: gloo takes what NCCL refuses. And with a scale for fp16 that
+    is too high at first, and soon again, so that steps are skipped: the default one would skip none of thirty."""
     from unittest.mock import patch
 
     import torch.distributed as dist
@@ -462,6 +549,7 @@ def train_sharing_the_device(experiment: str) -> None:
     with (
         patch("sllm.distributed.problems", lambda found, wanted: []),
         patch("torch.distributed.new_group", lambda backend, timeout: gloo(timeout=timeout)),
+        patch("torch.amp.GradScaler", functools.partial(torch.amp.GradScaler, init_scale=2.0**20, growth_interval=2)),
     ):
         app(["train", experiment])
 
@@ -481,63 +569,19 @@ def machine(place: Path, report: Report) -> None:
     report("machine", None, **figures)
 
 
-def attention(place: Path, report: Report) -> None:
-    """Forward and backward of the attention of `default`, and of heads twice as wide: speed, and whether it repeats."""
-    for width in (64, 128) if GPU else (16,):
-        attention_of_width(width, report)
-
-
-def attention_of_width(width: int, report: Report) -> None:
-    B, H, T = (16, 1024 // width, 2048) if GPU else (2, 2, 64)
-    q, k, v, gradient = (torch.randn(B, H, T, width, device=DEVICE, dtype=torch.bfloat16) for _ in range(4))
-    inputs = tuple(tensor.requires_grad_() for tensor in (q, k, v))
-    flex: Any = torch.compile(flex_attention, dynamic=False)
-
-    def causal(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return query >= key
-
-    def sdpa(backend: SDPBackend, dropout: float = 0.0) -> Tensor:
-        with sdpa_kernel(backend):
-            return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
-
-    def try_way(way: str, strict: bool, forward: Callable[[], Tensor]) -> None:
-        def both() -> list[Tensor]:
-            torch.manual_seed(0)
-            return list(torch.autograd.grad(forward(), inputs, gradient))
-
-        with skip_what_fails(f"attention {width} {way}", report):
-            torch.use_deterministic_algorithms(strict)
-            first = both()
-            equal = all(torch.equal(a, b) for _ in range(3) for a, b in zip(first, both(), strict=True))
-            seconds = median_seconds(both)
-            flops = 3.5 * 4 * B * H * T * T * width / 2  # half of the square is masked; backward is 2.5 × forward
-            figures = {"ms": round(1000 * seconds, 2), "TFLOP/s": round(flops / seconds / 1e12)}
-            report(f"attention {width} {way}", equal if strict else None, repeats=equal, **figures)
-
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    try_way("flash deterministic", True, lambda: sdpa(SDPBackend.FLASH_ATTENTION))
-    try_way("flash", False, lambda: sdpa(SDPBackend.FLASH_ATTENTION))
-    if GPU:
-        try_way("flash deterministic, dropout", True, lambda: sdpa(SDPBackend.FLASH_ATTENTION, 0.1))
-        try_way("cudnn", False, lambda: sdpa(SDPBackend.CUDNN_ATTENTION))
-        mask = create_block_mask(causal, None, None, T, T, device=DEVICE.type)
-        try_way("flex", True, lambda: flex(q, k, v, block_mask=mask))
-    torch.use_deterministic_algorithms(False)
-
-
 def decoding(place: Path, report: Report) -> None:
     """Greedy decoding in bf16; the share of what the memory allows, were only the weights read."""
     for name in ("default", "small") if GPU else ("mini",):
         config, vocab_size = shape(name)
         model = prepare(GPT(config, vocab_size).to(DEVICE).eval(), "bf16")
         weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-        for batch in (1, 8, 32) if GPU else (1,):
+        for batch in (1, 32) if GPU else (1,):
             with skip_what_fails(f"decoding {name} {batch}", report):
                 found = measure_generation(model, batch, 128 if GPU else 16, 100 if GPU else 8, 2)
                 speed = found["decode_tokens_per_second"]
                 figures = {"tokens_per_second": round(speed), "token_p50_ms": round(found["token_p50_ms"], 2)}
                 figures["first_token_ms"] = round(found["first_token_ms"], 1)
-                share = weights * speed / batch / 3.35e12 if GPU else None
+                share = weights * speed / batch / BANDWIDTH if GPU else None
                 report(f"decoding {name} {batch}", None, **figures, bandwidth=share and round(share, 3))
         del model
         clean()
@@ -567,13 +611,12 @@ def skip_what_fails(name: str, report: Report) -> Iterator[None]:
 
 # --- all of them ------------------------------------------------------------------------------------------
 
-CHECKS: dict[str, tuple[int, Callable[[Path, Report], None]]] = {
-    "resume": (480, resume),  # beside the first: it waits until that is done
-    "default": (240, functools.partial(training, "default")),
-    "attention": (90, attention),
+CHECKS: dict[str, tuple[int, Callable[..., None]]] = {
+    "resume": (400, resume),  # beside the first: it waits until that is done
+    "default": (150, functools.partial(training, "default")),
+    "small": (100, functools.partial(training, "small")),
     "machine": (30, machine),
     "decoding": (90, decoding),
-    "small": (150, functools.partial(training, "small")),
 }
 """The longest that each may take, in seconds."""
 
@@ -596,6 +639,9 @@ class Results:
         }
         self.lines: list[dict[str, Any]] = []
 
+    def seconds_left(self) -> float:
+        return SECONDS - (time.monotonic() - self.started)
+
     def add(self, line: dict[str, Any]) -> None:
         with self.lock:
             line["at"] = round(time.monotonic() - self.started, 1)
@@ -616,19 +662,19 @@ class Results:
         return [line["name"], passed, line["predicted"] or "", measured.replace("|", "\\|").replace("\n", " ")]
 
 
-def run_check(name: str, place: Path, results: Results) -> None:
+def run_check(name: str, place: Path, results: Results, courses: list[str]) -> None:
     """One check in a process of its own; each line of its standard output is a result."""
-    limit, _ = CHECKS[name]
+    limit = min(CHECKS[name][0], results.seconds_left())
     with results.log.open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, __file__, "--check", name, "--place", place],
+            [sys.executable, __file__, "--check", name, "--place", place, "--courses", *courses],
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
             encoding="utf-8",
             start_new_session=True,
         )
-    timer = threading.Timer(limit, lambda: os.killpg(process.pid, signal.SIGKILL))
+    timer = threading.Timer(max(0, limit), lambda: os.killpg(process.pid, signal.SIGTERM))
     timer.start()
     assert process.stdout
     for text in process.stdout:
@@ -638,8 +684,8 @@ def run_check(name: str, place: Path, results: Results) -> None:
             print(text, end="")
     timer.cancel()
     if process.wait():
-        how = "took too long" if process.returncode == -signal.SIGKILL else f"exit {process.returncode}"
-        results.add({"name": name, "passed": False, "figures": {"says": f"{how}; at most {limit} s"}})
+        how = "took too long" if process.returncode == -signal.SIGTERM else f"exit {process.returncode}"
+        results.add({"name": name, "passed": False, "figures": {"says": f"{how}; at most {limit:.0f} s"}})
 
 
 def report(name: str, passed: bool | None, /, *more: dict[str, Any], **figures: Any) -> None:
@@ -651,6 +697,7 @@ def report(name: str, passed: bool | None, /, *more: dict[str, Any], **figures: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=CHECKS, default=list(CHECKS))
+    parser.add_argument("--courses", nargs="+", choices=COURSES, default=list(COURSES), help="of the check resume")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "benchmarks")
     parser.add_argument("--check", choices=CHECKS, help=argparse.SUPPRESS)
     parser.add_argument("--place", type=Path, help=argparse.SUPPRESS)
@@ -659,12 +706,13 @@ def main() -> None:
     if arguments.train:
         train_sharing_the_device(arguments.train)
     elif arguments.check:
-        CHECKS[arguments.check][1](arguments.place / arguments.check, report)
+        more = {"names": arguments.courses} if arguments.check == "resume" else {}
+        CHECKS[arguments.check][1](arguments.place / arguments.check, report, **more)
     else:
-        sys.exit(run_all(arguments.only, arguments.output))
+        sys.exit(run_all(arguments.only, arguments.courses, arguments.output))
 
 
-def run_all(names: list[str], output: Path) -> int:
+def run_all(names: list[str], courses: list[str], output: Path) -> int:
     """Exit code 1 if a check did not pass."""
     results = Results(output)
     with tempfile.TemporaryDirectory(prefix="sllm-gpu-") as directory, ThreadPoolExecutor(1) as beside:
@@ -674,14 +722,14 @@ def run_all(names: list[str], output: Path) -> int:
         for name in names:
             (place / name).mkdir()
         # Its data are made on the CPU while the first check has the GPU; its trainings run beside one another, alone.
-        trainings = beside.submit(run_check, "resume", place, results) if "resume" in names else None
+        trainings = beside.submit(run_check, "resume", place, results, courses) if "resume" in names else None
         rest = [name for name in names if name != "resume"]
         for i, check in enumerate([*rest, None]):
             if i == min(1, len(rest)) and trainings:
                 (place / "resume" / "go").touch()
                 trainings.result()
             if check:
-                run_check(check, place, results)
+                run_check(check, place, results, courses)
     failed = [line["name"] for line in results.lines if line["passed"] is False]
     print(f"{results.json}: {len(results.lines)} lines, not passed: {', '.join(failed) or 'none'}")
     return 1 if failed else 0

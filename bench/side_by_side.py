@@ -1,4 +1,4 @@
-"""What the benches share: model shapes, a Transformers model with the same weights, and fair timing of two rivals."""
+"""What the benches share: shapes, random tokens, a Transformers model with the same weights, fair timing of rivals."""
 
 import importlib.util
 import statistics
@@ -6,10 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from sllm.artifacts import Artifacts
 from sllm.config import ModelConfig, load_experiment
+from sllm.data.pack import POSITION_DTYPE, documents_file, token_dtype, token_file
 from sllm.export.transformers import gpt2_config, gpt2_weights
+from sllm.manifests import atomic_directory
 from sllm.model.gpt2 import GPT
 from sllm.speed import timed
 from sllm.tokenizer import Tokenizer
@@ -26,6 +30,26 @@ def shape(name: str) -> tuple[ModelConfig, int]:
         return MINI, 4096
     experiment = load_experiment(CONFIGS / f"{name}.yaml")
     return experiment.model, experiment.tokenizer.vocab_size
+
+
+def write_random_tokens(artifacts: Artifacts, vocab_size: int, tokens: int) -> None:
+    """What the tokenizer and pack stages would leave for one source named `random`, of no meaning at all."""
+    if artifacts.packed.exists():
+        return
+    tokenizer = Tokenizer([(4 + i // 256, 4 + i % 256) for i in range(vocab_size - 260)])
+    artifacts.tokenizer.mkdir(parents=True)
+    tokenizer.save(artifacts.tokenizer / "tokenizer.json")
+    draw = np.random.default_rng(0)
+    about = {"kind": "packed", "dtype": token_dtype(vocab_size), "vocab_size": vocab_size}
+    artifacts.packed.parent.mkdir(parents=True, exist_ok=True)
+    source: dict[str, Any] = {"language": "en"}
+    for split, count in {"train": tokens, "validation": 10_000}.items():
+        source[split] = {"tokens": count, "documents": 1, "bytes": count, "shards": []}
+    with atomic_directory(artifacts.packed, **about, tokenizer=tokenizer.fingerprint, sources={"random": source}) as to:
+        for split in ("train", "validation"):
+            ids = draw.integers(4, vocab_size, source[split]["tokens"])
+            ids.astype(token_dtype(vocab_size)).tofile(token_file(to, "random", split))
+            np.zeros(1, POSITION_DTYPE).tofile(documents_file(to, "random", split))
 
 
 def twin(model: GPT) -> Any:

@@ -1327,6 +1327,19 @@ MUTANTS: list[Mutant] = [
         ("pipeline.sh: the joining job does not wait for the array", '    set -- "$job"\n', ""),
         ("pipeline.sh: Ctrl-C is not heard", '  if [ -n "$stopped" ]; then exit 130; fi\n', ""),
     ),
+    *of(
+        "bench/gpu.py",
+        "tests/test_gpu_bench.py::test_a_training_passes_only_if_it_is_equal_to_the_last_bit "
+        "tests/test_gpu_bench.py::test_a_training_passes_only_if_it_was_interrupted_where_it_should_be "
+        "tests/test_gpu_bench.py::test_fp16_passes_only_if_it_skipped_steps_at_the_start_and_after_the_last_resume",
+        (
+            "the optimizer of a training on a GPU is not compared",
+            'files = ("model.safetensors", "optimizer.safetensors")',
+            'files = ("model.safetensors",)',
+        ),
+        ("a training that nothing happened to passes", "starts(run)[-1] < STEPS)", "True)"),
+        ("steps that were skipped before a resume are enough", "steps[-1] > starts(run)[-1], {", "True, {"),
+    ),
 ]
 
 

@@ -17,13 +17,14 @@ def checkpoint_bytes(model: ModelConfig, vocab_size: int) -> int:
 
 
 def training_memory_bytes(model: ModelConfig, train: TrainConfig, vocab_size: int) -> int:
-    """An estimate of one rank's memory: weights, gradients, AdamW moments, DDP buckets, activations, logits.
+    """An estimate of one rank's memory: weights, gradients and their sums (int64), AdamW moments, DDP buckets,
+    activations, logits.
 
     Activations follow Korthikanti et al. 2022 (arXiv:2205.05198), eq. 1, without the attention matrix, which
     scaled_dot_product_attention does not keep: 34·B·T·C bytes per layer at 2 bytes a value.
     """
     parameters = parameter_count(model, vocab_size)[0]
-    state = 5 * 4 * parameters
+    state = 7 * 4 * parameters
     width = 4 if train.precision == "fp32" else 2
     tokens = train.micro_batch * model.context_length
     per_layer = (2 if train.activation_checkpointing else 34) * tokens * model.d_model * width // 2
