@@ -984,6 +984,35 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "sllm/training/loop.py",
+        "tests/training/test_compile.py::test_signals_to_all_of_a_job_wait_until_it_is_compiled",
+        ("compilers hear signals", "    with signals_blocked():\n", "    with contextlib.nullcontext():\n"),
+        (
+            "on a CPU the first step compiles",
+            '    if not compiles and trainer.world.device.type == "cpu":\n',
+            '    if trainer.world.device.type == "cpu":\n',
+        ),
+        (
+            "validation compiles",
+            '        with torch.compiler.set_stance("force_eager"):  # every',
+            "        with contextlib.nullcontext():  # every",
+        ),
+    ),
+    *of(
+        "sllm/training/trainer.py",
+        "tests/training/test_compile.py::test_signals_to_all_of_a_job_wait_until_it_is_compiled",
+        (
+            "the sum of gradients compiles in the first step",
+            "            self.gradients.add()  # which compiles too",
+            "            self.optimizer.zero_grad()  # which compiles too",
+        ),
+    ),
+    *of(
+        "sllm/training/wandb_mirror.py",
+        "tests/training/test_wandb_mirror.py::test_a_signal_to_all_of_a_job_does_not_end_it_while_it_starts",
+        ("the mirror hears signals while it starts", "    with signals_blocked():  # until", "    if True:  # until"),
+    ),
+    *of(
+        "sllm/training/loop.py",
         "tests/training/test_training.py::test_low_precision_trains_and_resumes_exactly",
         ("the scaler's state is not resumed", '            self.trainer.scaler.load_state_dict(state["scaler"])\n', ""),
         (

@@ -2,6 +2,7 @@
 a fraction of a second and may be killed like any other process."""
 
 import atexit
+import contextlib
 import itertools
 import json
 import multiprocessing
@@ -16,7 +17,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-from waiting import PATIENCE
+from waiting import PATIENCE, wait
 
 from sllm.records import read_jsonl
 from sllm.run_directory import checkpoint_path, checkpoint_steps
@@ -105,6 +106,25 @@ class Ranks:
     processes: list[ForkServerProcess]
     results: list[Path]
 
+    def signal_all(self, number: signal.Signals) -> None:
+        """To every rank and all that they have started, as Slurm does."""
+        for pid in [*(process.pid for process in self.processes if process.pid), *self.programs()]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def programs(self) -> dict[int, str]:
+        """Process ids and names of what the ranks have started and that runs now."""
+        parents, names = {}, {}
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                name, _, rest = path.read_text().partition("(")[2].rpartition(")")
+                pid = int(path.parent.name)
+                parents[pid], names[pid] = int(rest.split()[1]), name
+        found = {process.pid for process in self.processes}
+        while new := {pid for pid, parent in parents.items() if parent in found} - found:
+            found |= new
+        return {pid: names[pid] for pid in found & names.keys() - {process.pid for process in self.processes}}
+
     def signal(self, number: signal.Signals, ranks: list[int] | None = None) -> None:
         for i, process in enumerate(self.processes):
             if process.pid and process.is_alive() and (ranks is None or i in ranks):
@@ -164,6 +184,31 @@ def run(config: Path, world: int, **environment: str) -> dict[str, Any]:
     codes = ranks.wait()
     assert codes == [0] * world, (codes, (config.parent / "ranks.log").read_text(encoding="utf-8")[-3000:])
     return ranks.summary()
+
+
+@dataclass
+class Signalled:
+    """An attempt to which signals were sent while it compiled."""
+
+    config: Path
+    codes: list[int | None]
+    cache: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables with which another attempt finds what was compiled."""
+        return {"TORCHINDUCTOR_CACHE_DIR": str(self.cache)}
+
+
+def signal_compilation(config: Path, cache: Path) -> Signalled:
+    """Begin a compiled training with an empty cache, and send what ends a job to all of it while compilers run."""
+    signalled = Signalled(config, [], cache)
+    attempt = start(config, 1, **signalled.environment)
+    for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
+        wait(lambda: "cc1plus" in attempt.programs().values() or not attempt.processes[0].is_alive(), "a compiler")
+        attempt.signal_all(number)
+    signalled.codes = attempt.wait()
+    return signalled
 
 
 def outcome(run: Path) -> dict[str, Any]:

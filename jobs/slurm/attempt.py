@@ -124,7 +124,7 @@ class Deadline:
         flag until it comes to its samples and the best model, so more than the profile's seconds is not left for it.
 
         The profile's seconds hold at least until all three are measured, and until this attempt has taken a step:
-        the first one of each compiles."""
+        before its first it compiles."""
         if self._metrics is not None and self._metrics.exists():
             inode = self._metrics.stat().st_ino
             if inode != self._inode:  # the resume has cut the file back, by writing it anew

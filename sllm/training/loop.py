@@ -20,7 +20,7 @@ from sllm.files import fingerprint, make_directory, remove_leftovers
 from sllm.model.storage import TOKENIZER
 from sllm.progress import Bar, track
 from sllm.run_directory import RunDirectory
-from sllm.stop import StopFlag
+from sllm.stop import StopFlag, signals_blocked
 from sllm.training.best import BestModel
 from sllm.training.checkpoint import Checkpoints, restore
 from sllm.training.metrics import Metrics, cut_back
@@ -47,8 +47,8 @@ def pretrain(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, st
         training = Training(trainer, run, artifacts, stop)
         loading = time.perf_counter()
         training.resume()
-        if world.device.type == "cuda" and trainer.step < experiment.train.max_steps:
-            trainer.check_determinism()
+        if trainer.step < experiment.train.max_steps:
+            warm_up(trainer)
         training.start_recording(seconds=round(time.perf_counter() - loading, 3))
         if world.main:
             stack.enter_context(mirror_to_wandb(experiment, run))
@@ -67,6 +67,24 @@ def pretrain(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, st
                 figures = trainer.train_step()
                 training.record("train", **figures)
                 show(bar, trainer.step, figures)
+
+
+def warm_up(trainer: Trainer) -> None:
+    """Compile, and see that a step gives the same bits twice, where either is in question.
+
+    Compilers and Inductor's workers die of a signal to all processes of a job step, and the training with them or in
+    wait for them: they are all started here, where they inherit a mask, and the signal is heard when they are done.
+    """
+    compiles = trainer.config.compile
+    if not compiles and trainer.world.device.type == "cpu":
+        return
+    if compiles:
+        log.info("compiling the model; a signal is heard after that")
+    started = time.perf_counter()
+    with signals_blocked():
+        trainer.check_determinism()
+    if compiles:
+        log.info("compiled in %.0f s", time.perf_counter() - started)
 
 
 def show(bar: Bar, step: int, figures: dict[str, Any]) -> None:

@@ -32,7 +32,7 @@ from sllm.errors import UserError
 from sllm.files import CorruptError, read_object, write_json
 from sllm.progress import track
 from sllm.run_directory import RunDirectory
-from sllm.stop import SIGNALS
+from sllm.stop import SIGNALS, signals_blocked
 from sllm.utf8 import set_up_streams
 
 log = logging.getLogger(__name__)
@@ -99,11 +99,12 @@ def mirror_to_wandb(experiment: Experiment, run: RunDirectory) -> Iterator[None]
     if experiment.wandb.mode in ("disabled", "offline"):
         yield
         return
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sllm.training.wandb_mirror", str(run.path)],
-        stdin=subprocess.PIPE,
-        start_new_session=True,
-    )
+    with signals_blocked():  # until it ignores them itself
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sllm.training.wandb_mirror", str(run.path)],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
     assert process.stdin is not None
     try:
         process.stdin.write(json.dumps(experiment.to_dict()).encode() + b"\n")
@@ -135,6 +136,7 @@ def main() -> None:
     # The job's signals are for training; the mirror has time until training closes the pipe.
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     experiment = Experiment.model_validate(json.loads(sys.stdin.buffer.readline()))
     run = RunDirectory(Path(sys.argv[1]))
     wandb = _wandb()

@@ -253,6 +253,25 @@ with mirror_to_wandb(experiment, run):
     wait_until(lambda: bool(wandb_server.files) and len(wandb_server.history()) == 1)
 
 
+def test_a_signal_to_all_of_a_job_does_not_end_it_while_it_starts(
+    wandb_server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def popen(*arguments: Any, popen: Any = subprocess.Popen, **keywords: Any) -> "subprocess.Popen[bytes]":
+        started.append(popen(*arguments, **keywords))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    experiment, run = make(tmp_path, "online")
+    with mirror.mirror_to_wandb(experiment, run):
+        started[0].send_signal(signal.SIGUSR2)
+        started[0].send_signal(signal.SIGTERM)
+        train(run, 0, 1)
+    assert started[0].returncode == 0
+    expect_all_steps_once(wandb_server, 1)
+
+
 def test_a_refused_key_is_told_and_nothing_else(
     wandb_server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
