@@ -12,7 +12,7 @@ from ranks import Signalled, outcome
 from sllm.records import read_jsonl
 from sllm.run_directory import checkpoint_path, checkpoint_steps
 
-pytestmark = [pytest.mark.slow, pytest.mark.kills]
+pytestmark = [pytest.mark.slow, pytest.mark.kills, pytest.mark.timeout(3600)]
 
 
 def rename(config: Path, run: Path) -> Path:

@@ -129,20 +129,33 @@ def interrupt(config: Path, world: int, number: signal.Signals, step: int, **env
 def test_any_number_of_ranks_and_any_change_of_it_is_the_same_training(
     configure: Callable[..., Path], precision: str
 ) -> None:
+    same_on_any_number_of_ranks(lambda: configure(precision=precision))
+
+
+@pytest.mark.slow
+@pytest.mark.kills
+@pytest.mark.timeout(3600)
+def test_a_compiled_training_is_the_same_on_any_number_of_ranks(
+    configure: Callable[..., Path], signalled: ranks.Signalled
+) -> None:
+    same_on_any_number_of_ranks(lambda: configure(compile=True), **signalled.environment)
+
+
+def same_on_any_number_of_ranks(configure: Callable[[], Path], **environment: str) -> None:
     found = []
     for world in (1, 2, 3, 4):
-        config = configure(precision=precision)
-        assert ranks.run(config, world)["outcome"] == "finished"
+        config = configure()
+        assert ranks.run(config, world, **environment)["outcome"] == "finished"
         found.append(outcome(config.parent))
     assert [record["step"] for record in found[0]["records"] if record["kind"] == "train"] == list(range(1, 13))
     assert [record["step"] for record in found[0]["records"] if record["kind"] == "validation"] == [5, 10, 12]
     assert found == [found[0]] * 4
 
-    changing = configure(precision=precision)
+    changing = configure()
     for world, number, step in ((4, signal.SIGKILL, 3), (1, signal.SIGTERM, 5), (3, signal.SIGKILL, 7)):
-        interrupt(changing, world, number, step)
-    interrupt(changing, 3, signal.SIGTERM, 9)
-    ranks.run(changing, 2)
+        interrupt(changing, world, number, step, **environment)
+    interrupt(changing, 3, signal.SIGTERM, 9, **environment)
+    ranks.run(changing, 2, **environment)
     assert outcome(changing.parent) == found[0]
     starts = sum(record["kind"] == "start" for record in read_jsonl(changing.parent / "metrics.jsonl"))
     assert starts >= 3
