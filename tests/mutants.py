@@ -95,6 +95,11 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "sllm/speed.py",
+        "tests/test_speed.py::test_the_step_that_compiles_has_signals_blocked",
+        ("a later step is taken for the one that compiles", "if number == 0", "if number == 1"),
+    ),
+    *of(
+        "sllm/speed.py",
         "tests/test_speed.py::test_a_step_is_a_whole_step",
         ("the optimizer is not measured", "        scaler.step(optimizer)\n", ""),
     ),

@@ -1,6 +1,7 @@
 """The benchmark measures what it says and writes what it returns."""
 
 import math
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,17 @@ def test_training_is_measured_when_it_is_warm(experiment: Experiment, monkeypatc
     training = measure_training(experiment.model, experiment.train, 512, 3, CPU)
     assert training["step_ms"] == pytest.approx(2000)
     assert training["tokens_per_second"] == pytest.approx(2 * 32 / 2)
+
+
+def test_the_step_that_compiles_has_signals_blocked(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocked = []
+
+    def look(*arguments: Any) -> Callable[[], None]:
+        return lambda: blocked.append(signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+
+    monkeypatch.setattr("sllm.speed.training_step", look)
+    measure_training(experiment.model, experiment.train, 512, 2, CPU)
+    assert blocked == [True, False, False, False]
 
 
 def test_a_step_is_a_whole_step(experiment: Experiment) -> None:

@@ -51,7 +51,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.config.precision == "fp16")
         micro_batches = self.config.global_batch // self.config.micro_batch
         self.gradients = GradientSum(self.model.parameters(), micro_batches, self.config.compile, world.gradients)
-        self.forward = self._distributed(_compiled(self.model, self.config))
+        self.forward = self._distributed(compile_blocks(self.model, self.config))
 
     def _distributed(self, model: GPT) -> torch.nn.Module:
         """What a step calls: the model, its gradients added over the ranks if there are several."""
@@ -245,7 +245,8 @@ class Trainer:
             )
 
 
-def _compiled(model: GPT, config: TrainConfig) -> GPT:
+def compile_blocks(model: GPT, config: TrainConfig) -> GPT:
+    """`model`, which compiles in its first step if that is wanted: to be taken with signals blocked."""
     if config.compile:
         # Block by block: identical blocks share one compilation, and DDP still overlaps gradients with backward.
         # Shapes are static: a graph that some other length made dynamic would draw other dropout.
