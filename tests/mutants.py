@@ -1291,6 +1291,16 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
+        "jobs/slurm/batch.py",
+        "tests/jobs/test_cli.py::test_a_range_of_nodes",
+        (
+            "of a range of nodes Slurm is told of the tasks of the fewest",
+            '"ntasks-per-node": None if is_range else tasks',
+            '"ntasks-per-node": tasks',
+        ),
+        ("an attempt on several nodes starts the ranks of one", "$(({tasks} * SLURM_NNODES))", "{tasks}"),
+    ),
+    *of(
         "jobs/launch/order.py",
         "tests/jobs/test_cli.py::test_one_line_and_nothing_written",
         ("of a range of nodes only the most is checked", "*resources.rank_counts)", "resources.rank_counts[-1])"),

@@ -53,11 +53,6 @@ for try in 1 2 3; do
   if scontrol requeue "$job"; then break; fi
   sleep 2
 done
-# After an attempt on several nodes Slurm would wait for as many again, also where --nodes=1-4 asks for fewer: it keeps
-# the number of tasks. The next attempt gets that of the nodes that it gets. Refused if the job is not in the queue.
-if [ $rc -ne 0 ] && [ "${SLURM_NNODES:-1}" -gt 1 ]; then
-  scontrol update jobid="$job" numtasks="${SLURM_NTASKS_PER_NODE:-1}" 2>/dev/null
-fi
 exit $rc
 """
 
@@ -131,7 +126,12 @@ def plain_script(stage: Stage, resources: Resources) -> str:
 
 def _directives(resources: Resources, more: dict[str, str | None]) -> list[str]:
     """Lines for sbatch: what the profile asks for, and `more`. Options that the profile gives word for word outdo
-    both."""
+    both.
+
+    Of a range of nodes Slurm gives no more than the job has tasks, which are those of the fewest nodes, and never again
+    fewer than have room for the tasks of the attempt before. So it is not told of tasks, but of the cores of a node.
+    """
+    tasks, cpus, is_range = resources.tasks_per_node, resources.cpus, len(resources.node_counts) > 1
     values: dict[str, str | int | bool | None] = {
         **more,
         "partition": resources.partition,
@@ -141,10 +141,11 @@ def _directives(resources: Resources, more: dict[str, str | None]) -> list[str]:
         "reservation": resources.reservation,
         "exclude": resources.exclude,
         "nodes": resources.nodes,
-        "ntasks-per-node": resources.tasks_per_node,
+        "ntasks-per-node": None if is_range else tasks,
+        "mincpus": tasks * (cpus or 1) if is_range else None,
         "gres": resources.gres,
         "gpus-per-node": resources.gpus_per_node,
-        "cpus-per-task": resources.cpus,
+        "cpus-per-task": None if is_range else cpus,
         "mem": resources.memory,
         "time": resources.time_minutes,
         "signal": f"USR2@{resources.signal_seconds}",
@@ -158,8 +159,17 @@ def _directives(resources: Resources, more: dict[str, str | None]) -> list[str]:
     return [f"#SBATCH --{name}" + ("" if it is True else f"={shlex.quote(str(it))}") for name, it in given.items()]
 
 
+def _tasks_of_range(resources: Resources) -> list[str]:
+    """What Slurm sets where it was told of tasks."""
+    if len(resources.node_counts) == 1:
+        return []
+    tasks, cpus = resources.tasks_per_node, resources.cpus
+    variables = f"SLURM_NTASKS=$(({tasks} * SLURM_NNODES)) SLURM_NTASKS_PER_NODE={tasks}"
+    return [f"export {variables}" + (f" SLURM_CPUS_PER_TASK={cpus}" if cpus else "")]
+
+
 def _fill(resources: Resources, *, head: list[str], **parts: str) -> str:
     """TEXT with the parts that vary, each as the shell should read it."""
     parts |= {"head": "\n".join(head), "signal_seconds": str(resources.signal_seconds)}
-    parts["setup"] = "\n".join(resources.setup)
+    parts["setup"] = "\n".join([*_tasks_of_range(resources), *resources.setup])
     return re.sub("<([a-z_]+)>", lambda slot: parts[slot[1]], TEXT)

@@ -228,12 +228,20 @@ def test_dry_run_names_reasons_and_resources_and_writes_nothing(sllm: Sllm, conf
 @pytest.mark.parametrize(("where", "told"), [("local", "1 process,"), ("slurm", "1-2 processes, 1-2 nodes,")])
 def test_a_range_of_nodes(sllm: Sllm, config: Path, tmp_path: Path, where: str, told: str) -> None:
     """This machine is the fewest of them; Slurm is asked for them word for word."""
-    (tmp_path / "range.yaml").write_text("stages: {pretrain: {nodes: 1-2, cpus: 1}}", encoding="utf-8")
+    text = "stages: {pretrain: {nodes: 1-2, cpus: 3, setup: [module load cuda]}}"
+    (tmp_path / "range.yaml").write_text(text, encoding="utf-8")
     code, out, err = sllm("submit", str(config), "--dry-run", "--cluster", "range.yaml", "--on", where)
     assert (code, err) == (0, "")
     (row,) = [line for line in out.split("\n") if line.startswith("pretrain ")]
     assert told in row
-    assert out.count("#SBATCH --nodes=1-2\n") == (where == "slurm")
+    if where == "slurm":
+        script = out.partition("# ---- pretrain ----")[2].partition("# ---- validate ----")[0]
+        asked = set(re.findall(r"#SBATCH --(nodes|ntasks.*|mincpus|cpus-per-task)=(.*)", script))
+        assert asked == {("nodes", "1-2"), ("mincpus", "3")}
+        assert (
+            "\nexport SLURM_NTASKS=$((1 * SLURM_NNODES)) SLURM_NTASKS_PER_NODE=1 SLURM_CPUS_PER_TASK=3\nmodule"
+            in script
+        )
 
 
 def test_where_a_run_goes_unless_it_is_said(sllm: Sllm, config: Path, tmp_path: Path) -> None:
