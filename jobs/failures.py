@@ -44,6 +44,11 @@ def way_out(stage: Stage, text: str) -> str:
         key = MEMORY_KEYS.get(stage.whole)
         more = ", or set train.activation_checkpointing: true" if stage.whole == "pretrain" else ""
         return f"out of memory: lower {key}{more}" if key else ""
+    if "No working C++ compiler found" in text or "Failed to find C compiler" in text:  # Inductor; Triton
+        return (
+            "no compiler: install gcc and g++ on this node, load their module (setup in the cluster profile), or say "
+            "train.compile=false"
+        )
     return ""
 
 

@@ -1012,6 +1012,11 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
+        "jobs/failures.py",
+        "tests/jobs/test_run.py::test_what_a_user_must_change_is_said",
+        ("without a C++ compiler there is a traceback", '"No working C++ compiler found" in text or ', ""),
+    ),
+    *of(
         "sllm/training/wandb_mirror.py",
         "tests/training/test_wandb_mirror.py::test_a_signal_to_all_of_a_job_does_not_end_it_while_it_starts",
         ("the mirror hears signals while it starts", "    with signals_blocked():  # until", "    if True:  # until"),

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from torch._inductor.exc import InductorError, InvalidCxxCompiler
 
 from jobs import ledger
 from jobs.failures import describe, telling_line, way_out
@@ -111,6 +112,12 @@ def test_other_errors_of_nccl_are_crashes_that_say_what_happened(error: RuntimeE
         ),
         ("validate", torch.OutOfMemoryError("CUDA out of memory. Tried."), "lower validate.batch"),
         ("benchmark", RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), "lower benchmark.batches"),
+        ("pretrain", InductorError(InvalidCxxCompiler(), None), "train.compile=false"),
+        (
+            "benchmark",
+            RuntimeError("RuntimeError: Failed to find C compiler. Please specify via CC"),
+            "load their module",
+        ),
     ],
 )
 def test_what_a_user_must_change_is_said(stage: str, error: RuntimeError, advice: str) -> None:
