@@ -69,7 +69,7 @@ BANDWIDTH = 3.35e12
 PREDICTED = {
     "machine": "bf16 product 773 TFLOP/s, copy 2.95 TB/s",
     "speed default 16": "144,000 tokens/s: 1 % less than without exact sums; 49.3 GB: 1.3 more",
-    "speed small 16": "329,000 tokens/s; 26.2 GB",
+    "speed small 16": "331,000 tokens/s; 26.1 GB",
     "checkpoint default": "9–10 s",
     "checkpoint small": "2.9 s",
     "decoding default 1": "250–400 tokens/s, now that cuDNN's attention is left out",

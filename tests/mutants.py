@@ -1377,6 +1377,15 @@ MUTANTS: list[Mutant] = [
         ("pipeline.sh: Ctrl-C is not heard", '  if [ -n "$stopped" ]; then exit 130; fi\n', ""),
     ),
     *of(
+        "bench/exact.py",
+        "tests/test_exact_bench.py",
+        (
+            "the other way of adding takes other steps",
+            "lambda loss: loss / len(self._micro_batches())",
+            "lambda loss: loss",
+        ),
+    ),
+    *of(
         "bench/gpu.py",
         "tests/test_gpu_bench.py::test_a_training_passes_only_if_it_is_equal_to_the_last_bit "
         "tests/test_gpu_bench.py::test_a_training_passes_only_if_it_was_interrupted_where_it_should_be "
