@@ -273,6 +273,41 @@ def test_two_nodes(chain: Callable[..., Chain], cluster: DevCluster, undisturbed
     assert [(line["ranks"], line["nodes"]) for line in ledger.attempts(two.run, "pretrain")] == [(2, 2), (2, 2)]
 
 
+def occupy(cluster: DevCluster, partition: str) -> str:
+    """A job that takes the GPUs of one node, for ten minutes at most: a training that waits for it is seen by what it
+    then takes."""
+    options = ["--nodes=1", "--gres=gpu:h100:2", "--output=/dev/null", "--wrap=sleep 600"]
+    job = cluster.run("sbatch", "--parsable", f"--partition={partition}", *options)
+    cluster.wait_for(job, "RUNNING")
+    return job
+
+
+@pytest.mark.parametrize(("partition", "tasks"), [("gpu", 1), ("gpu_nograce", 2)])
+def test_each_attempt_takes_the_nodes_that_there_are(
+    chain: Callable[..., Chain], cluster: DevCluster, place: Path, texts: dict[str, Path], partition: str, tasks: int
+) -> None:
+    """Put back into the queue by us, and by Slurm; and whatever they took, nothing else comes out."""
+    train = {"max_steps": 1500, "micro_batch": 1, "checkpoint": {"every": 100}}
+    one = chain(cluster, train=train, nodes="1-2", tasks_per_node=tasks, gres="gpu:h100:2", partition=partition)
+    other = occupy(cluster, "gpu")
+    assert "#SBATCH --nodes=1-2\n" in one.sllm("submit", one.config, "--cluster", one.profile, "--dry-run").stdout
+    one.submit("--until", "pretrain")
+    one.wait_for_step(200)
+    cluster.run("scancel", other)
+    cluster.run("scancel", "--signal=USR2", one.job())
+    wait(one.ends, "the end of the first attempt")
+    one.wait_for_step(one.steps()[-1] + 200)
+    occupy(cluster, "urgent")
+    assert one.wait_for_end() == "COMPLETED", one.log()
+    lines = ledger.attempts(one.run, "pretrain")
+    assert [(line["ranks"], line["nodes"]) for line in lines] == [(tasks, 1), (2 * tasks, 2), (tasks, 1)]
+    assert [line["ended"] for line in lines] == ["signal", "preempted", "finished"]
+    assert f" {tasks}, {2 * tasks} on 2 nodes, {tasks} " in one.sllm("status", one.run.path).stdout
+    alone = tiny.write_experiment(place, texts, "alone", **train)
+    assert one.sllm("submit", alone, "--on", "here", "--until", "pretrain").returncode == 0
+    assert not list(differences(one.run, RunDirectory(place / "runs" / "alone"), 1500))
+
+
 # --- ends for good --------------------------------------------------------------------------------
 
 

@@ -21,7 +21,7 @@ from sllm.config import validate
 Sllm = Callable[..., tuple[int, str, str]]
 
 GPUS = {"partition": "gpu", "gres": "gpu:h100:1"}
-PROFILE = {
+PROFILE: dict[str, Any] = {
     "defaults": {"partition": "cpu", "cpus": 1, "memory": "2G", "time_minutes": 20, "signal_seconds": 20},
     "stages": {"pretrain": {**GPUS, "gres": "gpu:h100:2", "tasks_per_node": 2}, "validate": GPUS, "benchmark": GPUS},
 }
@@ -47,7 +47,8 @@ def test_a_good_profile_and_a_model_that_is_too_large(
     sllm: Sllm, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = sorted(tmp_path.rglob("*"))
-    profile = write(tmp_path / "good.yaml", PROFILE)
+    pretrain = {**PROFILE["stages"]["pretrain"], "nodes": "1-4"}
+    profile = write(tmp_path / "good.yaml", {**PROFILE, "stages": {**PROFILE["stages"], "pretrain": pretrain}})
     with monkeypatch.context() as site:
         for name, value in {**SITE, "SBATCH_ACCOUNT": "dev"}.items():
             site.setenv(name, value)
@@ -58,6 +59,7 @@ def test_a_good_profile_and_a_model_that_is_too_large(
     found = findings(out)
     assert "with the job's own signal" in found["ok preemption"]
     assert found["ok sacct"] == "answers"
+    assert found["note pretrain: nodes"] == "1-4, but there are 2: it never runs on more"
     assert found["ok gpu: partition"].startswith("2 of 2 nodes up, each at most 4 cores, 16000 MB, gpu:h100:2; time")
     for partition in ("cpu", "gpu"):
         assert "; 3 checkpoints, the best model and its export take " in found[f"ok {partition}: space"]
@@ -84,7 +86,7 @@ def test_the_profile_that_it_asks_for_is_good(sllm: Sllm, config: Path, tmp_path
         "download": {"partition": "nowhere"},
         "tokenizer": {"cpus": 9},
         "pack": {"memory": "1T", "nodes": 1},
-        "pretrain": {**GPUS, "gres": "gpu:a100:2", "nodes": 3},
+        "pretrain": {**GPUS, "gres": "gpu:a100:2", "nodes": "3-4"},
         "validate": {"partition": "gpu", "gpus_per_node": 8},
         "benchmark": {"gres": "gpu:1", "time_minutes": 9999},
     }
