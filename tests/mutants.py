@@ -1366,6 +1366,26 @@ MUTANTS: list[Mutant] = [
         ("a rank's batches are counted as another's", "sums[first + world.rank] = _sums(", "sums[first] = _sums("),
     ),
     *of(
+        "jobs/tools/ranks.py",
+        "tests/jobs/tools/test_drill.py",
+        ("the drill on one rank asks for the GPUs of all", "return -(-gpus * tasks // most)", "return gpus"),
+        (
+            "the drill asks for more ranks on a node",
+            "for count in range(1, most + 1)",
+            "for count in range(1, ranks + 1)",
+        ),
+    ),
+    *of(
+        "jobs/tools/recovery.py",
+        "tests/jobs/tools/test_drill.py",
+        ("weights that are nowhere are the same", "    if own != right or own == MISSING:\n", "    if own != right:\n"),
+        (
+            "the drill's digest leaves the optimizer out",
+            "/ name) for name in TENSORS]",
+            "/ name) for name in TENSORS[:1]]",
+        ),
+    ),
+    *of(
         "sbatch/pipeline.sh",
         "tests/jobs/slurm/test_sbatch.py",
         (

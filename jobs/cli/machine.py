@@ -47,16 +47,26 @@ def doctor(
 def drill(
     cluster: Annotated[str, PROFILE],
     overrides: Overrides = None,
+    ranks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,…",
+            help="Numbers of ranks, one after the other, the first for the events. If not given: the profile's, 1, the "
+            "profile's, twice as many.",
+        ),
+    ] = None,
 ) -> None:
-    """Train something tiny on the cluster, signal, requeue and kill it, and show what survived.
+    """Train something tiny on the cluster, signal, requeue and kill it, go on on other ranks, and show what survived.
 
     How long that takes it says at its start."""
     from rich.console import Console
 
     from jobs.slurm.cluster import load_cluster
     from jobs.tools.drill import drill as run_drill
+    from jobs.tools.ranks import rank_counts
 
-    _, problems = run_drill(load_cluster(cluster), overrides or (), Console())
+    counts = rank_counts(ranks) if ranks is not None else None
+    _, problems = run_drill(load_cluster(cluster), overrides or (), Console(), ranks=counts)
     raise typer.Exit(1 if problems else 0)
 
 

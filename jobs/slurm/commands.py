@@ -171,6 +171,23 @@ def cancel_jobs(jobs: list[str]) -> None:
                 raise UserError(f"scancel {job}: Slurm does not answer; try again later") from None
 
 
+def refusal(script: str) -> str:
+    """Why Slurm would not take this batch script; empty if it would."""
+    try:
+        done = subprocess.run(
+            ["sbatch", "--test-only"],
+            input=script,
+            env=own_variables(),
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=COMMAND_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return "sbatch --test-only does not answer"
+    return "" if done.returncode == 0 else sbatch_message(done.stderr)
+
+
 def sbatch_message(stderr: str) -> str:
     """The one line of sbatch's complaints that says the most."""
     failed = "Batch job submission failed"

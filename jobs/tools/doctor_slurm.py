@@ -4,7 +4,6 @@ import getpass
 import math
 import os
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,7 @@ def about_job(name: str, resources: Resources, there: dict[str, Partition]) -> I
         for misfit in wrong:
             yield Finding("bad", f"{name}: job", misfit.problem, _yaml(name, misfit.remedy))
         return
-    refusal = _refusal(batch.batch_text(RunDirectory(Path.cwd() / "doctor"), STAGES[name], resources, None))
+    refusal = commands.refusal(batch.batch_text(RunDirectory(Path.cwd() / "doctor"), STAGES[name], resources, None))
     here = [there[partition] for partition in wanted(resources, there)]
     verdict: Verdict = "ok" if not refusal else "bad" if any(partition.up for partition in here) else "note"
     yield Finding(verdict, f"{name}: job", refusal or "Slurm would take it")
@@ -136,23 +135,6 @@ def about_partition(partition: Partition) -> Finding:
     if (state := partition.partition.get("State")) != "UP":
         return Finding("bad", f"{partition.name}: partition", f"is {state}; {says}")
     return Finding("ok" if partition.up else "note", f"{partition.name}: partition", says)
-
-
-def _refusal(text: str) -> str:
-    """Why Slurm would not take this batch script; empty if it would."""
-    try:
-        done = subprocess.run(
-            ["sbatch", "--test-only"],
-            input=text,
-            env=commands.own_variables(),
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=commands.COMMAND_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        return "sbatch --test-only does not answer"
-    return "" if done.returncode == 0 else commands.sbatch_message(done.stderr)
 
 
 def time_to_save(

@@ -1,5 +1,6 @@
 """What a drill does to a training, and the training that it is done to."""
 
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterable
@@ -17,6 +18,9 @@ from sllm.stop import StopFlag
 POLL_SECONDS = 0.2
 QUEUE_SECONDS = 5.0
 """How often Slurm is asked whether the job is still there."""
+
+NEVER, NEVER_ALONE = r"PerJob|Partition(Node|Time)Limit|BadConstraints|Invalid", "PerUser"
+"""Slurm's reasons for a job that waits and will not start: whatever ends; if nothing else of ours runs."""
 
 STEPS_BEFORE = 50
 """New steps that an attempt takes before it is disturbed: it has advanced, and has something to lose."""
@@ -69,6 +73,12 @@ def _slurm(*command: str) -> None:
         ) from None
     except (OSError, subprocess.TimeoutExpired):
         raise EventFailedError(f"{command[0]} does not answer") from None
+
+
+def _never_starts(reason: str) -> bool:
+    if NEVER_ALONE in reason:
+        return commands.ask("squeue", "-h", "--me", "--states=running,completing", "-o", "%i") == ""
+    return re.search(NEVER, reason) is not None
 
 
 class EventFailedError(Exception):
@@ -150,10 +160,13 @@ class Patient:
             if now - asked > QUEUE_SECONDS:
                 asked = now
                 job = commands.submitted_jobs(self.run).get(stage, "")
-                if commands.queued([job]) == {} and not (value := condition()):
+                there = commands.queued([job])
+                if there == {} and not (value := condition()):
                     raise ChainStoppedError(f"waiting for {what}: the job of {stage} is over; {self._last_word(stage)}")
                 if value:
                     return value
+                if there and _never_starts(reason := there[job]["reason"]):
+                    raise ChainStoppedError(f"waiting for {what}: the job of {stage} cannot start: {reason}")
             if self.patience is not None and now - started > self.patience:
                 raise ChainStoppedError(f"waiting for {what}: not within {self.patience:g} s")
         return value

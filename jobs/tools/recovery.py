@@ -3,7 +3,10 @@
 Judged by what stands in the run directories, and told by the ledger.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.table import Table
@@ -12,7 +15,9 @@ from jobs import ledger
 from jobs.tools.patient import Endured
 from sllm.manifests import sha256
 from sllm.records import read_jsonl
-from sllm.run_directory import RunDirectory
+from sllm.run_directory import RunDirectory, checkpoint_path
+
+TENSORS, MISSING = ("model.safetensors", "optimizer.safetensors"), "none"
 
 
 class Recovery(NamedTuple):
@@ -20,12 +25,15 @@ class Recovery(NamedTuple):
 
     endured: Endured
     ended: str
+    ranks: int | None
+    """On how many it went on."""
     steps_lost: int | None
     to_checkpoint: float | None
     """From the event until its checkpoint was durable."""
     to_end: float | None
     """From the event until the attempt's end."""
     in_queue: float | None
+    """Until the launch of the job, or of the next one."""
     starting: float | None
     """From the job's launch until the checkpoint is read: shell, interpreter, imports, process group, model."""
     loading: float | None
@@ -37,25 +45,29 @@ class Recovery(NamedTuple):
 def recoveries(run: RunDirectory, endured: Sequence[Endured]) -> list[Recovery]:
     """From the ledger and the metrics."""
     lines = {line["attempt"]: line for line in ledger.attempts(run, "pretrain")}
-    saves = [record for record in read_jsonl(run.metrics) if record["kind"] == "checkpoint"]
-    return [_recovery(each, lines.get(each.attempt), lines.get(each.attempt + 1), saves) for each in endured]
+    records = [record for record in read_jsonl(run.metrics) if record["kind"] in ("start", "checkpoint")]
+    return [_recovery(each, lines.get(each.attempt), lines.get(each.attempt + 1), records) for each in endured]
 
 
 def _recovery(
-    endured: Endured, before: dict[str, Any] | None, after: dict[str, Any] | None, saves: list[dict[str, Any]]
+    endured: Endured, before: dict[str, Any] | None, after: dict[str, Any] | None, records: list[dict[str, Any]]
 ) -> Recovery:
     if endured.problem or before is None or after is None or after["first_step"] is None:
         ended = endured.problem or (before["ended"] if before else "?")
-        return Recovery(endured, ended, *[None] * 8)
+        return Recovery(endured, ended, *[None] * 9)
     end = before["started"] + before["seconds"]
-    saved = [save["time"] for save in saves if endured.at <= save["time"] <= end + 1]
+    saves = [record["time"] for record in records if record["kind"] == "checkpoint"]
+    saved = [time for time in saves if endured.at <= time <= end + 1]
     limit = before["ended"] == ledger.TIME_LIMIT  # nobody can say when it was noticed
     to_end = None if limit else end - endured.at
-    queue, starting, loading = after["seconds_in_queue"], after["seconds_starting"], after["seconds_loading"]
-    to_first_step = after["seconds_to_first_step"]
+    starting, loading, to_first_step = (after[f"seconds_{span}"] for span in ("starting", "loading", "to_first_step"))
+    # The ledger knows of no queue before a job that was submitted anew.
+    starts = (record for record in records if record["kind"] == "start" and record["time"] >= after["started"])
+    queue = next(start["time"] - start["seconds"] for start in starts) - starting - end
     return Recovery(
         endured,
         before["ended"],
+        after["ranks"],
         steps_lost=before["last_step"] + 1 - after["first_step"],
         to_checkpoint=saved[-1] - endured.at if saved and endured.event.saves and not limit else None,
         to_end=to_end,
@@ -79,8 +91,24 @@ def complaints(recovered: Sequence[Recovery], interval: int) -> Iterator[str]:
             yield f"{event.what}: {recovery.steps_lost} steps were lost"
 
 
+def ranks_in_order(run: RunDirectory) -> str:
+    """`2 → 1 → 4`: on how many the training ran, each change once."""
+    changes = groupby(line["ranks"] for line in ledger.attempts(run, "pretrain"))
+    return " → ".join(str(ranks) for ranks, _ in changes) or "none"
+
+
+def digest(run: RunDirectory, step: int) -> str:
+    """Of the weights and the optimizer's state at this step: twelve digits."""
+    try:
+        sums = [sha256(checkpoint_path(run.checkpoints, step) / name) for name in TENSORS]
+    except FileNotFoundError:
+        return MISSING
+    return hashlib.sha256("".join(sums).encode()).hexdigest()[:12]
+
+
 def differences(run: RunDirectory, other: RunDirectory, steps: int) -> Iterator[str]:
-    """How the finished training of `steps` steps differs from the other: steps, losses and weights, bit for bit."""
+    """How the finished training of `steps` steps differs from the other: steps, losses and weights, bit for bit. What
+    differs first is named first."""
 
     def losses(run: RunDirectory) -> list[tuple[int, float]]:
         return [(record["step"], record["loss"]) for record in read_jsonl(run.metrics) if record["kind"] == "train"]
@@ -89,11 +117,34 @@ def differences(run: RunDirectory, other: RunDirectory, steps: int) -> Iterator[
     if [step for step, _ in mine] != list(range(1, steps + 1)):
         yield f"{run.name}: metrics.jsonl does not have each of the steps 1 to {steps} once"
     if unequal := [step for (step, loss), (_, right) in zip(mine, theirs, strict=False) if loss != right]:
-        yield f"{run.name}: the loss of step {unequal[0]} differs from that of {other.name}"
-    for name in ("model.safetensors", "optimizer.safetensors"):
-        mine_, theirs_ = (each.checkpoints / f"step-{steps:08d}" / name for each in (run, other))
-        if not (mine_.exists() and theirs_.exists() and sha256(mine_) == sha256(theirs_)):
-            yield f"{run.name}: {name} of step {steps} differs from that of {other.name}"
+        yield f"{run.name}: the loss of step {unequal[0]}{_where(run, unequal[0])} differs from that of {other.name}"
+    own, right = digest(run, steps), digest(other, steps)
+    if own != right or own == MISSING:
+        first = _first_unequal(checkpoint_path(run.checkpoints, steps), checkpoint_path(other.checkpoints, steps))
+        yield f"{run.name}: digest {own} of step {steps} differs from that of {other.name}, {right}: first in {first}"
+
+
+def _where(run: RunDirectory, step: int) -> str:
+    """Which attempt took this step, and on how many ranks."""
+    for line in reversed(ledger.attempts(run, "pretrain")):
+        if line["first_step"] and line["first_step"] <= step <= line["last_step"]:
+            return f" (attempt {line['attempt']}, ranks: {line.get('ranks', '?')})"
+    return ""
+
+
+def _first_unequal(checkpoint: Path, other: Path) -> str:
+    """The first tensor that is not the same in both."""
+    from safetensors.torch import load_file  # which loads torch
+
+    for name in TENSORS:
+        try:
+            mine, theirs = load_file(checkpoint / name), load_file(other / name)
+        except FileNotFoundError:
+            return name
+        for key in [*mine, *theirs]:
+            if key not in mine or key not in theirs or not mine[key].equal(theirs[key]):
+                return f"{key} of {name}"
+    return "what is no number"
 
 
 def late_or_repeated(run: RunDirectory) -> Iterator[str]:
@@ -109,12 +160,13 @@ def late_or_repeated(run: RunDirectory) -> Iterator[str]:
 
 
 def table(recovered: Sequence[Recovery]) -> Table:
-    made = Table(box=None, padding=(0, 1, 0, 0), caption="lost: steps; the rest: seconds; -: nothing to measure")
-    columns = ["event", "ended as", "lost", "saved", "ended", "queue", "start", "load", "step", "back"]
+    told = "ranks: after it; lost: steps; the rest: seconds; -: nothing to measure"
+    made = Table(box=None, padding=(0, 1, 0, 0), caption=told)
+    columns = ["event", "ended as", "ranks", "lost", "saved", "ended", "queue", "start", "load", "step", "back"]
     for column in columns:
         made.add_column(column, justify="left" if column in columns[:2] else "right", overflow="fold")
     for recovery in recovered:
-        lost = "-" if recovery.steps_lost is None else str(recovery.steps_lost)
-        seconds = ["-" if value is None else f"{value:.1f}" for value in recovery[3:]]
-        made.add_row(recovery.endured.event.what, recovery.ended, lost, *seconds)
+        counts = ["-" if value is None else str(value) for value in (recovery.ranks, recovery.steps_lost)]
+        seconds = ["-" if value is None else f"{value:.1f}" for value in recovery[4:]]
+        made.add_row(recovery.endured.event.what, recovery.ended, *counts, *seconds)
     return made

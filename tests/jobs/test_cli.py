@@ -67,6 +67,7 @@ def config(tmp_path: Path, texts: dict[str, Path]) -> Path:
         (["logs", "nowhere"], "nowhere: no run of this name"),
         (["cancel", "nowhere"], "nowhere: no run of this name"),
         (["generate", "Anna", "--model", "nowhere"], "nowhere: no model here"),
+        (["drill", "--cluster", "dev", "--ranks", "2,0"], "--ranks 2,0: numbers of ranks with commas between, such as"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )  # fmt: skip

@@ -27,7 +27,7 @@ from jobs.slurm.cluster import load_cluster
 from jobs.tools.dev_cluster import DevCluster
 from jobs.tools.drill import drill
 from jobs.tools.patient import EVENTS, Event, lower_limit
-from jobs.tools.recovery import differences
+from jobs.tools.recovery import differences, digest
 from sllm.files import read_json
 from sllm.records import read_jsonl
 from sllm.run_directory import RunDirectory
@@ -179,7 +179,13 @@ def assert_same_training(run: RunDirectory, other: RunDirectory) -> None:
 # --- the whole chain ------------------------------------------------------------------------------
 
 
-def test_drill(chain: Callable[..., Chain], cluster: DevCluster, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drill(
+    chain: Callable[..., Chain],
+    cluster: DevCluster,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """What `sllm drill` does to a training, and what only the owner of a cluster can do to it."""
     monkeypatch.chdir(place)
     one = chain(cluster, prepared=False)
@@ -205,13 +211,19 @@ def test_drill(chain: Callable[..., Chain], cluster: DevCluster, place: Path, mo
     changes = ["train.max_steps=2400", "train.checkpoint.every=100"]
     events = [limit, preemption, *others, loss]
     run, problems = drill(load_cluster(str(one.profile)), changes, Console(), events)
-    assert not problems
+    printed = capsys.readouterr().out
+    assert not problems, printed
     lines = ledger.attempts(run, "pretrain")
     ends = ["time limit", "preempted", "signal", "signal", "preempted", "killed", "killed", "node failure"]
-    assert [line["ended"] for line in lines] == [*ends, "finished"]
-    assert [line["began"] for line in lines] == ["submitted", *(f"requeued: {end}" for end in ends)]
-    assert len({line["job"] for line in lines}) == 1
-    assert f"attempt {len(lines)} owns" in run.log("pretrain").read_text(encoding="utf-8")
+    changed = 3 * ["cancelled"]
+    assert [line["ended"] for line in lines] == [*ends, *changed, "finished"]
+    began = ["submitted", *(f"requeued: {end}" for end in ends), *(3 * ["submitted"])]
+    assert [line["began"] for line in lines] == began
+    assert [(line["ranks"], line["nodes"]) for line in lines] == [*(9 * [(2, 1)]), (1, 1), (2, 1), (4, 2)]
+    assert len({line["job"] for line in lines}) == 4
+    assert f"one digest, {digest(run, 2400)}: every step once" in printed
+    assert "\nRanks: 2 → 1 → 2 → 4; left alone: 2\n" in printed
+    assert f"attempt {len(ends) + 1} owns" in run.log("pretrain").read_text(encoding="utf-8")
     status = one.sllm("status", run.path).stdout
     assert status.count(" done ") == 6
     assert "1x time limit, 2x preempted, 2x signal, 2x killed, 1x node failure" in status
@@ -225,7 +237,7 @@ def test_a_drill_that_is_stopped_shows_what_it_knows(
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
     started = subprocess.Popen(command, cwd=place, env=environment, stdout=subprocess.PIPE, text=True)
     assert started.stdout is not None
-    assert started.stdout.readline().startswith("6 events, then the same training left alone: about ")
+    assert started.stdout.readline().startswith("6 events, ranks 2 → 1 → 2 → 4, then the same ")
     for line in started.stdout:
         if "signal USR2: attempt 1 is over, at step " in line:
             started.send_signal(signal.SIGINT)
@@ -235,7 +247,8 @@ def test_a_drill_that_is_stopped_shows_what_it_knows(
     assert "signal USR2 signal" in rest
     assert "did not go on" not in rest
     assert "bad asked to stop (SIGINT) before the end" in rest
-    assert "bad not tried: signal TERM, requeue, rank killed, ranks killed, time limit\n" in rest
+    untried = "signal TERM, requeue, rank killed, ranks killed, time limit, to 1 rank, to 2 ranks, to 4 ranks"
+    assert f"bad not tried: {untried}\n" in rest
     wait(lambda: cluster.run("squeue", "-h") == "", "the end of its jobs")
 
 
