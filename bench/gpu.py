@@ -251,7 +251,7 @@ def stall(trainer: Trainer, name: str, report: Report) -> None:
 
 # --- a training that is stopped and killed ------------------------------------------------------------
 
-STEPS, VALIDATED, SAVED = 30, 15, 6
+STEPS, VALIDATED, SAVED = 30, 15, 8
 """So many steps; a validation and a checkpoint every so many."""
 
 Event = Callable[[Callable[..., "Attempt"]], None]
@@ -262,7 +262,7 @@ def nothing(start: Callable[..., "Attempt"]) -> None:
     """A training that goes straight to its end."""
 
 
-def killed(start: Callable[..., "Attempt"], steps: tuple[int, ...] = (4, 14, 20), fresh: int = 3) -> None:
+def killed(start: Callable[..., "Attempt"], steps: tuple[int, ...] = (4, 12, 20), fresh: int = 3) -> None:
     """By kill -9, at so many steps; the first attempts as on another node, where nothing is compiled yet."""
     for number, step in enumerate(steps if GPU else steps[1:2]):
         with contextlib.ExitStack() as stack:
@@ -325,7 +325,7 @@ COURSES = {
     "stopped after validation": Course(functools.partial(stopped_at, step=VALIDATED + 1)),
     "two ranks": Course(ranks=(2,)),
     "three ranks": Course(ranks=(3,)),
-    "ranks 2, 1, 3, 2": Course(functools.partial(killed, steps=(8, 14, 20), fresh=0), ranks=(2, 1, 3, 2)),
+    "ranks 2, 1, 3, 2": Course(functools.partial(killed, steps=(10, 18, 25), fresh=0), ranks=(2, 1, 3, 2)),
     "fp16": Course(like="fp16", train=FP16),
     # What it compiles itself, and then what bf16 and fp16 have left in the cache: no attempt may take the other's.
     "fp16 killed, then two ranks": Course(functools.partial(killed, fresh=1), (1, 2), like="fp16", train=FP16),
