@@ -991,6 +991,10 @@ MUTANTS: list[Mutant] = [
         "sllm/training/loop.py",
         "tests/training/test_compile.py::test_signals_to_all_of_a_job_wait_until_it_is_compiled",
         ("compilers hear signals", "    with signals_blocked():\n", "    with contextlib.nullcontext():\n"),
+    ),
+    *of(
+        "sllm/training/loop.py",
+        "tests/training/test_compile.py::test_nothing_compiles_after_the_first_step",
         (
             "on a CPU the first step compiles",
             '    if not compiles and trainer.world.device.type == "cpu":\n',
@@ -1004,7 +1008,7 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "sllm/training/trainer.py",
-        "tests/training/test_compile.py::test_signals_to_all_of_a_job_wait_until_it_is_compiled",
+        "tests/training/test_compile.py::test_nothing_compiles_after_the_first_step",
         (
             "the sum of gradients compiles in the first step",
             "            self.gradients.add()  # which compiles too",

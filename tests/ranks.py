@@ -188,11 +188,13 @@ def run(config: Path, world: int, **environment: str) -> dict[str, Any]:
 
 @dataclass
 class Signalled:
-    """An attempt to which signals were sent while it compiled."""
+    """A training to which signals were sent while it compiled, and that was then resumed on two ranks."""
 
     config: Path
-    codes: list[int | None]
     cache: Path
+    codes: list[int | None]
+    late: list[Path]
+    """What was compiled after its first step."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -201,13 +203,22 @@ class Signalled:
 
 
 def signal_compilation(config: Path, cache: Path) -> Signalled:
-    """Begin a compiled training with an empty cache, and send what ends a job to all of it while compilers run."""
-    signalled = Signalled(config, [], cache)
+    """Begin a compiled training with an empty cache, and send what ends a job to all of it whenever a compiler runs:
+    one that looks for instruction sets may fail unseen."""
+    signalled = Signalled(config, cache, [], [])
     attempt = start(config, 1, **signalled.environment)
-    for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
-        wait(lambda: "cc1plus" in attempt.programs().values() or not attempt.processes[0].is_alive(), "a compiler")
-        attempt.signal_all(number)
-    signalled.codes = attempt.wait()
+    numbers = itertools.cycle((signal.SIGUSR2, signal.SIGTERM, signal.SIGINT))
+
+    def ended() -> bool:
+        if "cc1plus" in attempt.programs().values():
+            attempt.signal_all(next(numbers))
+        return not attempt.processes[0].is_alive()
+
+    wait(ended, "the end of an attempt")
+    signalled.codes = attempt.wait() + start(config, 2, **signalled.environment).wait()
+    started = [record["time"] for record in read_jsonl(config.parent / "metrics.jsonl") if record["kind"] == "start"]
+    files = [path for path in cache.rglob("*") if path.is_file()]
+    signalled.late = [path for path in files if started and path.stat().st_mtime > started[-1]]
     return signalled
 
 
