@@ -37,6 +37,13 @@ def device_name(device: torch.device) -> str:
     return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
+def arithmetic(device: torch.device) -> str:
+    """What decides, beside our own code, on the last bits of a result: the kind of processor, on a CPU with its
+    instruction set and the number of threads that share a sum out, and PyTorch."""
+    instructions = f", {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else ""
+    return f"{device_name(device)}{instructions}, PyTorch {torch.__version__}"
+
+
 def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

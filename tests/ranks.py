@@ -27,9 +27,9 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["sllm.training.loop", "torch._dynamo", "ranks"])
 
 
-FLIP, VIEW = "SLLM_TEST_FLIP", "SLLM_TEST_VIEW"
-"""Variables: `RANK:STEP`, where one bit of a gradient is changed before it is used; and the directory that ranks above
-0 find at the place of the run's, as on a node whose file system lags behind."""
+FLIP, VIEW, THREADS = "SLLM_TEST_FLIP", "SLLM_TEST_VIEW", "SLLM_TEST_THREADS"
+"""Variables: `RANK:STEP`, where one bit of a gradient is changed before it is used; the directory that ranks above 0
+find at the place of the run's, as on a node whose file system lags behind; and the number of threads, 1 if not set."""
 
 SUCCESSOR, SUPERSEDED = "successor", 86
 """A file beside the experiment that says that another attempt has begun, and the exit code of rank 0 that finds it."""
@@ -55,7 +55,7 @@ def _main(config: str, environment: dict[str, str], log: str, result: str) -> No
     from sllm.training.loop import pretrain
 
     logging.basicConfig(level=logging.INFO)
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(environment.get(THREADS, "1")))
     experiment = load_experiment(Path(config))
     run, successor = RunDirectory(experiment.run_path), Path(config).parent / SUCCESSOR
     run.stage("pretrain").mkdir(parents=True, exist_ok=True)

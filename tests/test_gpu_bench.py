@@ -18,7 +18,7 @@ def run_bench(output: Path, *arguments: str) -> list[dict[str, Any]]:
     """Its lines."""
     done = subprocess.run(
         [sys.executable, str(ROOT / "bench" / "gpu.py"), "--output", str(output), *arguments],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "COMMIT": "1234567"},
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "COMMIT": "1234567", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
     )

@@ -37,7 +37,9 @@ def main() -> None:
     except UserError as error:
         for line in str(error).split("\n"):
             print(f"sllm: {line}", file=sys.stderr)
-        sys.exit(2)
+        from jobs.run import leave
+
+        leave(2)  # one of several ranks may have begun
     except OSError as error:  # a path that was typed; what a stage runs into is told in its log
         if error.errno not in (errno.ENAMETOOLONG, errno.EACCES):
             raise

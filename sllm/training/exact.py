@@ -3,9 +3,9 @@
 Floats added in another order give another sum. So each micro-batch's gradient is rounded to a multiple of 2⁻⁴⁰ and
 added as an integer, over the micro-batches and then over the ranks, and only the last sum becomes a float again.
 
-2⁻⁴⁰ (9e-13) is below half a unit in the last place of any gradient above 2⁻¹⁶ (1.5e-5), a typical one, and far below
-AdamW's eps for the rest; a sum has room up to 2²³ (8.4e6). A gradient that might not fit makes the step's gradient NaN,
-as one that is not finite does: see `GradientSum.limit`.
+Gradients above 2⁻¹⁷ (7.6e-6), half of them and more, are multiples of 2⁻⁴⁰ (9e-13) already, since they are fp32; for
+the rest it is far below AdamW's eps. A sum has room up to 2²³ (8.4e6). A gradient that might not fit makes the step's
+gradient NaN, as one that is not finite does: see `GradientSum.limit`.
 """
 
 from collections.abc import Iterable

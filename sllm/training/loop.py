@@ -12,7 +12,7 @@ import torch
 
 from sllm.artifacts import Artifacts, differences
 from sllm.config import Experiment
-from sllm.device import determinism, deterministic
+from sllm.device import arithmetic, determinism, deterministic
 from sllm.distributed import connect
 from sllm.errors import UserError
 from sllm.evaluation.loss import continuations, evaluate
@@ -109,6 +109,7 @@ class Training:
         self.best_is_gone = False
         self.checkpoints = Checkpoints(run.checkpoints, self.experiment.train.checkpoint)
         self.saved = 0  # the last step that a checkpoint was tried at
+        self.arithmetic = sorted(set(self.world.gather(arithmetic(self.world.device))))
 
     @property
     def step(self) -> int:
@@ -223,6 +224,9 @@ class Training:
             restore(self.trainer.model, self.trainer.optimizer, weights, optimizer, where)
             self.trainer.scaler.load_state_dict(state["scaler"])
             log.info("resumed from the checkpoint of step %d", self.step)
+        before = state.get("arithmetic", self.arithmetic) if state else self.arithmetic
+        if len(kinds := {*before, *self.arithmetic}) > 1:
+            log.warning("a resume is exact on processors of one kind only, not on: %s", "; ".join(sorted(kinds)))
         records = self.world.from_main(lambda: cut_back(self.run.metrics, self.step))
         self.validated = {record["step"]: record["loss"] for record in records if record["kind"] == "validation"}
         self.best.known = self.world.from_main(lambda: self.best.on_disk(checksums=True))
@@ -257,7 +261,12 @@ class Training:
     def _save(self, metrics: Metrics) -> None:
         started = time.perf_counter()
         scaler = self.trainer.scaler.state_dict()
-        state = {"trajectory": self.trajectory, "scaler": scaler, "world_size": self.world.size}
+        state = {
+            "trajectory": self.trajectory,
+            "scaler": scaler,
+            "world_size": self.world.size,
+            "arithmetic": self.arithmetic,
+        }
         try:
             if metrics.trouble:
                 raise OSError(f"the metrics up to it are not written ({metrics.trouble})")

@@ -31,6 +31,10 @@ COMPARE_EVERY = 100
 """Steps between comparisons of the ranks' weights, which are one pass over them; each checkpoint is preceded by one."""
 
 
+SMALLEST_SCALE = 2.0**-16
+"""Of fp16's losses. The scaler begins at 2¹⁶ and halves it at each overflow, for ever if nobody minds."""
+
+
 class Trainer:
     """Takes one step after the other. Every rank has one; `step` is the last step taken."""
 
@@ -128,7 +132,7 @@ class Trainer:
         mine = self._micro_batches()
         # Each stands in a place of its own: what is summed over the ranks is sums with zeros.
         losses, largest = torch.zeros(2, self.gradients.micro_batches, dtype=torch.float64, device=self.world.device)
-        self.gradients.begin(self.scaler.get_scale())
+        self.gradients.begin(self._scale())
         for number in mine:
             waiting = time.perf_counter()
             tokens = self._tokens(number)
@@ -147,6 +151,15 @@ class Trainer:
             for parameter in self.model.parameters():
                 parameter.grad = torch.full_like(parameter, math.nan)
         return found, bool(too_large), data_seconds
+
+    def _scale(self) -> float:
+        scale = self.scaler.get_scale()
+        if scale < SMALLEST_SCALE:
+            raise UserError(
+                f"step {self.step + 1}: the gradients overflow fp16 even times {scale:g}; lower train.learning_rate or "
+                f"say train.precision=bf16; the last checkpoint is untouched"
+            )
+        return scale
 
     def _forward_backward(self, tokens: torch.Tensor, micro_batch: int) -> torch.Tensor:
         """Add one micro-batch's gradient, times the scaler's scale. Returns the loss."""
@@ -186,7 +199,7 @@ class Trainer:
         for number in {*too_large, *(number for number, loss in enumerate(losses) if not math.isfinite(loss))}:
             documents.setdefault(number % self.world.size, set()).update(self._documents(number))
         if documents:
-            told = [f"rank {rank}: documents {', '.join(sorted(documents[rank]))}" for rank in sorted(documents)]
+            told = [f"rank {rank}: documents {_first(sorted(documents[rank]))}" for rank in sorted(documents)]
             raise UserError(
                 f"the loss or gradient of step {self.step + 1} is not finite ({'; '.join(told)}); lower "
                 f"train.learning_rate or look at these documents; the last checkpoint is untouched"
@@ -214,7 +227,7 @@ class Trainer:
                 first = next(name for name, a, b in zip(weights, found[0], digests, strict=True) if a != b)
                 raise RanksDifferError(
                     f"after step {self.step} rank {rank} has other weights than rank 0, in {first} first: an error of "
-                    f"a GPU, of memory or of the network; the last checkpoint is from before it"
+                    f"a GPU, of memory or of the network; in the last checkpoint all had the same"
                 )
 
     def check_determinism(self) -> None:
@@ -257,6 +270,11 @@ def compile_blocks(model: GPT, config: TrainConfig) -> GPT:
         for block in model.blocks:
             block.compile(dynamic=False)
     return model
+
+
+def _first(names: list[str], most: int = 5) -> str:
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _dropout_seed(seed: int, step: int, micro_batch: int) -> int:

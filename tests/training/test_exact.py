@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -184,6 +185,16 @@ def test_ranks_above_0_need_not_see_the_checkpoints(configure: Callable[..., Pat
 
 
 # --- what says that they are not ------------------------------------------------------------------
+
+
+def test_a_resume_on_another_kind_of_processor_says_so(configure: Callable[..., Path]) -> None:
+    """Here one with another number of threads, which share sums out otherwise."""
+    config = configure()
+    for step, threads, warnings in ((3, 1, 0), (6, 1, 0), (9, 2, 1)):
+        interrupt(config, 1, signal.SIGTERM, step, **{ranks.THREADS: str(threads)})
+        log = (config.parent / "ranks.log").read_text(encoding="utf-8")
+        assert log.count("exact on processors of one kind only") == warnings
+    assert re.search(r"one kind only, not on: .*1 threads.*; .*2 threads", log)
 
 
 @pytest.mark.parametrize(
