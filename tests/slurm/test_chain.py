@@ -295,7 +295,7 @@ def occupy(cluster: DevCluster, partition: str) -> str:
     return job
 
 
-@pytest.mark.parametrize(("partition", "tasks"), [("gpu", 1), ("gpu_nograce", 2)])
+@pytest.mark.parametrize(("partition", "tasks"), [("gpu_nograce", 2)])
 def test_each_attempt_takes_the_nodes_that_there_are(
     chain: Callable[..., Chain], cluster: DevCluster, place: Path, texts: dict[str, Path], partition: str, tasks: int
 ) -> None:
