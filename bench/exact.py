@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from side_by_side import MINI, shape, write_random_tokens
+from side_by_side import MINI, random_experiment, shape
 from torch import multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
 from sllm.artifacts import Artifacts
-from sllm.config import Experiment, validate
+from sllm.config import Experiment
 from sllm.device import device_name
 from sllm.distributed import DEVICE, World, connect
 from sllm.model.gpt2 import GPT
@@ -57,24 +57,9 @@ CLOCKS = time.perf_counter, time.process_time
 def experiment_of(name: str, place: Path, global_batch: int, micro_batch: int) -> Experiment:
     """Over random tokens, which are on disk when it returns; with dropout, whatever the shape has."""
     model, vocab_size = shape(name)
-    values = {
-        "name": name,
-        "runs_directory": str(place / "runs"),
-        "data_directory": str(place / "data"),
-        "data": {"sources": [{"name": "random", "kind": "embedded", "language": "en", "megabytes": 1}]},
-        "tokenizer": {"vocab_size": vocab_size},
-        "model": {**model.model_dump(), "dropout": MINI.dropout},
-        "train": {
-            "max_steps": 1000,
-            "warmup_steps": 10,
-            "precision": "fp32",
-            "global_batch": global_batch,
-            "micro_batch": micro_batch,
-        },
-    }
-    experiment = validate(Experiment, values, name)
-    write_random_tokens(Artifacts(experiment), vocab_size, 500_000)
-    return experiment
+    model = model.model_copy(update={"dropout": MINI.dropout})
+    batches = {"precision": "fp32", "global_batch": global_batch, "micro_batch": micro_batch}
+    return random_experiment(name, place, model, vocab_size, 500_000, **batches)
 
 
 def seconds_of_a_step(experiment: Experiment, world: World, rounds: int) -> dict[str, list[float]]:

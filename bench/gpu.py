@@ -36,11 +36,10 @@ from typing import Any, ClassVar
 
 import torch
 import yaml
-from side_by_side import shape, take_turns, write_random_tokens
+from side_by_side import random_experiment, shape, take_turns
 
 from jobs.launch.prepare import commit
 from sllm.artifacts import Artifacts
-from sllm.config import Experiment, validate
 from sllm.device import deterministic, device_name, synchronize
 from sllm.distributed import World
 from sllm.errors import UserError
@@ -86,19 +85,9 @@ def trainer_of(name: str, place: Path, **train: Any) -> Trainer:
     """A trainer of `configs/<name>.yaml` (a tiny one on a CPU) over random tokens."""
     model, vocab_size = shape(name) if GPU else (shape("mini")[0].model_copy(update={"context_length": 64}), 512)
     micro_batch = train.setdefault("micro_batch", 16)
-    values = {
-        "name": name,
-        "runs_directory": str(place / "runs"),
-        "data_directory": str(place / "data"),
-        "data": {"sources": [{"name": "random", "kind": "embedded", "language": "en", "megabytes": 1}]},
-        "tokenizer": {"vocab_size": vocab_size},
-        "model": model.model_dump(),
-        "train": {"max_steps": 1000, "global_batch": 4 * micro_batch, "warmup_steps": 10, **train},
-    }
-    experiment = validate(Experiment, values, name)
-    artifacts = Artifacts(experiment)
-    write_random_tokens(artifacts, vocab_size, 8_000_000 if GPU else 50_000)
-    return Trainer(experiment, artifacts, World(0, 1, 0, DEVICE))
+    tokens, train = 8_000_000 if GPU else 50_000, {"global_batch": 4 * micro_batch, **train}
+    experiment = random_experiment(name, place, model, vocab_size, tokens, **train)
+    return Trainer(experiment, Artifacts(experiment), World(0, 1, 0, DEVICE))
 
 
 def try_determinism(trainer: Trainer, name: str, report: Report) -> None:

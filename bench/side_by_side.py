@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from sllm.artifacts import Artifacts
-from sllm.config import ModelConfig, load_experiment
+from sllm.config import Experiment, ModelConfig, load_experiment, validate
 from sllm.data.pack import POSITION_DTYPE, documents_file, token_dtype, token_file
 from sllm.export.transformers import gpt2_config, gpt2_weights
 from sllm.manifests import atomic_directory
@@ -32,10 +32,28 @@ def shape(name: str) -> tuple[ModelConfig, int]:
     return experiment.model, experiment.tokenizer.vocab_size
 
 
-def write_random_tokens(artifacts: Artifacts, vocab_size: int, tokens: int) -> None:
+def random_experiment(
+    name: str, place: Path, model: ModelConfig, vocab_size: int, tokens: int, **train: Any
+) -> Experiment:
+    """An experiment below `place` over so many random tokens, which are on disk when it returns."""
+    values = {
+        "name": name,
+        "runs_directory": str(place / "runs"),
+        "data_directory": str(place / "data"),
+        "data": {"sources": [{"name": "random", "kind": "embedded", "language": "en", "megabytes": 1}]},
+        "tokenizer": {"vocab_size": vocab_size},
+        "model": model.model_dump(),
+        "train": {"max_steps": 1000, "warmup_steps": 10, **train},
+    }
+    experiment = validate(Experiment, values, name)
+    artifacts = Artifacts(experiment)
+    if not artifacts.packed.exists():
+        _write_random_tokens(artifacts, vocab_size, tokens)
+    return experiment
+
+
+def _write_random_tokens(artifacts: Artifacts, vocab_size: int, tokens: int) -> None:
     """What the tokenizer and pack stages would leave for one source named `random`, of no meaning at all."""
-    if artifacts.packed.exists():
-        return
     tokenizer = Tokenizer([(4 + i // 256, 4 + i % 256) for i in range(vocab_size - 260)])
     artifacts.tokenizer.mkdir(parents=True)
     tokenizer.save(artifacts.tokenizer / "tokenizer.json")

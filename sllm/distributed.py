@@ -75,14 +75,16 @@ class World:
         """What `make` returns on rank 0, on every rank: ranks on different nodes may see a file at different times."""
         return self.gather(make() if self.main else None)[0]
 
-    def tensors_from_main(self, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """Rank 0's `tensors` on every rank, one after the other, on its device."""
+    def tensors_from_main(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rank 0's `tensors` on every rank, on its device."""
         shapes = self.from_main(lambda: [(name, tensor.shape, tensor.dtype) for name, tensor in tensors.items()])
+        received = {}
         for name, shape, dtype in shapes:
             tensor = tensors[name].to(self.device) if self.main else torch.empty(shape, dtype=dtype, device=self.device)
             if self.control is not None:
                 dist.broadcast(tensor, 0, group=self.gradients or self.control)
-            yield name, tensor
+            received[name] = tensor
+        return received
 
     def barrier(self) -> None:
         if self.control is not None:

@@ -123,8 +123,13 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Parse a JSON file. Raises FileNotFoundError, or CorruptError if it is not JSON."""
+    return parse_json(Path(path).read_bytes(), path)
+
+
+def parse_json(content: bytes, path: Path) -> Any:
+    """`content` is that of the file at `path`. Raises CorruptError if it is not JSON."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(content.decode("utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CorruptError(f"{path} is not valid JSON: {error}") from error
 

@@ -125,18 +125,22 @@ def read_manifest(directory: Path, *, checksums: bool = False) -> dict[str, Any]
     return manifest
 
 
-def read_whole(directory: Path) -> dict[str, bytes]:
-    """What stands in every file of `directory`, read once: what is checked is what is returned. Raises CorruptError."""
-    entries = {entry["name"]: entry["sha256"] for entry in read_manifest(directory)["files"]}
+def read_whole(directory: Path, *names: str) -> list[bytes]:
+    """What stands in these files of `directory`, read once: what is checked is what is returned.
+
+    Raises:
+        CorruptError: as `read_manifest`, and for a file that the manifest does not list.
+    """
+    checksums = {entry["name"]: entry["sha256"] for entry in read_manifest(directory)["files"]}
 
     def read(name: str) -> bytes:
         content = (directory / name).read_bytes()
-        if hashlib.sha256(content).hexdigest() != entries[name]:
+        if hashlib.sha256(content).hexdigest() != checksums.get(name):
             raise CorruptError(f"{directory / name} does not match its checksum")
         return content
 
     with ThreadPoolExecutor() as pool:
-        return dict(zip(entries, pool.map(read, entries), strict=True))
+        return list(pool.map(read, names))
 
 
 def check_replaceable(path: Path, format: str) -> None:

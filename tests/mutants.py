@@ -126,10 +126,10 @@ MUTANTS: list[Mutant] = [
         "tests/training/test_training.py::test_a_damaged_checkpoint_is_passed_over",
         (
             "a checkpoint with a flipped byte is resumed",
-            "                files = read_whole(self.path(step))\n",
+            "                about, weights, optimizer = read_whole(self.path(step), STATE, WEIGHTS, OPTIMIZER)\n",
             (
-                "                names = (STATE, WEIGHTS, OPTIMIZER)\n"
-                "                files = {name: (self.path(step) / name).read_bytes() for name in names}\n"
+                "                files = [self.path(step) / name for name in (STATE, WEIGHTS, OPTIMIZER)]\n"
+                "                about, weights, optimizer = [file.read_bytes() for file in files]\n"
             ),
         ),
     ),
@@ -1031,7 +1031,7 @@ MUTANTS: list[Mutant] = [
         ("the scaler's state is not resumed", '            self.trainer.scaler.load_state_dict(state["scaler"])\n', ""),
         (
             "a resume forgets the optimizer's state",
-            "            optimizer = dict(self.world.tensors_from_main(found.optimizer if found else {}))\n",
+            "            optimizer = self.world.tensors_from_main(found.optimizer if found else {})\n",
             "            optimizer: dict[str, torch.Tensor] = {}\n",
         ),
     ),

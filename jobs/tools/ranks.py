@@ -1,7 +1,8 @@
 """On which numbers of ranks a drill trains, and what its training then asks of the cluster."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from itertools import groupby
 
 from jobs.launch.order import Order
 from jobs.pipeline import STAGES
@@ -17,21 +18,12 @@ def rank_counts(text: str) -> list[int]:
     """`2,1,2,4`. Raises UserError."""
     if not re.fullmatch(r"[1-9]\d{0,4}(,[1-9]\d{0,4})*", text, re.ASCII):
         raise UserError(f"--ranks {text}: numbers of ranks with commas between, such as 2,1,2,4")
-    return without_repeats(map(int, text.split(",")))
+    return [int(count) for count, _ in groupby(text.split(","))]
 
 
 def default_counts(own: int) -> list[int]:
     """Those of the profile, one, those of the profile again, and twice as many."""
-    return without_repeats([own, 1, own, 2 * own])
-
-
-def without_repeats(counts: Iterable[int]) -> list[int]:
-    """Each change once: 1, 1, 2 is 1, 2."""
-    changes: list[int] = []
-    for count in counts:
-        if changes[-1:] != [count]:
-            changes.append(count)
-    return changes
+    return [count for count, _ in groupby([own, 1, own, 2 * own])]
 
 
 def with_ranks(cluster: Cluster, ranks: int) -> Cluster:
@@ -78,7 +70,7 @@ def orders_on(
         raise UserError("\n".join(problems.values()))
     for problem in problems.values():
         say(f"Without {problem}")
-    return [orders[count] for count in without_repeats(count for count in counts if count in orders)]
+    return [orders[count] for count, _ in groupby(filter(orders.__contains__, counts))]
 
 
 def _order(experiment: Experiment, cluster: Cluster) -> Order:

@@ -4,7 +4,6 @@ A checkpoint is weights, optimizer state and a step number: everything else (dat
 function of the step. What a model's directory looks like is `sllm.model.storage`'s business.
 """
 
-import json
 import logging
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from sllm.config import CheckpointConfig
-from sllm.files import CorruptError, delete, require_ownership, write_json
+from sllm.files import CorruptError, delete, parse_json, require_ownership, write_json
 from sllm.manifests import atomic_directory, read_whole
 from sllm.model.gpt2 import GPT
 from sllm.model.storage import WEIGHTS, check_shapes, save_tensors, write_weights
@@ -75,10 +74,10 @@ class Checkpoints:
             log.warning("%s: not checkpoints, and passed over: %s", self.directory, ", ".join(strange))
         for step in reversed(steps):
             try:
-                files = read_whole(self.path(step))
-                state = json.loads(files[STATE])
+                about, weights, optimizer = read_whole(self.path(step), STATE, WEIGHTS, OPTIMIZER)
+                state = parse_json(about, self.path(step) / STATE)
                 if state["step"] == step:
-                    return Checkpoint(state, load(files[WEIGHTS]), load(files[OPTIMIZER]))
+                    return Checkpoint(state, load(weights), load(optimizer))
                 log.warning("%s is of step %d, and passed over", self.path(step), state["step"])
             except (CorruptError, OSError) as error:
                 if isinstance(error, CorruptError):

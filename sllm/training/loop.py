@@ -218,8 +218,8 @@ class Training:
         if state is not None:
             self._check_same_training(state)
             self.trainer.step = self.saved = state["step"]
-            weights = dict(self.world.tensors_from_main(found.weights if found else {}))
-            optimizer = dict(self.world.tensors_from_main(found.optimizer if found else {}))
+            weights = self.world.tensors_from_main(found.weights if found else {})
+            optimizer = self.world.tensors_from_main(found.optimizer if found else {})
             where = self.checkpoints.path(self.step)
             restore(self.trainer.model, self.trainer.optimizer, weights, optimizer, where)
             self.trainer.scaler.load_state_dict(state["scaler"])

@@ -208,7 +208,7 @@ def test_drill(
     limit = replace(limit, provoke=lambda attempt: lower_limit(attempt, seconds=45), repair=raise_limit)
     preemption = Event("preemption", lambda _: cluster.preempt(), saves=True)
     loss = Event("node lost", lose, saves=False, repair=find)
-    changes = ["train.max_steps=2400", "train.checkpoint.every=100"]
+    changes = ["train.max_steps=2400", "train.checkpoint.every=100", "train.micro_batch=4"]
     events = [limit, preemption, *others, loss]
     run, problems = drill(load_cluster(str(one.profile)), changes, Console(), events)
     printed = capsys.readouterr().out
@@ -295,7 +295,7 @@ def occupy(cluster: DevCluster, partition: str) -> str:
     return job
 
 
-@pytest.mark.parametrize(("partition", "tasks"), [("gpu_nograce", 2)])
+@pytest.mark.parametrize(("partition", "tasks"), [("gpu", 1), ("gpu_nograce", 2)])
 def test_each_attempt_takes_the_nodes_that_there_are(
     chain: Callable[..., Chain], cluster: DevCluster, place: Path, texts: dict[str, Path], partition: str, tasks: int
 ) -> None:

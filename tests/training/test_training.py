@@ -285,6 +285,9 @@ def test_an_attempt_prunes_what_it_superseded_or_found_damaged(straight: Path, t
     os.truncate(write(700) / "model.safetensors", 100)
     write(800, of=300)  # renamed by hand
     write_json(write(900) / "manifest.json", [])
+    write_json(write(850) / "manifest.json", {"files": []})  # promises nothing, though all is there
+    (garbled := write(750) / "state.json").write_text("{", encoding="utf-8")
+    write_manifest(garbled.parent, step=750)
     # One that cannot be read now, as on a disk that stumbles, may be whole: it is passed over, and stays.
     unreadable = write(650)
     manifest = read_json(unreadable / "manifest.json")
