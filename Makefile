@@ -4,7 +4,7 @@ STAMP := .venv/.installed
 # Else the command line would begin itself anew in a locale that is not UTF-8: in a test, pytest.
 export PYTHONUTF8 := 1
 
-.PHONY: demo help test test-versions mutants lint slurm clean
+.PHONY: demo help test test-versions newest mutants lint slurm clean
 
 demo: $(STAMP)  ## download → tokenizer → pack → pretrain → validate → benchmark, on this machine
 	$(BIN)/sllm submit configs/smoke.yaml --on local
@@ -21,7 +21,7 @@ test: $(STAMP) lint slurm  ## lint, and all tests
 VERSIONS := oldest newest
 SHORT := $(addprefix tests/,test_imports.py config model export inference training/test_training.py tokenizer/test_codec.py \
   data/test_sources.py jobs/test_cli.py jobs/slurm/test_cluster.py)
-test-versions: $(VERSIONS:%=.venv-%/.installed)  ## some of the tests under the floors of pyproject.toml, and under the newest versions
+test-versions: $(VERSIONS:%=.venv-%/.installed)  ## some of the tests under the floors of pyproject.toml, and under new versions
 	@for age in $(VERSIONS); do \
 	  echo "the $$age versions: $$(.venv-$$age/bin/python -c 'import torch; print("torch", torch.__version__)')"; \
 	  PYTHONPATH=$$PWD NUMBA_CACHE_DIR=$$PWD/.venv-$$age/numba .venv-$$age/bin/pytest -q -p no:cacheprovider $(PARALLEL) \
@@ -34,10 +34,18 @@ test-versions: $(VERSIONS:%=.venv-%/.installed)  ## some of the tests under the 
 	.venv-oldest/bin/pip install --quiet --no-compile --requirement requirements-oldest.txt
 	touch $@
 
-.venv-newest/.installed: requirements-oldest.txt
+.venv-newest/.installed: requirements-newest.txt
+	$(PYTHON) -m venv --clear .venv-newest
+	.venv-newest/bin/pip install --quiet --no-compile --requirement requirements-newest.txt
+	touch $@
+
+# Written down, so that a commit that passed passes, whatever others release.
+newest:  ## write the newest versions there are today to requirements-newest.txt
 	$(PYTHON) -m venv --clear .venv-newest
 	sed 's/==.*//' requirements-oldest.txt | .venv-newest/bin/pip install --quiet --no-compile --requirement /dev/stdin
-	touch $@
+	(sed -n '1{/^#/p}' requirements-newest.txt; .venv-newest/bin/pip freeze) > .venv-newest/versions
+	mv .venv-newest/versions requirements-newest.txt
+	touch .venv-newest/.installed
 
 # The tests start Slurm daemons of their own; RUNLEVEL=1 keeps the system's off.
 slurm: $(STAMP)  ## Debian's packages of Slurm, and of locales to test with, where they may be installed
