@@ -7,7 +7,7 @@ equal result: this is what makes a second submit do nothing, and a changed setti
 from pathlib import Path
 from typing import Any
 
-from sllm.config import AihubSource, Experiment, FilesSource
+from sllm.config import AihubSource, Experiment, FilesSource, decay_start
 from sllm.data.find import file_stamps, is_left_out
 from sllm.errors import UserError
 from sllm.files import fingerprint
@@ -22,6 +22,13 @@ DESCRIPTIVE = ("weight", "optional", "licence", "text_megabytes")
 
 # Settings of `train` that change how a run is watched, stored or computed, but not what it learns.
 OPERATIONAL = {"checkpoint", "compile", "activation_checkpointing"}
+
+# Settings of `train` that came later, with the value that stands for what was done before. Then they are not in the
+# key: a training that was begun before they came goes on.
+LATER = {"schedule": "cosine", "decay": None}
+
+# Settings of `train` that, under wsd, are not read before the decay.
+OF_THE_END = ("max_steps", "decay", "min_learning_rate")
 
 
 def stage_keys(experiment: Experiment) -> dict[str, dict[str, Any]]:
@@ -51,7 +58,11 @@ def stage_keys(experiment: Experiment) -> dict[str, dict[str, Any]]:
         parents = {parent: fingerprint(keys[parent]) for parent in needs}
         keys[stage] = {"version": VERSIONS[stage], **content, "needs": parents}
 
-    training = {name: value for name, value in e["train"].items() if name not in OPERATIONAL}
+    training = {
+        name: value
+        for name, value in e["train"].items()
+        if name not in OPERATIONAL and not (name in LATER and value == LATER[name])
+    }
     add("download", [], data=e["data"], seed=e["seed"], files=inputs)
     add("tokenizer", ["download"], tokenizer=e["tokenizer"], seed=e["seed"])
     add("pack", ["download", "tokenizer"])
@@ -67,6 +78,25 @@ def stage_keys(experiment: Experiment) -> dict[str, dict[str, Any]]:
     add("validate", ["pretrain"], validate=e["validate"])
     add("benchmark", ["pretrain"], benchmark=e["benchmark"])
     return keys
+
+
+def steps_before_the_end(key: dict[str, Any]) -> int:
+    """How many steps of the training with this key of pretrain do not depend on how long it is: under wsd those before
+    the decay, under cosine none."""
+    train = key["train"]
+    return decay_start(train["max_steps"], train["decay"]) if train.get("decay") else 0
+
+
+def shared_steps(old: dict[str, Any], new: dict[str, Any]) -> int:
+    """Up to which step two keys of pretrain stand for the same training, bit for bit: 0 if they differ in anything that
+    is read before the end."""
+    if old == new:
+        return int(new["train"]["max_steps"])
+    begins = [
+        {**key, "train": {name: value for name, value in key["train"].items() if name not in OF_THE_END}}
+        for key in (old, new)
+    ]
+    return min(map(steps_before_the_end, (old, new))) if begins[0] == begins[1] else 0
 
 
 def _own_results(source: FilesSource | AihubSource, stamps: list[list[Any]], root: Path) -> list[str]:

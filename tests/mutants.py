@@ -56,6 +56,21 @@ MUTANTS: list[Mutant] = [
             'OPERATIONAL = {"checkpoint", "compile", "activation_checkpointing", "precision"}',
         ),
         (
+            "a training from before there was a schedule is another one",
+            'LATER = {"schedule": "cosine", "decay": None}',
+            "LATER = {}",
+        ),
+        (
+            "cosines of two lengths are taken for one training",
+            'if train.get("decay") else 0',
+            'if train.get("decay") else train["max_steps"]',
+        ),
+        (
+            "the longer of two trainings says where they part",
+            "    return min(map(steps_before_the_end",
+            "    return max(map(steps_before_the_end",
+        ),
+        (
             "activation checkpointing changes the key",
             'OPERATIONAL = {"checkpoint", "compile", "activation_checkpointing"}',
             'OPERATIONAL = {"checkpoint", "compile"}',
@@ -862,6 +877,33 @@ MUTANTS: list[Mutant] = [
         ("the lowest rate is ignored", "    return config.min_learning_rate + span * 0.5", "    return span * 0.5"),
     ),
     *of(
+        "sllm/training/optim.py",
+        "tests/training/test_optim.py::test_warm_up_then_nothing_then_a_line",
+        (
+            "the decay ends above the lowest rate",
+            "left = (config.max_steps - step)",
+            "left = (config.max_steps + 1 - step)",
+        ),
+    ),
+    *of(
+        "sllm/training/checkpoint.py",
+        "tests/training/test_training.py::test_the_checkpoint_at_the_start_of_the_decay_is_kept",
+        (
+            "the checkpoint at the start of the decay goes like any other",
+            "        keep = {*good[-self.config.keep_last :], self.kept_step}\n",
+            "        keep = {*good[-self.config.keep_last :]}\n",
+        ),
+    ),
+    *of(
+        "sllm/training/loop.py",
+        "tests/training/test_training.py::test_the_checkpoint_at_the_start_of_the_decay_is_kept",
+        (
+            "no checkpoint at the start of the decay",
+            "self.step in (self.branch, config.max_steps)\n",
+            "self.step == config.max_steps\n",
+        ),
+    ),
+    *of(
         "sllm/stop.py",
         "tests/test_stop.py",
         ("the last signal is the reason", "        if self._signal is None:  # what", "        if True:  # what"),
@@ -908,8 +950,8 @@ MUTANTS: list[Mutant] = [
         ),
         (
             "no checkpoint at the end",
-            "        due = self.step % config.checkpoint.every == 0 or self.step == config.max_steps\n",
-            "        due = self.step % config.checkpoint.every == 0\n",
+            "self.step in (self.branch, config.max_steps)\n",
+            "self.step == self.branch\n",
         ),
     ),
     *of(

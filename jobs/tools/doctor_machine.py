@@ -152,7 +152,7 @@ def _run_bytes(experiment: Experiment) -> tuple[int, int]:
     if config.keep_every:
         kept = train.max_steps // math.lcm(config.every, config.keep_every)
         kept += train.max_steps % config.keep_every == 0 and train.max_steps % config.every != 0
-    count = kept + config.keep_last + 1  # the new one is there before an old one goes
+    count = kept + (train.schedule == "wsd") + config.keep_last + 1  # the new one is there before an old one goes
     size = checkpoint_bytes(experiment.model, experiment.tokenizer.vocab_size)
     models = 3 * (size // 3)  # the best one, the one that replaces it, an export: weights alone
     run = RunDirectory(experiment.run_path)

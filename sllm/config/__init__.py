@@ -11,6 +11,7 @@ from sllm.config.schema import (
     TokenizerConfig,
     TrainConfig,
     check_world_size,
+    decay_start,
     fits_world_size,
 )
 from sllm.config.section import LARGEST, NonNegative, Positive, Section, Strings, all_keys, combined

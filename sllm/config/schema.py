@@ -128,7 +128,7 @@ class TrainConfig(Section):
     """The training: how far, in what batches, and the optimizer."""
 
     max_steps: Annotated[int, Field(gt=0, le=99_999_999)]
-    """Optimizer steps; the learning rate falls to its minimum over them."""
+    """Optimizer steps."""
     global_batch: Width
     """Sequences per optimizer step, over all ranks."""
     micro_batch: Width
@@ -139,6 +139,11 @@ class TrainConfig(Section):
     """At the last step. If not set, and learning_rate is below 6e-5: a tenth of that."""
     warmup_steps: NonNegative = 0
     """Steps in which the learning rate rises from 0."""
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    """How the learning rate falls after the warm-up: in half a cosine over all steps; or not before the last share of
+    them, so that a training can be made longer or shorter afterwards."""
+    decay: Annotated[float, Field(gt=0, le=1)] | None = None
+    """wsd: the share of the steps, the last ones, in which the learning rate falls, linearly; 0.2 if not set."""
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.1
     """AdamW's, of matrices only."""
     beta1: Probability = 0.9
@@ -161,7 +166,19 @@ class TrainConfig(Section):
     def _check(self) -> "TrainConfig":
         if self.learning_rate < 6e-5:
             self._fit(min_learning_rate=self.learning_rate / 10)
+        if self.schedule == "wsd" and self.decay is None:
+            object.__setattr__(self, "decay", 0.2)
         problems = []
+        if self.schedule == "cosine" and self.decay is not None:
+            problems.append(
+                f"decay: {self.decay}, but a cosine falls over all steps; leave it out, or set schedule=wsd"
+            )
+        start = self.max_steps if self.decay is None else decay_start(self.max_steps, self.decay)
+        if start < self.warmup_steps < self.max_steps:
+            problems.append(
+                f"warmup_steps: {self.warmup_steps} is above {start}, where the decay starts (the last {self.decay:g} "
+                f"of {self.max_steps} steps); lower it, or decay"
+            )
         if self.warmup_steps >= self.max_steps:
             problems.append(
                 f"warmup_steps: {self.warmup_steps} is not below max_steps ({self.max_steps}); "
@@ -178,6 +195,11 @@ class TrainConfig(Section):
                 f"valid: {listed(valid)}"
             )
         return combined(self, problems)
+
+
+def decay_start(max_steps: int, decay: float) -> int:
+    """wsd: the last step before the learning rate falls."""
+    return max_steps - max(1, round(max_steps * decay))
 
 
 class ValidateConfig(Section):

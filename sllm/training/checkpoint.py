@@ -36,9 +36,11 @@ class Checkpoint(NamedTuple):
 class Checkpoints:
     """The checkpoints of one run, `step-00001000` and so on. Rank 0 alone reads and writes them."""
 
-    def __init__(self, directory: Path, config: CheckpointConfig) -> None:
+    def __init__(self, directory: Path, config: CheckpointConfig, keep: int = 0) -> None:
+        """The checkpoint of step `keep` is kept for ever."""
         self.directory = directory
         self.config = config
+        self.kept_step = keep
         self._damaged: set[int] = set()
 
     def path(self, step: int) -> Path:
@@ -57,7 +59,7 @@ class Checkpoints:
         `newest` is touched: it would be another attempt's. What cannot be deleted is logged."""
         steps = checkpoint_steps(self.directory)
         good = [step for step in steps if step <= newest and step not in self._damaged]
-        keep = set(good[-self.config.keep_last :])
+        keep = {*good[-self.config.keep_last :], self.kept_step}
         if self.config.keep_every:
             keep |= {step for step in good if step % self.config.keep_every == 0}
         for step in steps:

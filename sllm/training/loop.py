@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from sllm.artifacts import Artifacts, differences
+from sllm.artifacts import Artifacts, differences, steps_before_the_end
 from sllm.config import Experiment
 from sllm.device import arithmetic, determinism, deterministic
 from sllm.distributed import connect
@@ -107,7 +107,9 @@ class Training:
         self.validated: dict[int, float | None] = {}  # step → validation loss, of this run so far
         self.best = BestModel(run.best, artifacts.tokenizer / TOKENIZER, fingerprint(self.trajectory))
         self.best_is_gone = False
-        self.checkpoints = Checkpoints(run.checkpoints, self.experiment.train.checkpoint)
+        # Where the decay starts: from there on the training can be made longer or shorter.
+        self.branch = steps_before_the_end(self.trajectory)
+        self.checkpoints = Checkpoints(run.checkpoints, self.experiment.train.checkpoint, keep=self.branch)
         self.saved = 0  # the last step that a checkpoint was tried at
         self.arithmetic = sorted(set(self.world.gather(arithmetic(self.world.device))))
 
@@ -245,7 +247,7 @@ class Training:
 
     def checkpoint_due(self) -> bool:
         config = self.experiment.train
-        due = self.step % config.checkpoint.every == 0 or self.step == config.max_steps
+        due = self.step % config.checkpoint.every == 0 or self.step in (self.branch, config.max_steps)
         return due and self.step > self.saved
 
     def save(self) -> None:

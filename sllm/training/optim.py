@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from sllm.config import TrainConfig
+from sllm.config import TrainConfig, decay_start
 from sllm.model.gpt2 import GPT
 
 
@@ -23,9 +23,14 @@ def make_optimizer(model: GPT, config: TrainConfig) -> torch.optim.AdamW:
 
 def learning_rate(step: int, config: TrainConfig) -> float:
     """Learning rate of optimizer step `step`, 1 to max_steps: linear warm-up, then half a cosine to the minimum
-    (Loshchilov and Hutter 2017, SGDR, eq. 5, without restarts)."""
+    (Loshchilov and Hutter 2017, SGDR, eq. 5, without restarts), or what does not depend on max_steps before the decay,
+    which is linear (wsd: warm-up, stable, decay; Hägele et al. 2024, arXiv:2405.18392)."""
     if step <= config.warmup_steps:
         return config.learning_rate * step / config.warmup_steps
-    progress = (step - config.warmup_steps) / (config.max_steps - config.warmup_steps)
     span = config.learning_rate - config.min_learning_rate
+    if config.decay is not None:
+        start = decay_start(config.max_steps, config.decay)
+        left = (config.max_steps - step) / (config.max_steps - start)
+        return config.learning_rate if step <= start else config.min_learning_rate + span * left
+    progress = (step - config.warmup_steps) / (config.max_steps - config.warmup_steps)
     return config.min_learning_rate + span * 0.5 * (1 + math.cos(math.pi * progress))

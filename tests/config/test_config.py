@@ -107,6 +107,11 @@ def test_a_problem_names_the_place_of_its_value(tmp_path: Path) -> None:
             "train.global_batch=32 train.micro_batch=5",
             "micro_batch=5 (command line): 5 does not divide global_batch (32); valid: 1, 2, 4, 8, 16, 32",
         ),
+        (
+            "train.max_steps=100 train.warmup_steps=81 train.schedule=wsd",
+            "warmup_steps=81 (command line): 81 is above 80, where the decay starts (the last 0.2 of 100 steps)",
+        ),
+        ("train.decay=0.1", "train.decay=0.1 (command line): 0.1, but a cosine falls over all steps; leave it out, or"),
         ("train.max_steps=many", "train.max_steps=many (command line): 'many'"),
         ("train.max_steps=1.5", "train.max_steps=1.5 (command line): 1.5"),
         (

@@ -21,9 +21,9 @@ def space(directory: Path, *arguments: str | Path) -> list[str]:
 
 def test_checkpoints_that_are_kept_for_ever_count(tmp_path: Path) -> None:
     config = tiny.write_experiment(tmp_path, tiny.write_texts(tmp_path / "texts", documents=3))  # 30 steps, one each 10
-    for keep_every, count in ((None, 3), (10, 6), (15, 4), (30, 4), (7, 3)):
-        keep = [f"train.checkpoint.keep_every={keep_every}"] if keep_every else []
-        (line,) = space(tmp_path, config, *keep)
+    counts = {f"train.checkpoint.keep_every={each}": count for each, count in ((10, 6), (15, 4), (30, 4), (7, 3))}
+    for override, count in {"seed=1": 3, "train.schedule=wsd": 4, **counts}.items():
+        (line,) = space(tmp_path, config, override)
         assert line.startswith("ok here: space")
         assert f"; {count} checkpoints, the best model and its export take " in line
         assert "corpus and tokens about " in line

@@ -1,19 +1,24 @@
 """What a result depends on: a setting that changes it changes the key of its stage, and of those after it; one that
 does not leaves every key as it is."""
 
+import contextlib
 import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from jobs.pipeline import STAGES
 from sllm import artifacts
-from sllm.artifacts import stage_keys
-from sllm.config import Experiment, Section
+from sllm.artifacts import shared_steps, stage_keys, steps_before_the_end
+from sllm.config import Experiment, Section, TrainConfig, decay_start
+from sllm.errors import UserError
 from sllm.files import fingerprint
+from sllm.training.optim import learning_rate
 
 NOBODY: set[str] = set()
 READ_BY = {
@@ -71,7 +76,7 @@ def values(tmp_path: Path) -> dict[str, Any]:
         {"kind": "aihub", "name": "talks", "folder": str(tmp_path / "talks")},
     ]
     model = {"d_model": 16, "n_layers": 1, "n_heads": 2, "d_ff": 32, "context_length": 256}
-    train = {"max_steps": 30, "global_batch": 8, "micro_batch": 4, "warmup_steps": 2}
+    train = {"max_steps": 30, "global_batch": 8, "micro_batch": 4, "warmup_steps": 2, "schedule": "wsd"}
     experiment = Experiment.model_validate({"name": "a", "data": {"sources": sources}, "model": model, "train": train})
     return experiment.to_dict()
 
@@ -119,6 +124,8 @@ def value_at(values: Any, place: Place) -> Any:
 def changed(values: dict[str, Any], place: Place, value: Any) -> Experiment | None:
     values = copy.deepcopy(values)
     value_at(values, place[:-1])[place[-1]] = value
+    if value == "cosine":
+        values["train"]["decay"] = None
     try:
         return Experiment.model_validate(values)
     except ValidationError:
@@ -156,3 +163,83 @@ def test_a_new_version_of_a_format_is_another_result(values: dict[str, Any], mon
             patched.setitem(artifacts.VERSIONS, stage, artifacts.VERSIONS[stage] + 1)
             after = fingerprints(experiment)
         assert {name for name in STAGES if after[name] != before[name]} == with_those_after({stage})
+
+
+# --- made longer or shorter -----------------------------------------------------------------------
+
+
+def key_of(experiment: dict[str, Any], **train: Any) -> dict[str, Any]:
+    return stage_keys(Experiment.model_validate({**experiment, "train": {**experiment["train"], **train}}))["pretrain"]
+
+
+@pytest.fixture
+def cosine(values: dict[str, Any]) -> dict[str, Any]:
+    return {**values, "train": {**values["train"], "schedule": "cosine", "decay": None}}
+
+
+def test_the_key_of_a_training_from_before_there_was_a_schedule_stays(cosine: dict[str, Any]) -> None:
+    assert key_of(cosine)["train"].keys().isdisjoint({"schedule", "decay"})
+    assert key_of(cosine, schedule="wsd")["train"].items() >= {"schedule": "wsd", "decay": 0.2}.items()
+
+
+def test_two_lengths_share_the_steps_before_both_decays(values: dict[str, Any]) -> None:
+    former = key_of(values, max_steps=100)
+    assert steps_before_the_end(former) == 80
+    for changes, shared in (
+        ({"max_steps": 100}, 100),
+        ({"max_steps": 101}, 80),
+        ({"max_steps": 1000}, 80),
+        ({"max_steps": 50}, 40),
+        ({"max_steps": 50, "decay": 0.1}, 45),
+        ({"max_steps": 100, "decay": 0.5}, 50),
+        ({"max_steps": 100, "min_learning_rate": 0.0}, 80),
+        ({"max_steps": 200, "learning_rate": 0.1}, 0),
+        ({"max_steps": 200, "schedule": "cosine", "decay": None}, 0),
+    ):
+        assert shared_steps(former, key_of(values, **changes)) == shared, changes
+        assert shared_steps(key_of(values, **changes), former) in (shared, changes["max_steps"])
+
+
+def test_two_lengths_of_a_cosine_share_nothing(cosine: dict[str, Any]) -> None:
+    assert shared_steps(key_of(cosine, max_steps=100), key_of(cosine, max_steps=200)) == 0
+    assert shared_steps(key_of(cosine, max_steps=100), key_of(cosine, max_steps=100)) == 100
+
+
+def test_any_other_setting_that_differs_leaves_nothing_to_share(values: dict[str, Any]) -> None:
+    """Whatever else a training reads: nothing of it may be forgotten."""
+    former, longer, seen = key_of(values, max_steps=100), {**values["train"], "max_steps": 200}, set()
+    for place, kind in settings(Experiment.model_validate(values)):
+        for other in others(value_at(values, place), kind) if place[-1] not in artifacts.OF_THE_END else ():
+            experiment = changed({**values, "train": longer}, place, other)
+            with contextlib.suppress(UserError):  # of a file that is not there
+                if experiment and (key := stage_keys(experiment)["pretrain"]) != key_of(values, max_steps=200):
+                    assert shared_steps(former, key) == 0, place
+                    seen.add(place[0])
+    assert seen == {"seed", "data", "tokenizer", "model", "train", "validate"}
+
+
+lengths = st.fixed_dictionaries(
+    {"max_steps": st.integers(2, 60), "decay": st.floats(0.01, 1), "min_learning_rate": st.sampled_from([0.0, 0.1])}
+)
+
+
+@given(first=lengths, second=lengths, warmup_steps=st.integers(0, 3))
+def test_what_is_shared_has_equal_rates_and_no_more_is(
+    first: dict[str, Any], second: dict[str, Any], warmup_steps: int
+) -> None:
+    common = {"global_batch": 1, "micro_batch": 1, "learning_rate": 1.0, "schedule": "wsd"}
+    a, b = (
+        TrainConfig(**common, **each, warmup_steps=min(warmup_steps, decay_start(each["max_steps"], each["decay"])))
+        for each in (first, second)
+    )
+    shared = shared_steps({"train": a.model_dump()}, {"train": b.model_dump()})
+
+    def first_difference() -> int:
+        steps = range(1, min(a.max_steps, b.max_steps) + 1)
+        return next((step for step in steps if learning_rate(step, a) != learning_rate(step, b)), len(steps) + 1)
+
+    assert shared < first_difference()
+    if a != b and a.warmup_steps == b.warmup_steps:
+        starts = [decay_start(each.max_steps, each.decay or 0) for each in (a, b)]
+        assert shared == min(starts)
+        assert starts[0] == starts[1] or first_difference() == shared + 1

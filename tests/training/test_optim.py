@@ -1,10 +1,12 @@
 """The learning rate as a function of the step, and what is decayed."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sllm.config import ModelConfig, TrainConfig
+from sllm.config import ModelConfig, TrainConfig, decay_start
 from sllm.model.gpt2 import GPT
 from sllm.training.optim import learning_rate, make_optimizer
 
@@ -21,6 +23,30 @@ def test_warm_up_then_half_a_cosine(steps: int, warmup: int) -> None:
     assert rates[:warmup] == pytest.approx([step / warmup for step in range(1, warmup + 1)])
     falling = rates[max(warmup - 1, 0) :]
     assert falling == sorted(falling, reverse=True)
+
+
+@given(steps=st.integers(2, 500), warmup=st.integers(0, 499), decay=st.floats(0.001, 1))
+def test_warm_up_then_nothing_then_a_line(steps: int, warmup: int, decay: float) -> None:
+    start = decay_start(steps, decay)
+    config = TrainConfig(
+        max_steps=steps,
+        global_batch=1,
+        micro_batch=1,
+        learning_rate=1.0,
+        min_learning_rate=0.1,
+        warmup_steps=min(warmup, start),
+        schedule="wsd",
+        decay=decay,
+    )
+    rates = [learning_rate(step, config) for step in range(1, steps + 1)]
+    longer = config.model_copy(update={"max_steps": 3 * steps})
+    assert rates[:start] == [learning_rate(step, longer) for step in range(1, start + 1)]
+    assert set(rates[config.warmup_steps : start]) <= {1.0}
+    assert rates[-1] == 0.1
+    assert 0 <= start < steps
+    assert steps - start == pytest.approx(decay * steps, abs=1)
+    falls = [before - after for before, after in pairwise([1.0, *rates[start:]])]
+    assert falls == pytest.approx([0.9 / (steps - start)] * len(falls))
 
 
 def test_only_the_matrices_of_linear_layers_decay() -> None:

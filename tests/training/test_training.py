@@ -305,6 +305,13 @@ def test_an_attempt_prunes_what_it_superseded_or_found_damaged(straight: Path, t
     assert checkpoint_steps(tmp_path) == [400, 500, 600, 650, 800]
 
 
+def test_the_checkpoint_at_the_start_of_the_decay_is_kept(configure: Callable[..., Path]) -> None:
+    """Also where no checkpoint would be due."""
+    config = configure("wsd", schedule="wsd", decay=0.3, checkpoint={"every": 5, "keep_last": 1})
+    ranks.run(config, 1)
+    assert checkpoint_steps(config.parent / "checkpoints") == [28, STEPS]
+
+
 def test_a_checkpoint_that_cannot_be_deleted_is_named_and_the_new_one_saved(
     configure: Callable[..., Path], straight: Path, mount_disk: Callable[..., Path]
 ) -> None:
