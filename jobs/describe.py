@@ -6,8 +6,17 @@ from pathlib import Path
 
 from rich.filesize import decimal as readable_bytes
 
+from jobs.estimate import training_time
 from sllm.artifacts import Artifacts
-from sllm.config import EmbeddedSource, Experiment, HubSource, Source, write_experiment
+from sllm.config import (
+    EmbeddedSource,
+    Experiment,
+    HubSource,
+    Source,
+    TrainConfig,
+    fits_world_size,
+    write_experiment,
+)
 from sllm.data.find import is_left_out, local_files
 from sllm.errors import UserError
 from sllm.files import CorruptError
@@ -57,6 +66,9 @@ def describe_experiment(experiment: Experiment) -> str:
         "tokens in all": f"{step_tokens * train.max_steps:,}",
         "one checkpoint": readable_bytes(checkpoint_bytes(model, vocab_size)),
         "memory per GPU": f"about {readable_bytes(training_memory_bytes(model, train, vocab_size))}",
+        "time": training_time(experiment, train.max_steps, _usual_gpus(train)),
+        "disk for data": data_room(experiment),
+        "disk for run": run_room(experiment)[0],
         "training tokens": plan.basis,
     }
     for name, tokens in plan.tokens.items():
@@ -84,19 +96,49 @@ def plan_data(experiment: Experiment) -> Plan:
     return Plan(basis, tokens, epochs)
 
 
-def data_bytes(experiment: Experiment) -> tuple[int, list[str]]:
-    """About how much the stages before the training still write below data_directory, and the sources of which nothing
-    tells the size."""
+def data_bytes(experiment: Experiment) -> tuple[int, int, list[str]]:
+    """About how much the stages before the training still write below data_directory, of compressed text (at most)
+    and of tokens, and the sources of which nothing tells the size."""
     from sllm.data.plan import SHRINKS
 
     basis, tokens = _training_tokens(experiment)
     if basis == AS_PACKED:
-        return 0, []
+        return 0, 0, []
+    known = sum(count for count in tokens.values() if count is not None) / (1 - experiment.data.validation_fraction)
+    corpus = 0 if basis == FROM_CORPUS else known * BYTES_PER_TOKEN * SHRINKS
     width = 2 if experiment.tokenizer.vocab_size <= 1 << 16 else 4
-    a_token = width if basis == FROM_CORPUS else width + BYTES_PER_TOKEN * SHRINKS
-    known = sum(count for count in tokens.values() if count is not None)
-    unknown = [name for name, count in tokens.items() if count is None]
-    return int(known * a_token / (1 - experiment.data.validation_fraction)), unknown
+    return int(corpus), int(known * width), [name for name, count in tokens.items() if count is None]
+
+
+def data_room(experiment: Experiment) -> str:
+    corpus, tokens, unknown = data_bytes(experiment)
+    if not tokens and not unknown:
+        return "corpus and tokens are there"
+    parts = [f"corpus at most {readable_bytes(corpus)}"] if corpus else []
+    parts += [f"tokens about {readable_bytes(tokens)}"] if tokens else []
+    return ", ".join([*parts, *([f"and what {', '.join(unknown)} bring, of unknown size"] if unknown else [])])
+
+
+def run_room(experiment: Experiment) -> tuple[str, int]:
+    """What a run's directory holds at once, at most: in words, and in bytes."""
+    count = kept_checkpoints(experiment.train) + 1  # the new one is there before an old one goes
+    vocab_size = experiment.tokenizer.vocab_size
+    models = 3 * 4 * parameter_count(experiment.model, vocab_size)[0]  # the best, the one that replaces it, an export
+    size = count * checkpoint_bytes(experiment.model, vocab_size) + models
+    return f"{count} checkpoints, the best model and its export take {readable_bytes(size)}", size
+
+
+def kept_checkpoints(train: TrainConfig) -> int:
+    """How many are there after the last step, at most."""
+    config, kept = train.checkpoint, 0
+    if config.keep_every:
+        kept = train.max_steps // math.lcm(config.every, config.keep_every)
+        kept += train.max_steps % config.keep_every == 0 and train.max_steps % config.every != 0
+    return kept + (train.schedule == "wsd") + config.keep_last  # wsd: the one before the decay
+
+
+def _usual_gpus(train: TrainConfig) -> list[tuple[int, int]]:
+    return [(count, count) for count in (1, 2, 4, 8) if fits_world_size(train, count)]
 
 
 def _training_tokens(experiment: Experiment) -> tuple[str, dict[str, int | None]]:

@@ -8,18 +8,17 @@ from typing import Literal
 
 import torch
 
-Precision = Literal["fp32", "bf16", "fp16"]
+from sllm.gpus import PEAK_FLOPS, known_gpu
 
-# Dense bf16 peaks without sparsity, FLOP/s, from the vendor's data sheets.
-PEAK_FLOPS = {"H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12}
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 def peak_flops(device: torch.device) -> float | None:
     """The device's dense bf16 peak in FLOP/s, where known."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for model, peak in PEAK_FLOPS.items() if model in name), None)
+    name = known_gpu(torch.cuda.get_device_name(device))
+    return PEAK_FLOPS[name] if name else None
 
 
 def memory_bytes(device: torch.device) -> int:

@@ -1058,6 +1058,14 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
+        "jobs/estimate.py",
+        "tests/jobs/test_estimate.py",
+        ("every run is estimated on one GPU", "tokens / speed / computing / 3600", "tokens / speed / 3600"),
+        ("GPUs that are taken and idle cost nothing", "hours[0] * gpus[0][1]", "hours[0] * gpus[0][0]"),
+        ("of a range only the fewest nodes are told", "sorted({counts[0], counts[-1]})", "[counts[0]]"),
+        ("what was measured compiled holds for eager", "(gpu, train.compile)", "(gpu, row.compiled)"),
+    ),
+    *of(
         "jobs/failures.py",
         "tests/jobs/test_run.py::test_what_a_user_must_change_is_said",
         ("without a C++ compiler there is a traceback", '"No working C++ compiler found" in text or ', ""),

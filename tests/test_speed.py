@@ -11,9 +11,10 @@ import torch
 
 from sllm.artifacts import Artifacts
 from sllm.config import Experiment
-from sllm.device import PEAK_FLOPS, peak_flops
+from sllm.device import peak_flops
 from sllm.errors import Stopped
 from sllm.files import read_json
+from sllm.gpus import PEAK_FLOPS
 from sllm.inference.generator import next_tokens
 from sllm.model.gpt2 import GPT
 from sllm.model.size import flops_per_token

@@ -194,7 +194,7 @@ def config(
         ),
     ] = False,
 ) -> None:
-    """Print the resolved experiment, its parameters, tokens, checkpoint size and memory."""
+    """Print the resolved experiment, its parameters and tokens, and the time, memory and disk it takes."""
     from jobs.describe import describe_experiment
     from sllm.config import load_experiment
 

@@ -33,16 +33,23 @@ def require_machine(order: Order) -> None:
         raise UserError("\n".join(problems))
 
 
+def steps_left(order: Order) -> int:
+    """Training steps that the order is still to take."""
+    if all(step.done for step in order.plan() if step.stage.name == "pretrain"):
+        return 0
+    step = last_step(order.run) if former_training(order.run) == order.keys["pretrain"] else 0
+    return order.experiment.train.max_steps - step
+
+
 def slow(order: Order) -> list[str]:
     """A line if training would take days because it would run without a GPU."""
-    resources = order.cluster.resources("pretrain")
-    if order.where == "slurm" or all(step.done for step in order.plan() if step.stage.name == "pretrain"):
+    resources, steps = order.cluster.resources("pretrain"), steps_left(order)
+    if order.where == "slurm" or not steps:
         return []
     if order.where == "local" and resources.promised_device == "gpu":
         return []
     model, train = order.experiment.model, order.experiment.train
-    step = last_step(order.run) if former_training(order.run) == order.keys["pretrain"] else 0
-    tokens = (train.max_steps - step) * train.global_batch * model.context_length
+    tokens = steps * train.global_batch * model.context_length
     flops = flops_per_token(model, order.experiment.tokenizer.vocab_size) * tokens
     cores = len(os.sched_getaffinity(0))
     days = flops / (cores * CPU_FLOPS) / 86_400

@@ -3,9 +3,11 @@
 from rich.console import Console
 from rich.table import Table
 
+from jobs.describe import data_room, run_room
+from jobs.estimate import gpu_kind, training_gpus, training_time
 from jobs.hints import command, short
 from jobs.launch.busy import listed
-from jobs.launch.machine import slow
+from jobs.launch.machine import slow, steps_left
 from jobs.launch.order import Order, Where
 from jobs.pipeline import STAGES
 from jobs.previous import Move, training_moves
@@ -15,6 +17,8 @@ from jobs.slurm.cluster import Resources
 from jobs.status.results import results_table
 from sllm.progress import format_seconds
 from sllm.run_directory import RunDirectory
+
+NO_GPUS = "not estimated: the profile promises no GPU, and no figure of a CPU holds for another"
 
 
 def show_plan(order: Order, console: Console) -> None:
@@ -35,8 +39,20 @@ def show_plan(order: Order, console: Console) -> None:
         dependency = dependency_on([f"<{name}>" for name in job.after])
         print(f"\n# ---- {job.name} ----")
         print(batch_text(order.run, job.stage, job.resources, dependency, array=job.array))
-    for line in [*map(str, training_moves(order.run, order.keys)), *slow(order)]:
+    for line in [*estimates(order), *map(str, training_moves(order.run, order.keys)), *slow(order)]:
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def estimates(order: Order) -> list[str]:
+    """What is still to be run takes about so much time and room."""
+    ahead = [step.stage.name for step in order.plan() if not step.done]
+    lines = [f"disk for data: {data_room(order.experiment)}"] if {"download", "pack"} & set(ahead) else []
+    if "pretrain" in ahead:
+        resources, steps = order.cluster.resources("pretrain"), steps_left(order)
+        gpus = training_gpus(resources, order.where)
+        time = training_time(order.experiment, steps, gpus, gpu_kind(resources)) if gpus else NO_GPUS
+        lines += [f"disk for run: {run_room(order.experiment)[0]}", f"training of {steps:,} steps: {time}"]
+    return lines
 
 
 def describe_resources(resources: Resources, where: Where) -> str:

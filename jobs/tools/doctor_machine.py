@@ -1,6 +1,5 @@
 """What one machine can do for a run, judged: the one we are on, or a compute node. `probe.look` saw it."""
 
-import math
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,10 +10,9 @@ from typing import Any, Literal, NamedTuple
 from rich.filesize import decimal as readable_bytes
 
 from jobs import hints
-from jobs.describe import data_bytes
+from jobs.describe import data_bytes, data_room, run_room
 from jobs.slurm.cluster import Resources
 from sllm.config import Experiment
-from sllm.model.size import checkpoint_bytes
 from sllm.run_directory import RunDirectory
 
 HUB = "https://huggingface.co"
@@ -131,30 +129,15 @@ def _disk(where: str, seen: dict[str, Any], experiment: Experiment | None) -> It
 
 def _space(where: str, seen: dict[str, Any], experiment: Experiment) -> Iterator[Finding]:
     """Whether there is room for all that is still to be written, on one disk or on two."""
-    count, run_bytes = _run_bytes(experiment)
-    data, unknown = data_bytes(experiment)
-    run_says = f"{count} checkpoints, the best model and its export take {readable_bytes(run_bytes)}"
-    data_says = f"corpus and tokens about {readable_bytes(data)}" if data else "corpus and tokens are there"
-    if unknown:
-        data_says = f"corpus and tokens {readable_bytes(data)} and what {', '.join(unknown)} bring, of unknown size"
+    run_says, run_bytes = run_room(experiment)
+    run = RunDirectory(experiment.run_path)
+    there = sum(file.stat().st_size for folder in (run.checkpoints, run.best) for file in folder.rglob("*.safetensors"))
+    run_bytes = max(0, run_bytes - there)
+    corpus, tokens, _ = data_bytes(experiment)
+    data, data_says = corpus + tokens, data_room(experiment)
     disks = [("space", seen["free"], run_bytes, run_says), ("data: space", seen["data_free"], data, data_says)]
     if seen["data_free"] is None:
         disks = [("space", seen["free"], run_bytes + data, f"{run_says}, {data_says}")]
     for what, free, needed, says in disks:
         verdict: Verdict = "ok" if free > needed else "bad"
         yield Finding(verdict, f"{where}: {what}", f"{readable_bytes(free)} free; {says}")
-
-
-def _run_bytes(experiment: Experiment) -> tuple[int, int]:
-    """Checkpoints that a run has at once, at most, and how much its directory still grows."""
-    train = experiment.train
-    config, kept = train.checkpoint, 0
-    if config.keep_every:
-        kept = train.max_steps // math.lcm(config.every, config.keep_every)
-        kept += train.max_steps % config.keep_every == 0 and train.max_steps % config.every != 0
-    count = kept + (train.schedule == "wsd") + config.keep_last + 1  # the new one is there before an old one goes
-    size = checkpoint_bytes(experiment.model, experiment.tokenizer.vocab_size)
-    models = 3 * (size // 3)  # the best one, the one that replaces it, an export: weights alone
-    run = RunDirectory(experiment.run_path)
-    there = sum(file.stat().st_size for folder in (run.checkpoints, run.best) for file in folder.rglob("*.safetensors"))
-    return count, max(0, count * size + models - there)

@@ -297,16 +297,22 @@ def test_overrides_reach_lists_and_replace_sections() -> None:
     assert experiment.seed == 7
 
 
+@pytest.mark.parametrize("path", sorted((CONFIGS / "data").glob("*.yaml")), ids=lambda p: p.stem)
+def test_a_shipped_catalogue_is_pinned_and_says_licence_and_size(path: Path) -> None:
+    sources = load_experiment(CONFIGS / "default.yaml", [f"data.sources={path}"]).data.sources
+    assert {source.language for source in sources} == {"ko", "en"}
+    hub = [source for source in sources if isinstance(source, HubSource)]
+    assert len(hub) >= 6
+    for source in hub:
+        assert re.fullmatch("[0-9a-f]{40}", source.revision), source.name
+        assert source.licence
+        assert source.text_megabytes or source.limit_megabytes
+
+
 def test_a_catalogue_of_sources_is_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sources = load_experiment(CONFIGS / "default.yaml", ["data.sources.0.weight=2"]).data.sources
     assert len(sources) == 9
     assert sources[0].weight == 2.0
-    assert {source.language for source in sources} == {"ko", "en"}
-    for source in sources:
-        if isinstance(source, HubSource):
-            assert re.fullmatch("[0-9a-f]{40}", source.revision), source.name
-            assert source.licence
-            assert source.text_megabytes or source.limit_megabytes
     (line,) = problems(CONFIGS / "default.yaml", f"data.sources={tmp_path}/none.yaml")
     assert line.startswith("data.sources=/")
     assert line.endswith(f" (command line): {tmp_path}/none.yaml: no such file")

@@ -223,7 +223,25 @@ def test_dry_run_names_reasons_and_resources_and_writes_nothing(sllm: Sllm, conf
     assert code == 0
     assert "2 processes, 1 core each" in out
     assert out.count("not done yet") == 6
+    assert "\ndisk for data: corpus at most " in out
+    assert "\ndisk for run: 3 checkpoints, " in out
+    assert "\ntraining of 30 steps: not estimated: the profile promises no GPU" in out
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_dry_run_tells_the_time_on_the_gpus_of_the_profile(sllm: Sllm, tmp_path: Path) -> None:
+    arguments = ["submit", "default", "--dry-run", "--on", "slurm", "--cluster"]
+    (tmp_path / "a100.yaml").write_text(
+        "stages: {pretrain: {nodes: 1-2, tasks_per_node: 4, gres: 'gpu:a100:4'}}", encoding="utf-8"
+    )
+    last = "training of 30,000 steps: about "
+    _, out, _ = sllm(*arguments, "h100")
+    assert f"\n{last}30 GPU-hours, 15 h on 2 GPUs (measured on one H100: 144,500 tokens/s at micro-batch 16)\n" in out
+    _, out, _ = sllm(*arguments, "a100.yaml")
+    assert re.search(rf"\n{last}122 GPU-hours, 31 h on 4 GPUs, 15 h on 8 \(assumed: 30% of the peak of an A100, ", out)
+    _, out, _ = sllm(*arguments, "h100", "--until", "pack")
+    assert "disk for data" in out
+    assert "training of" not in out
 
 
 @pytest.mark.parametrize(("where", "told"), [("local", "1 process,"), ("slurm", "1-2 processes, 1-2 nodes,")])

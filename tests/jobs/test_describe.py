@@ -9,6 +9,7 @@ import tiny
 import yaml
 
 from jobs.describe import BYTES_PER_TOKEN, data_bytes, describe_experiment, plan_data
+from jobs.presets import CONFIGS
 from sllm.artifacts import Artifacts
 from sllm.config import Experiment, load_experiment
 from sllm.data.sampler import PackedData, Sampler
@@ -23,7 +24,7 @@ def test_epochs_are_those_of_the_sampler(prepared: dict[str, Any]) -> None:
     # Blocks of samples keep the shares exactly, one run of 320 samples does so nearly.
     drawn = Counter(name for name, _ in Sampler(data, weights, 32, experiment.seed).windows(0, 100 * samples))
     assert plan.basis == "as packed"
-    assert data_bytes(experiment) == (0, []), "what is packed is there"
+    assert data_bytes(experiment) == (0, 0, []), "what is packed is there"
     for name, epochs in plan.epochs.items():
         assert plan.tokens[name] == data.source(name).tokens("train")
         assert drawn[name] / data.source(name).windows(32) == pytest.approx(100 * epochs, rel=0.02)
@@ -38,6 +39,15 @@ def test_a_plan_before_the_data_is_there(prepared: dict[str, Any], tmp_path: Pat
         assert tokens == int(0.2e6 * 0.9 / BYTES_PER_TOKEN)
         assert 0.3 < tokens / (exact.tokens[name] or 1) < 3
         assert 0.3 < early.epochs[name] / exact.epochs[name] < 3
+    there = Artifacts(Experiment.model_validate(prepared))
+    corpus, tokens = (
+        sum(file.stat().st_size for file in folder.rglob(pattern))
+        for folder, pattern in ((there.corpus, "*.jsonl.zst"), (there.packed, "*.bin"))
+    )
+    most, about, unknown = data_bytes(Experiment.model_validate({**prepared, "data_directory": str(tmp_path)}))
+    assert corpus < most < 10 * corpus
+    assert 0.3 < about / tokens < 3
+    assert unknown == []
 
 
 def test_the_limit_of_a_try_is_in_the_plan_and_on_the_disk(tmp_path: Path) -> None:
@@ -45,7 +55,21 @@ def test_the_limit_of_a_try_is_in_the_plan_and_on_the_disk(tmp_path: Path) -> No
     made_up = "data.sources=[{name: ko, kind: embedded, language: ko, megabytes: 3}]"
     all_of_it, a_third = (load_experiment(config, [made_up, *more]) for more in ([], ["data.limit_megabytes=1"]))
     assert plan_data(all_of_it).tokens["ko"] == pytest.approx(3 * (plan_data(a_third).tokens["ko"] or 0), rel=1e-3)
-    assert data_bytes(all_of_it)[0] == pytest.approx(3 * data_bytes(a_third)[0], rel=1e-3)
+    for all_bytes, third_bytes in zip(data_bytes(all_of_it)[:2], data_bytes(a_third)[:2], strict=True):
+        assert all_bytes == pytest.approx(3 * third_bytes, rel=1e-3)
+
+
+def test_the_catalogue_of_better_text_is_half_korean_and_repeats_little() -> None:
+    """For the training of `default`, the longest that is shipped."""
+    catalogue = [f"data.sources={CONFIGS / 'data' / 'quality.yaml'}", "data_directory=/nowhere"]
+    experiment = load_experiment(CONFIGS / "default.yaml", catalogue)
+    plan = plan_data(experiment)
+    seen = {name: epochs * (plan.tokens[name] or 0) for name, epochs in plan.epochs.items()}
+    assert len(seen) == 6
+    korean = sum(seen[source.name] for source in experiment.data.sources if source.language == "ko")
+    assert korean / sum(seen.values()) == pytest.approx(0.5, abs=0.01)
+    assert not plan.warnings
+    assert max(plan.epochs, key=lambda name: plan.epochs[name]) == "ko-wikipedia", "the best is seen most often"
 
 
 def test_too_many_epochs_are_warned_of(tmp_path: Path) -> None:

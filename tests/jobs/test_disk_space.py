@@ -1,5 +1,6 @@
 """What `sllm doctor` says of the disk, without a cluster."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def test_checkpoints_that_are_kept_for_ever_count(tmp_path: Path) -> None:
         (line,) = space(tmp_path, config, override)
         assert line.startswith("ok here: space")
         assert f"; {count} checkpoints, the best model and its export take " in line
-        assert "corpus and tokens about " in line
+        assert re.search(r", corpus at most \d+ bytes, tokens about \d+ bytes$", line)
 
 
 def test_data_on_a_disk_of_its_own(tmp_path: Path, mount_disk: Callable[[str], Path]) -> None:
@@ -38,5 +39,5 @@ def test_data_on_a_disk_of_its_own(tmp_path: Path, mount_disk: Callable[[str], P
     config.write_text(yaml.safe_dump(values), encoding="utf-8")
     run, data = space(tmp_path, config, f"data_directory={disk}/data")
     assert run.startswith("ok here: space")
-    assert data.startswith("bad here: data: space 8.4 MB free; corpus and tokens ")
+    assert data.startswith("bad here: data: space 8.4 MB free; corpus at most 50.0 MB, tokens about 44.4 MB, ")
     assert data.endswith(" and what web bring, of unknown size")
