@@ -17,6 +17,7 @@ from sllm.manifests import atomic_directory
 from sllm.model.gpt2 import GPT
 from sllm.speed import timed
 from sllm.tokenizer import Tokenizer
+from sllm.tokenizer.codec import FIRST_BYTE, FIRST_MERGE
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -54,7 +55,7 @@ def random_experiment(
 
 def _write_random_tokens(artifacts: Artifacts, vocab_size: int, tokens: int) -> None:
     """What the tokenizer and pack stages would leave for one source named `random`, of no meaning at all."""
-    tokenizer = Tokenizer([(4 + i // 256, 4 + i % 256) for i in range(vocab_size - 260)])
+    tokenizer = Tokenizer([(FIRST_BYTE + i // 256, FIRST_BYTE + i % 256) for i in range(vocab_size - FIRST_MERGE)])
     artifacts.tokenizer.mkdir(parents=True)
     tokenizer.save(artifacts.tokenizer / "tokenizer.json")
     draw = np.random.default_rng(0)
@@ -65,7 +66,7 @@ def _write_random_tokens(artifacts: Artifacts, vocab_size: int, tokens: int) -> 
         source[split] = {"tokens": count, "documents": 1, "bytes": count, "shards": []}
     with atomic_directory(artifacts.packed, **about, tokenizer=tokenizer.fingerprint, sources={"random": source}) as to:
         for split in ("train", "validation"):
-            ids = draw.integers(4, vocab_size, source[split]["tokens"])
+            ids = draw.integers(FIRST_BYTE, vocab_size, source[split]["tokens"])
             ids.astype(token_dtype(vocab_size)).tofile(token_file(to, "random", split))
             np.zeros(1, POSITION_DTYPE).tofile(documents_file(to, "random", split))
 

@@ -36,7 +36,7 @@ from sllm.data.embedded.generator import documents
 from sllm.data.shards import ShardWriter
 from sllm.data.sources import read_file
 from sllm.tokenizer import Tokenizer
-from sllm.tokenizer.codec import SPECIAL_TOKENS, SPLIT_PATTERN
+from sllm.tokenizer.codec import FIRST_BYTE, SPLIT_PATTERN
 from sllm.tokenizer.report import train_peer
 from sllm.tokenizer.training import train
 
@@ -91,7 +91,7 @@ def train_rustbpe(texts: Iterator[str], vocab_size: int) -> list[bytes]:
     import rustbpe
 
     tokenizer = rustbpe.Tokenizer()
-    tokenizer.train_from_iterator(texts, vocab_size - len(SPECIAL_TOKENS), pattern=SPLIT_PATTERN)
+    tokenizer.train_from_iterator(texts, vocab_size - FIRST_BYTE, pattern=SPLIT_PATTERN)
     return [bytes(token) for token, _ in sorted(tokenizer.get_mergeable_ranks(), key=lambda entry: entry[1])]
 
 
@@ -113,9 +113,9 @@ def train_sentencepiece(texts: Iterator[str], vocab_size: int) -> None:
 
 
 TRAINERS: dict[str, Callable[[Iterator[str], int], list[bytes] | None]] = {
-    "sllm": lambda texts, vocab_size: train(texts, vocab_size).token_bytes[4:],
+    "sllm": lambda texts, vocab_size: train(texts, vocab_size).token_bytes[FIRST_BYTE:],
     "rustbpe": train_rustbpe,
-    "tokenizers": lambda texts, vocab_size: train_peer(texts, vocab_size, SPLIT_PATTERN).token_bytes[4:],
+    "tokenizers": lambda texts, vocab_size: train_peer(texts, vocab_size, SPLIT_PATTERN).token_bytes[FIRST_BYTE:],
     "sentencepiece": train_sentencepiece,
 }
 

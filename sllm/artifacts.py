@@ -13,7 +13,7 @@ from sllm.errors import UserError
 from sllm.files import fingerprint
 
 # Raise a stage's number when its output for equal input changes.
-VERSIONS = {"download": 4, "tokenizer": 2, "pack": 1, "pretrain": 1, "validate": 1, "benchmark": 1}
+VERSIONS = {"download": 4, "tokenizer": 3, "pack": 1, "pretrain": 1, "validate": 1, "benchmark": 1}
 
 CORPORA, TOKENIZERS, PACKED = "corpora", "tokenizers", "packed"
 

@@ -914,6 +914,24 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
+        "sllm/tokenizer/codec.py",
+        "tests/tokenizer/test_codec.py::test_a_tokenizer_of_before_stays_what_it_was",
+        (
+            "the fingerprint of an older tokenizer is another",
+            "json.dumps([self.special_tokens, self.pattern",
+            "json.dumps([SPECIAL_TOKENS, self.pattern",
+        ),
+    ),
+    *of(
+        "sllm/tokenizer/codec.py",
+        "tests/tokenizer/test_codec.py::test_all_that_are_allowed_are_those_of_the_peers",
+        (
+            "a special token is gone where a mark follows it",
+            "_split_at(allowed_special, text) if",
+            "_split_at(allowed_special, nfc(text)) if",
+        ),
+    ),
+    *of(
         "sllm/tokenizer/training.py",
         "tests/tokenizer/test_tokenizer_stage.py::test_the_sample_is_a_function_of_the_seed",
         (

@@ -14,6 +14,7 @@ from sllm.tokenizer import Tokenizer
 
 CONFIG = ModelConfig(d_model=32, n_layers=2, n_heads=2, d_ff=96, context_length=64, dropout=0.1)
 GREEDY = Sampling(temperature=0)
+VOCAB_SIZE = Tokenizer([]).vocab_size
 PROMPTS = ["한국어", "a", "The quick brown fox", "", "대한민국의 수도는"]
 CTRL_C = "\x03"
 
@@ -21,7 +22,7 @@ CTRL_C = "\x03"
 def random_model(seed: int = 0) -> GPT:
     """A model whose next token depends on the whole text: a fresh one would just repeat its last token."""
     torch.manual_seed(seed)
-    model = GPT(CONFIG, Tokenizer([]).vocab_size)
+    model = GPT(CONFIG, VOCAB_SIZE)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.add_(torch.randn_like(parameter) * (0.5 if "norm" not in name else 0.1))

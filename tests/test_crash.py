@@ -28,6 +28,7 @@ from sllm.records import read_jsonl
 from sllm.run_directory import RunDirectory
 from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer
+from sllm.tokenizer.codec import FIRST_BYTE, FIRST_MERGE
 from sllm.training.checkpoint import Checkpoints, restore
 from sllm.training.metrics import Metrics, cut_back
 
@@ -63,7 +64,7 @@ MODEL = ModelConfig(d_model=4, n_layers=1, n_heads=1, d_ff=4, context_length=4)
 
 
 def model_of(value: int) -> GPT:
-    model = GPT(MODEL, 260)
+    model = GPT(MODEL, FIRST_MERGE)
     for parameter in model.parameters():
         torch.nn.init.constant_(parameter, value)
     return model
@@ -83,7 +84,7 @@ def write_best(root: Path, value: int) -> None:
 def read_best(root: Path) -> int | None:
     if not (root / "best").exists():
         return None
-    assert Tokenizer.load(root / "best" / "tokenizer.json").vocab_size == 260
+    assert Tokenizer.load(root / "best" / "tokenizer.json").vocab_size == FIRST_MERGE
     return value_of(load_model(root / "best"))
 
 
@@ -140,11 +141,12 @@ def read_cut(root: Path) -> int | None:
 
 
 def write_tokenizer(root: Path, value: int) -> None:
-    Tokenizer([(4 + 97, 4 + 98)] * value if value == 1 else [(4 + 97, 4 + 98), (4 + 98, 4 + 99)]).save(root / "t.json")
+    a = FIRST_BYTE + ord("a")
+    Tokenizer([(a, a + 1), (a + 1, a + 2)][:value]).save(root / "t.json")
 
 
 def read_tokenizer(root: Path) -> int | None:
-    return Tokenizer.load(root / "t.json").vocab_size - 260 if (root / "t.json").exists() else None
+    return Tokenizer.load(root / "t.json").vocab_size - FIRST_MERGE if (root / "t.json").exists() else None
 
 
 WRITERS = {

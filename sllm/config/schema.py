@@ -76,8 +76,8 @@ class DataConfig(Section):
 class TokenizerConfig(Section):
     """A byte-level BPE tokenizer, learnt from the corpus."""
 
-    vocab_size: Annotated[int, Field(ge=260, le=1_000_000)] = 32_000
-    """All ids: 4 special tokens, 256 bytes, the rest merges."""
+    vocab_size: Annotated[int, Field(ge=272, le=1_000_000)] = 32_000
+    """All ids: 16 special tokens, 256 bytes, the rest merges."""
     sample_bytes: Positive = 200_000_000
     """Text the merges are learnt from, at most; documents are drawn by the seed."""
     language_weights: dict[Language, Annotated[float, Field(gt=0, le=1e6)]] = {}  # noqa: RUF012 - pydantic copies it

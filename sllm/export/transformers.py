@@ -54,7 +54,7 @@ def export(model_path: Path | str, output: Path | str, tokenizer_path: Path | st
             write_json(directory / "config.json", gpt2_config(model, tokenizer))
             write_json(directory / "generation_config.json", generation_config(tokenizer))
             tokenizer.save(directory / "tokenizer.json")
-            write_json(directory / "tokenizer_config.json", _tokenizer_config(model))
+            write_json(directory / "tokenizer_config.json", _tokenizer_config(model, tokenizer))
             if importlib.util.find_spec("transformers"):
                 difference = compare(model, tokenizer, directory)
     except (OSError, SafetensorError) as error:
@@ -122,7 +122,7 @@ def generation_config(tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def _tokenizer_config(model: GPT) -> dict[str, Any]:
+def _tokenizer_config(model: GPT, tokenizer: Tokenizer) -> dict[str, Any]:
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": model.config.context_length,
@@ -130,6 +130,7 @@ def _tokenizer_config(model: GPT) -> dict[str, Any]:
         "unk_token": "<unk>",
         "bos_token": "<bos>",
         "eos_token": "<eos>",
+        "additional_special_tokens": list(tokenizer.special_tokens[4:]),
         "padding_side": "left",
         "clean_up_tokenization_spaces": False,
         # A special token written in the text is text, as in training.

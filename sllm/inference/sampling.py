@@ -23,7 +23,7 @@ class Sampling:
     top_p: keep the likeliest tokens that together reach this probability (Holtzman et al. 2020); 1 keeps all.
     repetition_penalty: weakens tokens already in the text (Keskar et al. 2019, section 4.1); 1 does nothing.
     valid_utf8: only tokens that continue a text, and `<eos>` where a character is complete: never bytes that no UTF-8
-        has, `<pad>`, `<unk>` or `<bos>`. False lets every token through, as other libraries do.
+        has, nor any other special token. False lets every token through, as other libraries do.
     """
 
     temperature: float = 0.8

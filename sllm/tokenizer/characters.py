@@ -32,8 +32,8 @@ BETWEEN, BROKEN = 0, len(_NEXT)
 
 
 def states_after(n_special: int, eos_id: int, merges: Sequence[tuple[int, int]]) -> list[bytes]:
-    """For each token, the state after it by the state before it. `<eos>` stands between characters; other special
-    tokens are no text."""
+    """For each token, the state after it by the state before it. `<eos>` stands between characters; the other
+    `n_special` tokens before the bytes are no text."""
     broken = bytes([BROKEN] * (BROKEN + 1))
     table = [broken] * n_special
     table[eos_id] = bytes([BETWEEN]) + broken[1:]

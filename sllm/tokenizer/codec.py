@@ -1,7 +1,8 @@
 """Text to token ids and back, and `tokenizer.json`.
 
-A vocabulary is laid out as: ids 0–3 the special tokens, 4–259 the bytes 0–255, from 260 on one token for each merge in
-the order it was learnt. The merges and the split pattern are therefore all that there is to know about a tokenizer.
+A vocabulary is laid out as: ids 0–15 the special tokens, 16–271 the bytes 0–255, from 272 on one token for each merge
+in the order it was learnt. The merges and the split pattern are therefore all that there is to know about a tokenizer.
+Older ones have four special tokens, and bytes from 4 on; they go on working, but none is learnt any more.
 """
 
 import codecs
@@ -23,7 +24,12 @@ if TYPE_CHECKING:
     import numpy as np
     import tiktoken
 
-SPECIAL_TOKENS = ("<pad>", "<unk>", "<bos>", "<eos>")
+FORMER_SPECIAL_TOKENS = ("<pad>", "<unk>", "<bos>", "<eos>")
+SPECIAL_TOKENS = (
+    *FORMER_SPECIAL_TOKENS,
+    *("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),  # for conversations: no text of the corpus has them
+    *(f"<|reserved_{i}|>" for i in range(8)),  # for what a later training adds
+)
 FIRST_BYTE = len(SPECIAL_TOKENS)
 FIRST_MERGE = FIRST_BYTE + 256
 
@@ -57,22 +63,30 @@ MARKS = 64
 class Tokenizer:
     """A byte-level BPE tokenizer. Text is brought to NFC first; every other byte of it comes back from `decode`.
 
-    >>> tokenizer = Tokenizer([(4 + ord("a"), 4 + ord("b"))])
+    >>> tokenizer = Tokenizer([(FIRST_BYTE + ord("a"), FIRST_BYTE + ord("b"))])
     >>> tokenizer.encode("abc", bos=True)
-    [2, 260, 103]
-    >>> tokenizer.decode([2, 260, 103])
+    [2, 272, 115]
+    >>> tokenizer.decode([2, 272, 115])
     'abc'
     """
 
-    pad_id, unk_id, bos_id, eos_id = range(FIRST_BYTE)
+    pad_id, unk_id, bos_id, eos_id = range(len(FORMER_SPECIAL_TOKENS))
 
-    def __init__(self, merges: Iterable[tuple[int, int]], pattern: str = SPLIT_PATTERN) -> None:
-        """`merges`: the two ids that token 260, 261, … joins. Raises ValueError if they are not a vocabulary."""
+    def __init__(
+        self,
+        merges: Iterable[tuple[int, int]],
+        pattern: str = SPLIT_PATTERN,
+        special_tokens: tuple[str, ...] = SPECIAL_TOKENS,
+    ) -> None:
+        """`merges`: the two ids that token 272, 273, … joins (260, 261, … after the four FORMER_SPECIAL_TOKENS). Raises
+        ValueError if they are not a vocabulary."""
         self.merges = tuple((int(a), int(b)) for a, b in merges)
         self.pattern = pattern
-        self.token_bytes: list[bytes] = [b""] * FIRST_BYTE + [bytes([byte]) for byte in range(256)]
+        self.special_tokens = special_tokens
+        first_byte = len(special_tokens)
+        self.token_bytes: list[bytes] = [b""] * first_byte + [bytes([byte]) for byte in range(256)]
         for a, b in self.merges:
-            if not (FIRST_BYTE <= a < self.vocab_size and FIRST_BYTE <= b < self.vocab_size):
+            if not (first_byte <= a < self.vocab_size and first_byte <= b < self.vocab_size):
                 raise ValueError(f"merge {len(self.token_bytes)} joins {a} and {b}, which are not tokens before it")
             self.token_bytes.append(self.token_bytes[a] + self.token_bytes[b])
         if len(set(self.token_bytes)) != 1 + 256 + len(self.merges):
@@ -85,13 +99,13 @@ class Tokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of all that decides which ids a text becomes."""
-        content = json.dumps([SPECIAL_TOKENS, self.pattern, self.merges], separators=(",", ":"))
+        content = json.dumps([self.special_tokens, self.pattern, self.merges], separators=(",", ":"))
         return hashlib.sha256(content.encode("utf-8")).hexdigest()
 
     @cached_property
     def utf8_states(self) -> list[bytes]:
         """Where each token leaves a decoder of UTF-8, by where it stood before: see `sllm.tokenizer.characters`."""
-        return states_after(FIRST_BYTE, self.eos_id, self.merges)
+        return states_after(len(self.special_tokens), self.eos_id, self.merges)
 
     @cached_property
     def _encoding(self) -> "tiktoken.Encoding":
@@ -121,15 +135,16 @@ class Tokenizer:
         """Token ids of `text`, between `<bos>` and `<eos>` if asked.
 
         A special token written in the text is text, unless it is in `allowed_special`. A lone surrogate, which no
-        UTF-8 can hold, becomes U+FFFD.
+        UTF-8 can hold, becomes U+FFFD. Raises ValueError if `allowed_special` names what is none of this tokenizer's.
         """
-        text = nfc(text)
+        if unknown := set(allowed_special).difference(self.special_tokens):
+            raise ValueError(f"no special tokens of this tokenizer: {' '.join(sorted(unknown))}")
         ids = [self.bos_id] if bos else []
         for part in _split_at(allowed_special, text) if allowed_special else (text,):
             if part in allowed_special:
-                ids.append(SPECIAL_TOKENS.index(part))
+                ids.append(self.special_tokens.index(part))
             else:
-                for encoding, piece in self._pieces(part):
+                for encoding, piece in self._pieces(nfc(part)):
                     ids += encoding.encode_ordinary(piece)
         if eos:
             ids.append(self.eos_id)
@@ -205,22 +220,26 @@ class Tokenizer:
             # Older Hugging Face files join the two names of a merge with a space.
             pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
             pattern = document["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
-            tokenizer = cls(((ids[a], ids[b]) for a, b in pairs), pattern)
+            special_tokens = tuple(token["content"] for token in document["added_tokens"])
+            tokenizer = cls(((ids[a], ids[b]) for a, b in pairs), pattern, special_tokens)
             ours = tokenizer._document()
-            same = ids == ours["model"]["vocab"] and all(
-                document[part] == ours[part] for part in ("added_tokens", "normalizer", "pre_tokenizer")
+            same = (
+                special_tokens in (SPECIAL_TOKENS, FORMER_SPECIAL_TOKENS)
+                and ids == ours["model"]["vocab"]
+                and all(document[part] == ours[part] for part in ("added_tokens", "normalizer", "pre_tokenizer"))
             )
         except (KeyError, IndexError, TypeError, AttributeError, ValueError):
             same = False
         if not same:
             raise UserError(
                 f"{path}: not a tokenizer written by `sllm tokenizer` (byte-level BPE, NFC, special tokens "
-                f"{' '.join(SPECIAL_TOKENS)} as 0 to {FIRST_BYTE - 1}); name one that is"
+                f"{' '.join(FORMER_SPECIAL_TOKENS)} as 0 to {len(FORMER_SPECIAL_TOKENS) - 1}); name one that is"
             )
         return tokenizer
 
     def _document(self) -> dict[str, Any]:
-        names = [*SPECIAL_TOKENS, *(byte_level_name(token) for token in self.token_bytes[FIRST_BYTE:])]
+        special = self.special_tokens
+        names = [*special, *(byte_level_name(token) for token in self.token_bytes[len(special) :])]
         byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
         first, second = (
             [{"SpecialToken": {"id": "<bos>", "type_id": i}}, {"Sequence": {"id": name, "type_id": i}}]
@@ -241,7 +260,7 @@ class Tokenizer:
                     "normalized": False,
                     "special": True,
                 }
-                for i, token in enumerate(SPECIAL_TOKENS)
+                for i, token in enumerate(special)
             ],
             "normalizer": {"type": "NFC"},
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},

@@ -34,7 +34,7 @@ DONE, FLOOR, FULL = range(3)  # why `merge` returned
 
 
 def learn_merges(words: Words, n_merges: int, floor: int | None = None) -> Iterator[list[tuple[int, int]]]:
-    """Yield the pairs of ids that become tokens 260, 261, …, a few at a time; fewer than `n_merges` if none is left.
+    """Yield the pairs of ids that become tokens 272, 273, …, a few at a time; fewer than `n_merges` if none is left.
 
     `floor`: the count below which pairs are not followed at first. It changes the work, never the result.
     """
@@ -66,17 +66,18 @@ def _cells(words: Words) -> np.ndarray:
     assert n < 2**31, "places are 32-bit"
     assert len(words) == 0 or words.counts.max() < 2**31, "counts of words are 32-bit"
     cells = np.empty((n, 2), np.int32)
-    fill_cells(cells, words.letters, words.ends, words.counts)
+    fill_cells(cells, words.letters, words.ends, words.counts, FIRST_BYTE)
     return cells
 
 
 @compiled
-def fill_cells(cells, letters, ends, counts):  # type: ignore[no-untyped-def]
+def fill_cells(cells, letters, ends, counts, first_byte):  # type: ignore[no-untyped-def]
+    # An argument, because compiled code in the cache keeps a constant of another module as it was.
     cells[0, 0] = BOUNDARY
     at, i = 1, 0
     for word in range(len(ends)):
         while i < ends[word]:
-            cells[at, 0] = FIRST_BYTE + letters[i]
+            cells[at, 0] = first_byte + letters[i]
             cells[at, 1] = counts[word]
             at += 1
             i += 1

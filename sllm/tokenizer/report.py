@@ -81,7 +81,7 @@ def measure(tokenizer: Tokenizer, texts: list[str]) -> dict[str, float]:
         "bytes_per_token": size / max(1, tokens),
         "tokens_per_word": tokens / max(1, words),
         "partial_character_share": int(counts[~whole(tokenizer)].sum()) / max(1, tokens),
-        "vocabulary_used": int(np.count_nonzero(counts)) / (tokenizer.vocab_size - FIRST_BYTE),
+        "vocabulary_used": int(np.count_nonzero(counts)) / (tokenizer.vocab_size - len(tokenizer.special_tokens)),
     }
 
 

@@ -19,6 +19,7 @@ from sllm.errors import Stopped, UserError
 from sllm.manifests import atomic_directory, read_manifest
 from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer
+from sllm.tokenizer.codec import FIRST_BYTE, FIRST_MERGE
 
 TEXTS = {"ko": sentences(60, "ko"), "en": sentences(80)}
 
@@ -47,15 +48,15 @@ def tokenizer_of(directory: Path, merges: list[tuple[int, int]]) -> Path:
     return directory / "tokenizer.json"
 
 
-EVERY_PAIR = [(4 + a, 4 + b) for a in range(256) for b in range(256)]
+EVERY_PAIR = [(FIRST_BYTE + a, FIRST_BYTE + b) for a in range(256) for b in range(256)]
 
 
 @pytest.mark.parametrize(
     ("merges", "dtype"),
     [
         ([], "<u2"),
-        (EVERY_PAIR[: 65_536 - 260], "<u2"),
-        (EVERY_PAIR[: 65_537 - 260], "<u4"),
+        (EVERY_PAIR[: 65_536 - FIRST_MERGE], "<u2"),
+        (EVERY_PAIR[: 65_537 - FIRST_MERGE], "<u4"),
     ],
     ids=["bytes", "65,536 ids", "65,537 ids"],
 )
@@ -69,7 +70,7 @@ def test_token_files_hold_what_the_tokenizer_says(
     manifest = read_manifest(tmp_path / "packed", checksums=True)
     assert manifest["dtype"] == summary["dtype"] == dtype
     assert manifest["tokenizer"] == tokenizer.fingerprint
-    assert manifest["vocab_size"] == 260 + len(merges)
+    assert manifest["vocab_size"] == FIRST_MERGE + len(merges)
     for source in TEXTS:
         assert manifest["sources"][source]["language"] == source
         for split in ("train", "validation"):
@@ -186,7 +187,7 @@ def test_a_job_array_shares_the_work(tmp_path: Path, corpus: tuple[Experiment, P
 @pytest.mark.parametrize("other", ["tokenizer", "corpus"])
 def test_what_other_input_left_is_not_taken(tmp_path: Path, other: str) -> None:
     """Shards of the same names, encoded by an earlier call."""
-    merges = [(4 + first, 4 + second) for first, second in (b"at", b"he", b"in")]
+    merges = [(FIRST_BYTE + first, FIRST_BYTE + second) for first, second in (b"at", b"he", b"in")]
     made, shards = downloaded(tmp_path / "one", TEXTS)
     _, fewer = downloaded(tmp_path / "two", {name: texts[:50] for name, texts in TEXTS.items()})
     inputs = {

@@ -18,6 +18,7 @@ from sllm.data.shards import read_shard
 from sllm.errors import UserError
 from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer
+from sllm.tokenizer.codec import FIRST_BYTE
 
 # --- permutations ---------------------------------------------------------------------------------
 
@@ -197,7 +198,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
     root = tmp_path_factory.mktemp("packed")
     texts = {"ko": sentences(150, "ko"), "en": sentences(250)}
     made, corpus = downloaded(root, texts, min_characters=5)
-    tokenizer = Tokenizer([(4 + ord("c"), 4 + ord("a"))])
+    tokenizer = Tokenizer([(FIRST_BYTE + ord("c"), FIRST_BYTE + ord("a"))])
     tokenizer.save(root / "tokenizer.json")
     pack_stage(made, corpus, root / "tokenizer.json", root / "packed", StopFlag(), workers=1)
     return root / "packed", corpus, tokenizer.fingerprint

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_models import CONFIG, PROMPTS, random_model
+from small_models import CONFIG, PROMPTS, VOCAB_SIZE, random_model
 
 from sllm.inference.decode import decode, new_cache, prefill, prepare
 from sllm.inference.generator import TextGenerator
@@ -14,7 +14,7 @@ from sllm.model.gpt2 import GPT
 @torch.no_grad()
 def test_prefill_and_decode_are_the_models_last_logits() -> None:
     model = random_model().eval()
-    tokens = torch.randint(260, (3, 20))
+    tokens = torch.randint(VOCAB_SIZE, (3, 20))
     cache = new_cache(model, 3, 24)
     torch.testing.assert_close(prefill(model, tokens[:, :16], cache), model(tokens[:, :16])[:, -1], atol=1e-4, rtol=0)
     for i in range(16, 20):
@@ -25,9 +25,9 @@ def test_prefill_and_decode_are_the_models_last_logits() -> None:
 @pytest.mark.parametrize("rows", [1, 3, 8])
 def test_bf16_weights_are_close_to_fp32(rows: int) -> None:
     torch.manual_seed(0)
-    tokens = torch.randint(260, (rows, 1))
-    exact = GPT(CONFIG, 260).eval()
-    rounded = prepare(GPT(CONFIG, 260), "bf16")
+    tokens = torch.randint(VOCAB_SIZE, (rows, 1))
+    exact = GPT(CONFIG, VOCAB_SIZE).eval()
+    rounded = prepare(GPT(CONFIG, VOCAB_SIZE), "bf16")
     rounded.load_state_dict(exact.state_dict())
     with torch.no_grad():
         expected, found = exact(tokens), rounded(tokens).float()
@@ -36,7 +36,7 @@ def test_bf16_weights_are_close_to_fp32(rows: int) -> None:
 
 
 def test_preparing_for_fp32_changes_no_value() -> None:
-    model, tokens = random_model().eval(), torch.randint(260, (3, 20))
+    model, tokens = random_model().eval(), torch.randint(VOCAB_SIZE, (3, 20))
     with torch.no_grad():
         before = model(tokens)
         weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}

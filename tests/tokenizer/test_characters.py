@@ -4,13 +4,15 @@ import codecs
 import itertools
 from collections.abc import Iterable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sllm.tokenizer import Tokenizer
 from sllm.tokenizer.characters import BETWEEN, BROKEN, states_after
+from sllm.tokenizer.codec import FIRST_BYTE, FORMER_SPECIAL_TOKENS, SPECIAL_TOKENS
 
-BYTES = Tokenizer([]).utf8_states[4:]
+BYTES = Tokenizer([]).utf8_states[FIRST_BYTE:]
 
 
 def after(data: Iterable[int]) -> int:
@@ -75,22 +77,26 @@ def test_any_bytes(data: bytes) -> None:
 @given(
     merges=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)), max_size=12),
     state=st.integers(0, BROKEN),
+    n_special=st.sampled_from([4, 16]),
 )
-def test_a_token_is_the_bytes_it_joins(merges: list[tuple[int, int]], state: int) -> None:
-    pairs = [(4 + a % (256 + i), 4 + b % (256 + i)) for i, (a, b) in enumerate(merges)]
-    table = states_after(4, 3, pairs)
+def test_a_token_is_the_bytes_it_joins(merges: list[tuple[int, int]], state: int, n_special: int) -> None:
+    pairs = [(n_special + a % (256 + i), n_special + b % (256 + i)) for i, (a, b) in enumerate(merges)]
+    table = states_after(n_special, 3, pairs)
     content = [bytes([byte]) for byte in range(256)]
     for a, b in pairs:
-        content.append(content[a - 4] + content[b - 4])
-    for token, data in enumerate(content, start=4):
+        content.append(content[a - n_special] + content[b - n_special])
+    for token, data in enumerate(content, start=n_special):
         reached = state
         for byte in data:
             reached = BYTES[byte][reached]
         assert table[token][state] == reached
 
 
-def test_special_tokens_are_no_text() -> None:
-    pad, unk, bos, eos = Tokenizer([]).utf8_states[:4]
-    assert {*pad, *unk, *bos} == {BROKEN}
+@pytest.mark.parametrize("special_tokens", [SPECIAL_TOKENS, FORMER_SPECIAL_TOKENS])
+def test_special_tokens_are_no_text(special_tokens: tuple[str, ...]) -> None:
+    states = Tokenizer([], special_tokens=special_tokens).utf8_states
+    assert states[len(special_tokens) :] == BYTES
+    pad, unk, bos, eos, *others = states[: len(special_tokens)]
+    assert {*pad, *unk, *bos, *b"".join(others)} == {BROKEN}
     assert [state for state, reached in enumerate(eos) if reached != BROKEN] == [BETWEEN]
     assert eos[BETWEEN] == BETWEEN

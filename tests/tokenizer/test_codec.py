@@ -19,21 +19,34 @@ from transformers import PreTrainedTokenizerFast
 
 from sllm.data.embedded.generator import documents
 from sllm.errors import UserError
+from sllm.manifests import sha256
 from sllm.records import read_zstd_lines
 from sllm.tokenizer import Tokenizer, codec
-from sllm.tokenizer.codec import SPECIAL_TOKENS
+from sllm.tokenizer.codec import FIRST_BYTE, FIRST_MERGE, FORMER_SPECIAL_TOKENS, SPECIAL_TOKENS
 from sllm.tokenizer.training import train
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained() -> Tokenizer:
     texts = [
         *documents("ko", 0.3, seed=1),
         *documents("en", 0.3, seed=1),
         "👨\u200d👩\u200d👧 ㅋㅋㅋ e\u0301 漢字 aaaa\n\n\t" * 50,
     ]
+    return train(texts, 2000)
+
+
+def with_former_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer that was learnt from the same text before there were tokens for conversations."""
+    fewer = len(SPECIAL_TOKENS) - len(FORMER_SPECIAL_TOKENS)
+    merges = [(a - fewer, b - fewer) for a, b in tokenizer.merges]
+    return Tokenizer(merges, tokenizer.pattern, FORMER_SPECIAL_TOKENS)
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["16 special tokens", "4 special tokens"])
+def path(request: pytest.FixtureRequest, trained: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    train(texts, 2000).save(file)
+    (trained if request.param else with_former_special_tokens(trained)).save(file)
     return file
 
 
@@ -54,7 +67,7 @@ def transformers_peer(path: Path) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_file=str(path),
         split_special_tokens=True,
-        **dict(zip(("pad_token", "unk_token", "bos_token", "eos_token"), SPECIAL_TOKENS, strict=True)),
+        **dict(zip(("pad_token", "unk_token", "bos_token", "eos_token"), FORMER_SPECIAL_TOKENS, strict=True)),
     )
 
 
@@ -168,7 +181,7 @@ def test_transformers_knows_the_special_tokens(tokenizer: Tokenizer, transformer
     assert transformers_peer.unk_token_id == tokenizer.unk_id == 1
     assert transformers_peer.bos_token_id == tokenizer.bos_id == 2
     assert transformers_peer.eos_token_id == tokenizer.eos_id == 3
-    assert len(transformers_peer) == tokenizer.vocab_size == 2000
+    assert len(transformers_peer) == tokenizer.vocab_size == len(tokenizer.special_tokens) + 1984
 
 
 def test_peers_begin_with_bos_as_the_training_does(tokenizer: Tokenizer, peer: Any, transformers_peer: Any) -> None:
@@ -179,6 +192,26 @@ def test_peers_begin_with_bos_as_the_training_does(tokenizer: Tokenizer, peer: A
     assert peer.encode(first, second).ids == transformers_peer(first, second).input_ids == pair
     assert [encoding.ids for encoding in peer.encode_batch([first, (first, second)])] == [alone, pair]
     assert transformers_peer([first, second]).input_ids == [alone, tokenizer.encode(second, bos=True)]
+
+
+def test_a_tokenizer_of_before_stays_what_it_was(tmp_path: Path) -> None:
+    """The fingerprint and the file's checksum are those of the code that wrote such tokenizers."""
+    t, h, e, i, n = (4 + byte for byte in b"thein")
+    old = Tokenizer([(t, h), (i, n), (260, e)], special_tokens=FORMER_SPECIAL_TOKENS)
+    assert old.fingerprint == "b58459b8f23363022b5b6601fb10b6a217d36592ef10710eae81b3c6ba7f81ad"
+    old.save(tmp_path / "tokenizer.json")
+    assert sha256(tmp_path / "tokenizer.json") == "338666aa6a41d5711877a092edd3d04ff442c233aec77e45decb3854b96b9c61"
+    assert Tokenizer.load(tmp_path / "tokenizer.json").encode("the <bos>in", bos=True) == [
+        2,
+        262,
+        36,
+        64,
+        102,
+        115,
+        119,
+        66,
+        261,
+    ]
 
 
 def test_a_file_from_before_bos_was_put_first(path: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -199,12 +232,12 @@ def test_text_comes_back_as_nfc(text: str, tokenizer: Tokenizer) -> None:
 
 @given(data=st.binary())
 def test_any_bytes_come_back(data: bytes, tokenizer: Tokenizer) -> None:
-    ids = [4 + byte for byte in data]
+    ids = [len(tokenizer.special_tokens) + byte for byte in data]
     assert tokenizer.decode_bytes(ids) == data
     assert tokenizer.decode(ids) == data.decode("utf-8", errors="replace")
 
 
-@given(ids=st.lists(st.integers(0, 1999), max_size=40))
+@given(ids=st.lists(st.integers(0, 1987), max_size=40))
 def test_a_stream_says_what_decode_says(ids: list[int], tokenizer: Tokenizer) -> None:
     stream = tokenizer.stream_decoder()
     assert "".join(stream.feed(i) for i in ids) + stream.finish() == tokenizer.decode(ids)
@@ -212,17 +245,17 @@ def test_a_stream_says_what_decode_says(ids: list[int], tokenizer: Tokenizer) ->
 
 def test_a_stream_holds_back_half_a_character(tokenizer: Tokenizer) -> None:
     stream = tokenizer.stream_decoder()
-    first, second, third = (4 + byte for byte in "각".encode())
+    first, second, third, a = (len(tokenizer.special_tokens) + byte for byte in "각a".encode())
     assert [stream.feed(i) for i in (first, second, third)] == ["", "", "각"]
     assert stream.finish() == ""
     assert stream.feed(first) == ""
-    assert stream.feed(4 + ord("a")) == "\ufffda"
+    assert stream.feed(a) == "\ufffda"
     assert [stream.feed(first), stream.finish()] == ["", "\ufffd"]
 
 
 def test_ids_outside_the_vocabulary(tokenizer: Tokenizer) -> None:
     with pytest.raises(IndexError):
-        tokenizer.decode([2000])
+        tokenizer.decode([tokenizer.vocab_size])
 
 
 # --- special tokens -------------------------------------------------------------------------------
@@ -237,13 +270,36 @@ def test_bos_and_eos(tokenizer: Tokenizer) -> None:
 @given(text=well_formed)
 def test_a_special_token_in_the_text_is_text(text: str, tokenizer: Tokenizer) -> None:
     for token in SPECIAL_TOKENS:
-        assert min(tokenizer.encode(token + text + token)) >= 4
+        assert min(tokenizer.encode(token + text + token)) >= len(tokenizer.special_tokens)
 
 
 def test_special_tokens_that_are_allowed(tokenizer: Tokenizer) -> None:
     text = "<bos>가<eos>"
     assert tokenizer.encode(text, allowed_special={"<bos>"}) == [2, *tokenizer.encode("가<eos>")]
     assert tokenizer.encode(text, allowed_special={"<bos>", "<eos>"}) == [2, *tokenizer.encode("가"), 3]
+    with pytest.raises(ValueError, match="<other>"):
+        tokenizer.encode("text without it", allowed_special={"<bos>", "<other>"})
+
+
+@given(text=well_formed)
+def test_all_that_are_allowed_are_those_of_the_peers(text: str, path: Path, tokenizer: Tokenizer) -> None:
+    """Also beside a mark that makes one character of it and of what stands before."""
+    text = text.replace("e\u0301", "<|end|>\u0338").replace("12345", "<|\u0301user|>")
+    peer = tokenizers.Tokenizer.from_file(str(path))
+    allowed = frozenset(tokenizer.special_tokens)
+    ids = tokenizer.encode(text, allowed_special=allowed)
+    assert ids == peer.encode(text, add_special_tokens=False).ids
+
+
+def test_a_conversation() -> None:
+    tokenizer = Tokenizer([])
+    system, user, assistant, end = range(4, 8)
+    text = "<|system|>s<|end|><|user|>u<|end|><|assistant|>a<|end|><|reserved_0|><|reserved_7|><|reserved_8|>"
+    s, u, a = (FIRST_BYTE + byte for byte in b"sua")
+    assert tokenizer.encode(text, allowed_special=set(SPECIAL_TOKENS)) == [
+        *(system, s, end, user, u, end, assistant, a, end, 8, 15),
+        *tokenizer.encode("<|reserved_8|>"),
+    ]
 
 
 # --- batches and files ----------------------------------------------------------------------------
@@ -260,13 +316,16 @@ def test_batches(tokenizer: Tokenizer) -> None:
 def test_saving_keeps_everything(path: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
     tokenizer.save(tmp_path / "copy.json")
     copy = Tokenizer.load(tmp_path / "copy.json")
-    assert (copy.merges, copy.pattern, copy.fingerprint) == (tokenizer.merges, tokenizer.pattern, tokenizer.fingerprint)
+    for name in ("merges", "pattern", "special_tokens", "fingerprint"):
+        assert getattr(copy, name) == getattr(tokenizer, name)
     assert (tmp_path / "copy.json").read_bytes() == path.read_bytes()
 
 
 def test_the_fingerprint_is_of_the_content(tokenizer: Tokenizer) -> None:
-    assert Tokenizer(tokenizer.merges[:-1]).fingerprint != tokenizer.fingerprint
-    assert Tokenizer(tokenizer.merges, r"\S+|\s+").fingerprint != tokenizer.fingerprint
+    merges, pattern, special_tokens = tokenizer.merges, tokenizer.pattern, tokenizer.special_tokens
+    assert Tokenizer(merges[:-1], pattern, special_tokens).fingerprint != tokenizer.fingerprint
+    assert Tokenizer(merges, r"\S+|\s+", special_tokens).fingerprint != tokenizer.fingerprint
+    assert Tokenizer(merges, pattern, special_tokens).fingerprint == tokenizer.fingerprint
 
 
 def test_loads_what_transformers_saves(transformers_peer: Any, tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -295,6 +354,8 @@ DAMAGE = {
     "merges in another order": changed(lambda d: d["model"]["merges"].reverse()),
     "a merge missing": changed(lambda d: d["model"]["merges"].pop()),
     "a special token moved": changed(lambda d: d["added_tokens"][0].update(id=9)),
+    "a special token renamed": changed(lambda d: d["added_tokens"][3].update(content="<end>")),
+    "a special token missing": changed(lambda d: d["added_tokens"].pop()),
 }
 
 
@@ -314,8 +375,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_merges_that_are_no_vocabulary() -> None:
-    a = 4 + ord("a")
-    for merges in ([(a, 260)], [(0, a)], [(a, a), (a, a)], [(a, -1)]):
+    a = FIRST_BYTE + ord("a")
+    for merges in ([(a, FIRST_MERGE)], [(0, a)], [(FIRST_BYTE - 1, a)], [(a, a), (a, a)], [(a, -1)]):
         with pytest.raises(ValueError, match=r"merge|same bytes"):
             Tokenizer(merges)
 

@@ -18,6 +18,7 @@ from sllm.errors import Stopped, UserError
 from sllm.records import read_zstd_lines
 from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer
+from sllm.tokenizer.codec import FIRST_BYTE, FIRST_MERGE
 from sllm.tokenizer.merges import learn_merges
 from sllm.tokenizer.training import learn, train
 from sllm.tokenizer.words import count_words
@@ -38,14 +39,14 @@ def test_a_floor_changes_nothing(texts: list[str], floor: int) -> None:
 
 
 def test_a_run_of_one_character() -> None:
-    """`aaaaa` holds the pair four times; joined from left to right, the smallest of equals is then (260, a)."""
-    a = 4 + ord("a")
-    assert learnt(["aaaaa"], 10) == [(a, a), (260, a), (260, 261)]
+    """`aaaaa` holds the pair four times; joined from left to right, the smallest of equals is then (first merge, a)."""
+    a = FIRST_BYTE + ord("a")
+    assert learnt(["aaaaa"], 10) == [(a, a), (FIRST_MERGE, a), (FIRST_MERGE, FIRST_MERGE + 1)]
 
 
 def test_ties_go_to_the_smallest_ids() -> None:
-    b = 4 + ord("b")
-    assert learnt(["bc bd", "ca"], 3)[:2] == [(4 + ord(" "), b), (b, b + 1)]
+    b = FIRST_BYTE + ord("b")
+    assert learnt(["bc bd", "ca"], 3)[:2] == [(FIRST_BYTE + ord(" "), b), (b, b + 1)]
 
 
 def test_bytes_that_are_not_utf8_are_replaced_on_reading(tmp_path: Path) -> None:
@@ -78,23 +79,23 @@ def test_order_of_texts_does_not_matter() -> None:
 
 def test_exactly_vocab_size_ids() -> None:
     texts = list(documents("ko", 0.1, seed=6))
-    for vocab_size in (260, 261, 400):
+    for vocab_size in (FIRST_MERGE, FIRST_MERGE + 1, 400):
         assert train(texts, vocab_size).vocab_size == vocab_size
     # A smaller vocabulary is the beginning of a larger one.
-    assert train(texts, 400).merges[:100] == train(texts, 360).merges
+    assert train(texts, 400).merges[:100] == train(texts, FIRST_MERGE + 100).merges
 
 
 def test_too_little_text() -> None:
-    with pytest.raises(UserError, match=r"tokenizer\.vocab_size: 1,000 .* at most 263"):
+    with pytest.raises(UserError, match=r"tokenizer\.vocab_size: 1,000 .* at most 275"):
         train(["aaaaa"], 1000)
-    assert train(["aaaaa"], 263).token_bytes[260:] == [b"aa", b"aaa", b"aaaaa"]
-    with pytest.raises(UserError, match="at most 260"):
+    assert train(["aaaaa"], 275).token_bytes[FIRST_MERGE:] == [b"aa", b"aaa", b"aaaaa"]
+    with pytest.raises(UserError, match="at most 272"):
         train([], 300)
 
 
 def test_no_two_tokens_hold_the_same_bytes() -> None:
     """What makes encoding by bytes (tiktoken) and by pairs (tokenizers) the same."""
-    tokens = train(documents("en", 0.3, seed=7), 2000).token_bytes[4:]
+    tokens = train(documents("en", 0.3, seed=7), 2000).token_bytes[FIRST_BYTE:]
     assert max(Counter(tokens).values()) == 1
 
 
@@ -114,4 +115,4 @@ def test_a_whole_corpus() -> None:
     paths = sorted(Path(os.environ["SLLM_CORPUS"]).glob("*.jsonl.zst"))
     words = count_words(json.loads(line)["text"] for path in paths for line in read_zstd_lines(path))
     merges = oracle_merges(Counter(dict(words)), 4000)
-    assert Tokenizer(merges).fingerprint == learn(words, 4260).fingerprint
+    assert Tokenizer(merges).fingerprint == learn(words, FIRST_MERGE + 4000).fingerprint

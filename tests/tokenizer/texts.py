@@ -3,6 +3,7 @@
 import regex
 from hypothesis import strategies as st
 
+from sllm.tokenizer.codec import SPECIAL_TOKENS
 from sllm.tokenizer.words import LETTER, NUMBER, character_classes
 
 PIECES = [
@@ -43,8 +44,9 @@ PIECES = [
     "\U00010384",
     "\U0003fffd",
     "\U0010ffff",
-    "<bos>",
-    "<pad>",
+    "<|",
+    "|>",
+    *SPECIAL_TOKENS,
 ]
 
 
