@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from jobs import hints
+from jobs.branch import undo_branch
 from jobs.ledger import read_or_none
 from jobs.pipeline import submitted_keys
 from jobs.previous import swap_training
@@ -97,10 +98,11 @@ def _open_lock(run: RunDirectory) -> TextIO:
 
 def _written(run: RunDirectory) -> dict[Path, bytes]:
     """What a submit writes, and what a stage that begins writes first; also in trainings that are set aside."""
-    names = ["config.yaml", "cluster.yaml", "keys.json", "environment.txt", "submission.json"]
-    patterns = [f"{place}stages/*/{name}.json" for place in ("", "previous/*/") for name in ("job", "array", "attempt")]
+    files = ["config.yaml", "cluster.yaml", "keys.json", "environment.txt", "submission.json"]
+    names = ("job", "array", "attempt", "branch")
+    patterns = [f"{place}stages/*/{name}.json" for place in ("", "previous/*/") for name in names]
     stages = [path for pattern in patterns for path in run.path.glob(pattern)]
-    return {path: path.read_bytes() for path in [*(run.path / name for name in names), *stages] if path.is_file()}
+    return {path: path.read_bytes() for path in [*(run.path / name for name in files), *stages] if path.is_file()}
 
 
 def _attempts(written: dict[Path, bytes]) -> set[bytes]:
@@ -115,6 +117,8 @@ def _take_back(run: RunDirectory, before: dict[Path, bytes], *, whole: bool) -> 
         for path in sorted(run.path.iterdir(), key=lambda path: path == _lock_file(run)):  # the lock goes last
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         return
+    if run.branch.is_file() and run.branch.read_bytes() not in before.values():
+        undo_branch(run)
     if (keys := before.get(run.path / "keys.json")) is not None:
         _write_back(run.path / "keys.json", keys)
         if former := submitted_keys(run):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sllm.artifacts import Artifacts, differences
+from sllm.artifacts import Artifacts, differences, shared_steps
 from sllm.config import Experiment
 from sllm.errors import Stopped, UserError
 from sllm.files import CorruptError, fingerprint, read_object
@@ -213,6 +213,23 @@ def set_aside(run: RunDirectory, key: dict[str, Any]) -> Path:
     return run.path / "previous" / fingerprint(key)
 
 
+def shared_checkpoint(run: RunDirectory, key: dict[str, Any]) -> tuple[dict[str, Any], int] | None:
+    """The key of another training of the run and the step of its furthest checkpoint up to which it is the training
+    with this key; None if there is none, or that training has come further by itself."""
+    places = [run, *map(RunDirectory, sorted((run.path / "previous").glob("*")))]
+    trainings = [(place, former_training(place)) for place in places]
+    own = next((place for place, other in trainings if other == key), None)
+    if own is not None and read_done(own, "pretrain"):
+        return None
+    found, furthest = None, last_step(own) if own is not None else 0
+    for place, other in trainings:
+        shared = shared_steps(other, key) if other is not None and other != key else 0
+        for step in checkpoint_steps(place.checkpoints):
+            if other is not None and furthest < step <= shared and _whole(checkpoint_path(place.checkpoints, step)):
+                found, furthest = (other, step), step
+    return found
+
+
 def plan(run: RunDirectory, keys: Keys, artifacts: Artifacts, stages: list[Stage]) -> list[Step]:
     """For each stage, in order, whether it is done and else why it runs."""
     return [Step(stage, tuple(_reasons(run, stage, keys[stage.whole], artifacts))) for stage in stages]
@@ -221,12 +238,15 @@ def plan(run: RunDirectory, keys: Keys, artifacts: Artifacts, stages: list[Stage
 def _reasons(run: RunDirectory, stage: Stage, key: dict[str, Any], artifacts: Artifacts) -> list[str]:
     done = read_done(run, stage.name)
     if stage.name == "pretrain":
-        former = former_training(run)
+        former, shared = former_training(run), shared_checkpoint(run, key)
+        goes_on = [f"goes on from step {shared[1]} of previous/{fingerprint(shared[0])}"] if shared else []
         if former is not None and former != key:
             reasons = _changes(former, key)
             if set_aside(run, key).is_dir():
-                return [*reasons, f"comes back from previous/{fingerprint(key)}"]
-            return [*reasons, f"the former training moves to previous/{fingerprint(former)}"]
+                return [*reasons, f"comes back from previous/{fingerprint(key)}", *goes_on]
+            return [*reasons, f"the former training moves to previous/{fingerprint(former)}", *goes_on]
+        if goes_on:
+            return goes_on
         if done is None and former is not None:
             return [f"goes on from step {last_step(run)}"]
     if done is None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from jobs import hints
 from jobs.ask import ask, is_interactive
+from jobs.branch import training_branch
 from jobs.ledger import attempts
 from jobs.pipeline import Keys, former_training, last_step, read_done, set_aside, setting_changes
 from sllm.errors import UserError
@@ -60,8 +61,10 @@ def _amount(run: RunDirectory, place: RunDirectory, key: dict[str, Any]) -> tupl
 
 def confirm_moves(run: RunDirectory, keys: Keys, *, yes: bool) -> None:
     """On a terminal, ask before more than an hour of training moves. Raises UserError if it must not."""
+    begins = (branch := training_branch(run, keys)) and f"{branch}. "
     for move in training_moves(run, keys):
-        if move.changes and move.seconds > ASK_SECONDS and not yes and is_interactive() and not ask(f"{move}. Go on?"):
+        question = f"{move}. {begins or ''}Go on?"
+        if move.changes and move.seconds > ASK_SECONDS and not yes and is_interactive() and not ask(question):
             raise UserError(f"{run.path}: nothing was changed; another name=… trains beside it")
 
 

@@ -92,11 +92,16 @@ def shared_steps(old: dict[str, Any], new: dict[str, Any]) -> int:
     is read before the end."""
     if old == new:
         return int(new["train"]["max_steps"])
+    return min(map(steps_before_the_end, (old, new))) if differ_in_their_end(old, new) else 0
+
+
+def differ_in_their_end(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether two keys of pretrain differ in nothing but in how long the training is, and how its rate falls."""
     begins = [
         {**key, "train": {name: value for name, value in key["train"].items() if name not in OF_THE_END}}
         for key in (old, new)
     ]
-    return min(map(steps_before_the_end, (old, new))) if begins[0] == begins[1] else 0
+    return old != new and begins[0] == begins[1]
 
 
 def _own_results(source: FilesSource | AihubSource, stamps: list[list[Any]], root: Path) -> list[str]:

@@ -6,10 +6,11 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from sllm.errors import UserError
@@ -54,6 +55,10 @@ def commit_directory(filled: Path, path: Path, **details: Any) -> None:
     for file in sorted(filled.rglob("*")):
         if file.is_dir():
             fsync_directory(file)
+    _put(filled, path)
+
+
+def _put(filled: Path, path: Path) -> None:
     require_ownership()
     old = None
     if path.exists():
@@ -71,6 +76,47 @@ def commit_directory(filled: Path, path: Path, **details: Any) -> None:
     fsync_directory(path.parent)
     if old:  # only now: a power cut might spare the deletion and lose the renames
         delete(old)
+
+
+def link_directory(source: Path, path: Path, anew: Mapping[str, Any] = MappingProxyType({}), **details: Any) -> bool:
+    """Make `path` another name for the files of a directory that has no others in it. Those in `anew`, which are JSON,
+    get other content, and `details` take the place of those in its manifest. What that says of the other files stays:
+    damage is found. Where the file system has no hard links, the files are copied. Returns whether they are links.
+
+    Raises:
+        CorruptError: as `read_manifest`.
+    """
+    manifest = {**read_manifest(source), **details}
+    make_directory(path.parent)
+    temporary, linked = temporary_name(path), True
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        for entry in manifest["files"]:
+            file = temporary / entry["name"]
+            if entry["name"] in anew:
+                write_json(file, anew[entry["name"]])
+                entry |= {"bytes": file.stat().st_size, "sha256": sha256(file)}
+            else:
+                linked &= _link_or_copy(source / entry["name"], file)
+        write_json(temporary / MANIFEST, manifest)
+        _put(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return linked
+
+
+def _link_or_copy(source: Path, file: Path) -> bool:
+    """Whether it is a link."""
+    try:
+        file.hardlink_to(source)
+        return True
+    except OSError:
+        shutil.copyfile(source, file)
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+        return False
 
 
 def sha256(path: Path) -> str:

@@ -44,6 +44,12 @@ def _parse_record(line: bytes, keys: tuple[str, ...]) -> dict[str, Any] | None:
     return record if isinstance(record, dict) and record.keys() >= set(keys) else None
 
 
+def lines_up_to(path: Path, step: int) -> list[tuple[bytes, dict[str, Any]]]:
+    """The whole lines of metrics.jsonl of steps up to this one, each with the record that it holds."""
+    lines = ((line + b"\n", json.loads(line)) for line in path.read_bytes().split(b"\n")[:-1])
+    return [(line, record) for line, record in lines if record["step"] <= step]
+
+
 def read_new_jsonl(path: Path, offset: int, *keys: str) -> tuple[list[dict[str, Any]], int]:
     """The whole lines of a growing .jsonl file after byte `offset`, and the offset to go on from. Who watches a file
     grow passes over a damaged line; `read_jsonl` names it."""

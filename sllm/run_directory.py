@@ -32,6 +32,8 @@ class RunDirectory:
     checkpoints = _Named("checkpoints")
     best = _Named("best")
     report = _Named("report")
+    branch = _Named("stages/pretrain/branch.json")
+    """Up to which step its training is another one of the run."""
 
     @classmethod
     def above(cls, path: Path) -> "RunDirectory | None":

@@ -1257,6 +1257,39 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
+        "jobs/pipeline.py",
+        "tests/jobs/test_branch.py::test_longer_and_longer",
+        (
+            "a longer training goes on from the decay of the shorter one",
+            "furthest < step <= shared and _whole(",
+            "furthest < step and shared and _whole(",
+        ),
+    ),
+    *of(
+        "jobs/branch.py",
+        "tests/jobs/test_branch.py::test_longer_and_longer",
+        (
+            "the metrics of the former decay stay",
+            "lines_up_to(source.metrics, branch.step)",
+            "lines_up_to(source.metrics, branch.steps)",
+        ),
+        ("the best model of the former decay stays", '["step"] <= branch.step and not', '["step"] and not'),
+        (
+            "checkpoints are those of the former training still",
+            '{**read_object(path / "state.json"), "trajectory": keys["pretrain"]}',
+            'read_object(path / "state.json")',
+        ),
+    ),
+    *of(
+        "jobs/branch.py",
+        "tests/jobs/test_branch.py::test_a_submit_that_is_refused_leaves_the_trainings_as_they_were",
+        (
+            "checkpoints of a submit that was refused stay",
+            '        if step > record["before"]:\n',
+            "        if False:\n",
+        ),
+    ),
+    *of(
         "jobs/previous.py",
         "tests/jobs/test_pipeline.py::test_a_crash_at_each_rename_of_an_exchange_leaves_trainings_whole",
         (

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sllm.files import CorruptError, remove_leftovers
-from sllm.manifests import atomic_directory, read_manifest
+from sllm.manifests import atomic_directory, link_directory, read_manifest
 
 
 def test_a_failed_directory_leaves_the_old_one(tmp_path: Path) -> None:
@@ -79,3 +79,29 @@ def test_directories_follow_the_umask(tmp_path: Path) -> None:
         modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "d").rglob("*") if path.is_file()}
         assert modes == dict.fromkeys(("private", "program", "readonly", "manifest.json"), expected)
         read_manifest(tmp_path / "d", checksums=True)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_directory_linked_under_another_name_keeps_its_checksums(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, links: bool
+) -> None:
+    """So that what was damaged before is found there, too."""
+    with atomic_directory(tmp_path / "a", step=3) as temporary:
+        (temporary / "weights").write_bytes(b"12")
+        (temporary / "state.json").write_text("{}", encoding="utf-8")
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", _refuse)
+    assert link_directory(tmp_path / "a", tmp_path / "b", {"state.json": {"of": "b"}}, step=4) == links
+    assert read_manifest(tmp_path / "b", checksums=True)["step"] == 4
+    assert read_manifest(tmp_path / "a", checksums=True)["step"] == 3
+    assert (tmp_path / "b" / "weights").samefile(tmp_path / "a" / "weights") == links
+    assert (tmp_path / "a" / "state.json").read_text(encoding="utf-8") == "{}"
+    (tmp_path / "a" / "weights").write_bytes(b"13")
+    link_directory(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(CorruptError, match="checksum"):
+        read_manifest(tmp_path / "b", checksums=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
+
+
+def _refuse(*_: object) -> None:
+    raise PermissionError

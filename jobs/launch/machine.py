@@ -3,6 +3,7 @@
 import os
 
 from jobs.ask import ask, is_interactive
+from jobs.branch import training_branch
 from jobs.launch.order import Order
 from jobs.pipeline import former_training, last_step
 from sllm.errors import UserError
@@ -37,6 +38,8 @@ def steps_left(order: Order) -> int:
     """Training steps that the order is still to take."""
     if all(step.done for step in order.plan() if step.stage.name == "pretrain"):
         return 0
+    if branch := training_branch(order.run, order.keys):
+        return order.experiment.train.max_steps - branch.step
     step = last_step(order.run) if former_training(order.run) == order.keys["pretrain"] else 0
     return order.experiment.train.max_steps - step
 

@@ -3,6 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
+from jobs.branch import training_branch
 from jobs.describe import data_room, run_room
 from jobs.estimate import gpu_kind, training_gpus, training_time
 from jobs.hints import command, short
@@ -10,7 +11,7 @@ from jobs.launch.busy import listed
 from jobs.launch.machine import slow, steps_left
 from jobs.launch.order import Order, Where
 from jobs.pipeline import STAGES
-from jobs.previous import Move, training_moves
+from jobs.previous import training_moves
 from jobs.slurm.batch import batch_text, dependency_on
 from jobs.slurm.chain import chain
 from jobs.slurm.cluster import Resources
@@ -39,7 +40,9 @@ def show_plan(order: Order, console: Console) -> None:
         dependency = dependency_on([f"<{name}>" for name in job.after])
         print(f"\n# ---- {job.name} ----")
         print(batch_text(order.run, job.stage, job.resources, dependency, array=job.array))
-    for line in [*estimates(order), *map(str, training_moves(order.run, order.keys)), *slow(order)]:
+    begins = training_branch(order.run, order.keys)
+    moves = [*training_moves(order.run, order.keys), *([begins] if begins else [])]
+    for line in [*estimates(order), *map(str, moves), *slow(order)]:
         console.print(line, highlight=False, soft_wrap=True)
 
 
@@ -84,9 +87,9 @@ def _slurm_words(resources: Resources) -> dict[str, str | None]:
     return {"memory": resources.memory, "partition": resources.partition, "limit": limit}
 
 
-def show_moves(moves: list[Move], console: Console) -> None:
-    for move in moves:
-        console.print(str(move), highlight=False, markup=False, soft_wrap=True)
+def show_lines(lines: list[str], console: Console) -> None:
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 # --- what came of it, and what can be done next ---------------------------------------------------

@@ -5,15 +5,16 @@ from pathlib import Path
 
 from rich.console import Console
 
+from jobs.branch import begin_branch, training_branch
 from jobs.hints import command_line
 from jobs.launch.busy import live_jobs, require_idle, require_no_processes
 from jobs.launch.local import StageFailedError, run_in_process, run_locally
 from jobs.launch.machine import confirm_slow, require_machine, slow
 from jobs.launch.order import Order
 from jobs.launch.prepare import snapshot_code, write_submission
-from jobs.launch.show import show_jobs, show_moves, show_nothing_to_do, show_queue, show_results
+from jobs.launch.show import show_jobs, show_lines, show_nothing_to_do, show_queue, show_results
 from jobs.lock import lock
-from jobs.previous import Move, confirm_moves, swap_training
+from jobs.previous import confirm_moves, swap_training
 from jobs.slurm.chain import submit_chain
 from jobs.slurm.commands import require_slurm, without_foreign_variables
 from sllm.errors import Stopped
@@ -43,7 +44,7 @@ def submit(order: Order, console: Console) -> int:
             _confirm(order, live)
             stop.check()
             if not live:  # else its jobs keep the settings and the code that they were submitted with
-                show_moves(_write(order), console)
+                show_lines(_write(order), console)
             _send(order, live, console, stop)
     except Stopped as stopped:
         console.print(f"Stopped ({stopped}). The same command goes on from here.", highlight=False)
@@ -64,8 +65,8 @@ def prepare(order: Order) -> RunDirectory:
     with lock(order.run, Path(order.experiment.data_directory), command_line()):
         require_idle(order.run, order.keys)
         confirm_moves(order.run, order.keys, yes=order.yes)
-        for move in _write(order):
-            print(move, file=sys.stderr)  # standard output is for the path
+        for line in _write(order):
+            print(line, file=sys.stderr)  # standard output is for the path
     return order.run
 
 
@@ -97,13 +98,15 @@ def _confirm(order: Order, live: LiveJobs) -> None:
 # --- write ----------------------------------------------------------------------------------------
 
 
-def _write(order: Order) -> list[Move]:
-    """Write down what is submitted. Returns the trainings that moved for it."""
+def _write(order: Order) -> list[str]:
+    """Write down what is submitted. Returns a line for each training that moved for it, and where its own begins."""
+    branch = training_branch(order.run, order.keys)
     moves = swap_training(order.run, order.keys)
+    begin_branch(order.run, order.keys, branch)
     write_submission(order.run, order.experiment, order.keys, order.cluster, order.where)
     if order.where != "here":
         snapshot_code(order.run)
-    return moves
+    return [str(line) for line in (*moves, branch) if line]
 
 
 # --- send -----------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from sllm.config.loading import load_experiment, write_experiment
 from sllm.config.problems import validate
 from sllm.config.schema import (
+    DECAY,
     BenchmarkConfig,
     CheckpointConfig,
     DataConfig,

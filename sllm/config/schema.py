@@ -124,6 +124,10 @@ class CheckpointConfig(Section):
     """Also keep for ever each checkpoint whose step is a multiple of this."""
 
 
+DECAY = 0.2
+"""The share of the steps in which wsd's learning rate falls, if nothing is said."""
+
+
 class TrainConfig(Section):
     """The training: how far, in what batches, and the optimizer."""
 
@@ -167,7 +171,7 @@ class TrainConfig(Section):
         if self.learning_rate < 6e-5:
             self._fit(min_learning_rate=self.learning_rate / 10)
         if self.schedule == "wsd" and self.decay is None:
-            object.__setattr__(self, "decay", 0.2)
+            object.__setattr__(self, "decay", DECAY)
         problems = []
         if self.schedule == "cosine" and self.decay is not None:
             problems.append(

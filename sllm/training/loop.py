@@ -234,7 +234,10 @@ class Training:
         self.best.known = self.world.from_main(lambda: self.best.on_disk(checksums=True))
         self.best_is_gone = self.best.known is None
         if self.validated and self.best_is_gone:
-            log.warning("%s is gone or damaged: the next validation writes it anew", self.run.best)
+            log.warning(
+                "%s is gone or damaged, or of a training of another length: the next validation writes it anew",
+                self.run.best,
+            )
 
     def _check_same_training(self, state: dict[str, Any]) -> None:
         if state["trajectory"] == self.trajectory:

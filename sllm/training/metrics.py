@@ -6,7 +6,6 @@ that is not finite is null; a step whose gradient overflowed under fp16, so that
 """
 
 import errno
-import json
 import logging
 import os
 import time
@@ -19,7 +18,7 @@ from sllm.config import ModelConfig
 from sllm.device import peak_flops
 from sllm.files import atomic_file, fsync_directory, require_ownership
 from sllm.model.size import flops_per_token
-from sllm.records import json_line
+from sllm.records import json_line, lines_up_to
 
 log = logging.getLogger(__name__)
 
@@ -86,11 +85,9 @@ def cut_back(path: Path, step: int) -> list[dict[str, Any]]:
     """Remove from metrics.jsonl what lies after `step` (and a torn last line); return what remains."""
     if not path.exists():
         return []
-    content = path.read_bytes()
-    lines = [(line, json.loads(line)) for line in content.split(b"\n")[:-1]]
-    kept = [(line, record) for line, record in lines if record["step"] <= step]
-    remaining = b"".join(line + b"\n" for line, _ in kept)
-    if remaining != content:
+    kept = lines_up_to(path, step)
+    remaining = b"".join(line for line, _ in kept)
+    if len(remaining) != path.stat().st_size:
         with atomic_file(path) as file:
             file.write(remaining)
     return [record for _, record in kept]
