@@ -27,7 +27,7 @@ from sllm.artifacts import Artifacts
 from sllm.config import Experiment
 from sllm.device import device_name
 from sllm.distributed import DEVICE, World, connect
-from sllm.model.gpt2 import GPT
+from sllm.model.shared import LanguageModel
 from sllm.training.trainer import Trainer
 
 MICRO_BATCH = {"smoke": 8, "mini": 4}  # 1,024 tokens; a step has two
@@ -36,7 +36,7 @@ MICRO_BATCH = {"smoke": 8, "mini": 4}  # 1,024 tokens; a step has two
 class Plain(Trainer):
     """fp32 gradients, accumulated over the rank's micro-batches, of which DDP takes the mean over the ranks."""
 
-    def _distributed(self, model: GPT) -> torch.nn.Module:
+    def _distributed(self, model: LanguageModel) -> torch.nn.Module:
         self.scaler.scale = lambda loss: loss / len(self._micro_batches())  # type: ignore[method-assign]
         if self.world.size == 1:
             return model

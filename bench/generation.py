@@ -16,7 +16,7 @@ from sllm.device import device_name
 from sllm.inference.decode import Dtype, prepare
 from sllm.inference.generator import next_tokens
 from sllm.inference.sampling import Sampling
-from sllm.model.gpt2 import GPT
+from sllm.model.families import make_model
 
 
 def main() -> None:
@@ -46,7 +46,7 @@ def measure(name: str, dtype: Dtype, arguments: argparse.Namespace, device: torc
     """A table row for each batch size."""
     config, vocab_size = shape(name)
     torch.manual_seed(0)
-    model = GPT(config, vocab_size).to(device).eval()
+    model = make_model(config, vocab_size).to(device).eval()
     theirs = twin(model)
     if theirs is not None:
         theirs = theirs.eval().to(torch.bfloat16 if dtype == "bf16" else torch.float32)

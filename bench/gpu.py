@@ -45,7 +45,7 @@ from sllm.distributed import World
 from sllm.errors import UserError
 from sllm.files import write_json, write_text
 from sllm.inference.decode import prepare
-from sllm.model.gpt2 import GPT
+from sllm.model.families import make_model
 from sllm.records import read_jsonl
 from sllm.run_directory import RunDirectory, checkpoint_path
 from sllm.speed import measure_generation, timed
@@ -156,7 +156,7 @@ def exact_sums(trainer: Trainer, name: str, step_seconds: float, report: Report)
             "sums GB": round(8 * elements / 1e9, 2),
         }
         report(f"exact sums {name} {way}", None, **figures)
-        trainer.optimizer.zero_grad()
+        trainer.model.zero_grad()
 
 
 def milliseconds_of_sums(sums: GradientSum) -> tuple[float, float]:
@@ -562,7 +562,7 @@ def decoding(place: Path, report: Report) -> None:
     """Greedy decoding in bf16; the share of what the memory allows, were only the weights read."""
     for name in ("default", "small") if GPU else ("mini",):
         config, vocab_size = shape(name)
-        model = prepare(GPT(config, vocab_size).to(DEVICE).eval(), "bf16")
+        model = prepare(make_model(config, vocab_size).to(DEVICE).eval(), "bf16")
         weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
         for batch in (1, 32) if GPU else (1,):
             with skip_what_fails(f"decoding {name} {batch}", report):

@@ -12,9 +12,9 @@ import torch
 from sllm.artifacts import Artifacts
 from sllm.config import Experiment, ModelConfig, load_experiment, validate
 from sllm.data.pack import POSITION_DTYPE, documents_file, token_dtype, token_file
-from sllm.export.transformers import gpt2_config, gpt2_weights
+from sllm.export.transformers import their_config, their_weights
 from sllm.manifests import atomic_directory
-from sllm.model.gpt2 import GPT
+from sllm.model.shared import LanguageModel
 from sllm.speed import timed
 from sllm.tokenizer import Tokenizer
 from sllm.tokenizer.codec import FIRST_BYTE, FIRST_MERGE
@@ -71,7 +71,7 @@ def _write_random_tokens(artifacts: Artifacts, vocab_size: int, tokens: int) -> 
             np.zeros(1, POSITION_DTYPE).tofile(documents_file(to, "random", split))
 
 
-def twin(model: GPT) -> Any:
+def twin(model: LanguageModel) -> Any:
     """A Transformers model with the weights of `model`, or None, with a word to the user, without Transformers."""
     if importlib.util.find_spec("transformers") is None:
         print("transformers is not installed (pip install -e '.[bench]'): sllm alone")
@@ -80,8 +80,8 @@ def twin(model: GPT) -> Any:
     from transformers.utils import logging
 
     logging.set_verbosity_error()
-    theirs: Any = GPT2LMHeadModel(GPT2Config(**gpt2_config(model, Tokenizer([]))))
-    theirs.load_state_dict(gpt2_weights(model), strict=False)
+    theirs: Any = GPT2LMHeadModel(GPT2Config(**their_config(model, Tokenizer([]))))
+    theirs.load_state_dict(their_weights(model), strict=False)
     theirs.tie_weights()
     theirs.generation_config.eos_token_id = None  # neither side ends early
     return theirs.to(model.positions.device)

@@ -15,10 +15,10 @@ from side_by_side import shape, take_turns, twin
 
 from sllm.config import TrainConfig
 from sllm.device import device_name
-from sllm.model.gpt2 import GPT
+from sllm.model.families import make_model
 from sllm.speed import training_step
 from sllm.training.metrics import mfu
-from sllm.training.optim import make_optimizer
+from sllm.training.optim import make_optimizers
 
 
 def main() -> None:
@@ -58,18 +58,18 @@ def measure(
         max_steps=1, global_batch=micro_batch, micro_batch=micro_batch, precision=arguments.precision, compile=compiled
     )
     torch.manual_seed(0)
-    model = GPT(config, vocab_size).to(device)
+    model = make_model(config, vocab_size).to(device)
     theirs = twin(model)
     tokens = torch.randint(vocab_size, (micro_batch, config.context_length + 1), device=device)
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
     forward = torch.compile(model) if compiled else model
-    rivals = [training_step(model.train(), make_optimizer(model, train), train, lambda: forward(inputs, targets))]
+    rivals = [training_step(model.train(), make_optimizers(model, train), train, lambda: forward(inputs, targets))]
     if theirs is not None:
         their_forward = torch.compile(theirs) if compiled else theirs
         optimizer = torch.optim.AdamW(theirs.parameters(), lr=train.learning_rate, fused=True)
         rivals.append(
-            training_step(theirs.train(), optimizer, train, lambda: their_forward(inputs, labels=inputs).loss)
+            training_step(theirs.train(), [optimizer], train, lambda: their_forward(inputs, labels=inputs).loss)
         )
 
     tokens_per_step = micro_batch * config.context_length

@@ -64,7 +64,7 @@ def describe_experiment(experiment: Experiment) -> str:
         "parameters": f"{parameters:,} ({without_embeddings:,} without embeddings)",
         "tokens per step": f"{step_tokens:,}",
         "tokens in all": f"{step_tokens * train.max_steps:,}",
-        "one checkpoint": readable_bytes(checkpoint_bytes(model, vocab_size)),
+        "one checkpoint": readable_bytes(checkpoint_bytes(model, train, vocab_size)),
         "memory per GPU": f"about {readable_bytes(training_memory_bytes(model, train, vocab_size))}",
         "time": training_time(experiment, train.max_steps, _usual_gpus(train)),
         "disk for data": data_room(experiment),
@@ -124,7 +124,7 @@ def run_room(experiment: Experiment) -> tuple[str, int]:
     count = kept_checkpoints(experiment.train) + 1  # the new one is there before an old one goes
     vocab_size = experiment.tokenizer.vocab_size
     models = 3 * 4 * parameter_count(experiment.model, vocab_size)[0]  # the best, the one that replaces it, an export
-    size = count * checkpoint_bytes(experiment.model, vocab_size) + models
+    size = count * checkpoint_bytes(experiment.model, experiment.train, vocab_size) + models
     return f"{count} checkpoints, the best model and its export take {readable_bytes(size)}", size
 
 

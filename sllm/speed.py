@@ -20,12 +20,13 @@ from sllm.distributed import connect
 from sllm.evaluation.results import write_results
 from sllm.inference.generator import TextGenerator, next_tokens
 from sllm.inference.sampling import Sampling
-from sllm.model.gpt2 import GPT
+from sllm.model.families import make_model
+from sllm.model.shared import LanguageModel
 from sllm.progress import track
 from sllm.run_directory import RunDirectory
 from sllm.stop import StopFlag, signals_blocked
 from sllm.training.metrics import mfu
-from sllm.training.optim import make_optimizer
+from sllm.training.optim import make_optimizers
 from sllm.training.trainer import compile_blocks
 
 WARMUP_STEPS = 2  # allocator, kernels, and with `compile` the compilation
@@ -66,7 +67,7 @@ def benchmark_stage(experiment: Experiment, run: RunDirectory, artifacts: Artifa
 
 
 def measure_generation(
-    model: GPT,
+    model: LanguageModel,
     batch: int,
     prompt_tokens: int,
     new_tokens: int,
@@ -132,12 +133,12 @@ def measure_training(
         torch.cuda.reset_peak_memory_stats(device)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = GPT(config, vocab_size).to(device).train()
+        model = make_model(config, vocab_size).to(device).train()
         model.activation_checkpointing = train.activation_checkpointing
         forward = compile_blocks(model, train)
         tokens = torch.randint(vocab_size, (train.micro_batch, config.context_length + 1)).to(device)
         inputs, targets = tokens[:, :-1], tokens[:, 1:]
-        step = training_step(model, make_optimizer(model, train), train, lambda: forward(inputs, targets))
+        step = training_step(model, make_optimizers(model, train), train, lambda: forward(inputs, targets))
         times = []
         for number in range(WARMUP_STEPS + steps):
             with signals_blocked() if number == 0 else contextlib.nullcontext():  # which would end compilers
@@ -156,7 +157,7 @@ def measure_training(
 
 
 def training_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, train: TrainConfig, loss: Callable[[], Tensor]
+    model: nn.Module, optimizers: list[torch.optim.Optimizer], train: TrainConfig, loss: Callable[[], Tensor]
 ) -> Callable[[], None]:
     """One whole optimizer step of any model: `loss` forward, backward, clip, update."""
     device = next(model.parameters()).device
@@ -166,11 +167,13 @@ def training_step(
         with autocast(device, train.precision):
             value = loss()
         scaler.scale(value).backward()
-        scaler.unscale_(optimizer)
+        for optimizer in optimizers:
+            scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(model.parameters(), train.clip_norm)
-        scaler.step(optimizer)
+        for optimizer in optimizers:
+            scaler.step(optimizer)
         scaler.update()
-        optimizer.zero_grad(set_to_none=False)
+        model.zero_grad(set_to_none=False)
 
     return step
 

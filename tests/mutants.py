@@ -204,8 +204,8 @@ MUTANTS: list[Mutant] = [
         ("half of attention's FLOPs", "    return 6.0 * n + 12.0", "    return 6.0 * n + 6.0"),
         (
             "the output layer's FLOPs are left out",
-            "    n = parameter_count(model, vocab_size)[0]\n    return 6.0",
-            "    n = parameter_count(model, vocab_size)[1]\n    return 6.0",
+            "[1] + vocab_size * model.d_model\n",
+            "[1]\n",
         ),
     ),
     *of(
@@ -831,17 +831,46 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/model/gpt2.py",
-        "tests/model/test_gpt2.py",
+        "sllm/model/shared.py",
+        "tests/model/test_models.py",
         (
             "the residual projections start as all others",
-            "    residual_std = INIT_STD / math.sqrt(2 * self.config.n_layers)\n",
-            "    residual_std = INIT_STD\n",
+            "INIT_STD / math.sqrt(2 * config.n_layers) if into_residual else INIT_STD\n",
+            "INIT_STD\n",
         ),
         (
-            "no dropout of attention",
-            "        dropout = self.dropout if self.training else 0.0\n",
-            "        dropout = 0.0\n",
+            "with an output layer of its own, the residual projections start as all others",
+            " and into_residual:\n            nn.init.zeros_",
+            " and False:\n            nn.init.zeros_",
+        ),
+        (
+            "embeddings are not normed as they are looked up",
+            "        return found if self.head is None else normed(found)\n",
+            "        return found\n",
+        ),
+    ),
+    *of(
+        "sllm/model/gpt2.py",
+        "tests/model/test_models.py",
+        ("no dropout of attention", "self.dropout if self.training else 0.0", "0.0"),
+    ),
+    *of(
+        "sllm/model/qwen3.py",
+        "tests/model/test_models.py",
+        (
+            "keys are not normed",
+            "rotate(self.k_norm(k.to(self.k_norm.weight.dtype)), positions)",
+            "rotate(k, positions)",
+        ),
+        (
+            "a head is turned the other way",
+            "[a * cos - b * sin, b * cos + a * sin]",
+            "[a * cos + b * sin, b * cos - a * sin]",
+        ),
+        (
+            "positions count from the padding",
+            "        positions = self.places(tokens.shape[1], start, padding)\n",
+            "        positions = self.places(tokens.shape[1], start, None)\n",
         ),
     ),
     *of(
@@ -849,8 +878,32 @@ MUTANTS: list[Mutant] = [
         "tests/evaluation/test_validation.py::test_leaves_the_model_as_it_was",
         (
             "attention drops in evaluation",
-            "        dropout = self.dropout if self.training else 0.0\n",
-            "        dropout = self.dropout\n",
+            "self.dropout if self.training else 0.0",
+            "self.dropout",
+        ),
+    ),
+    *of(
+        "sllm/training/optim.py",
+        "tests/training/test_optim.py",
+        (
+            "every group has the rate of the matrices",
+            '            group["lr"] = group["peak"] * (rate / config.learning_rate)\n',
+            '            group["lr"] = rate\n',
+        ),
+        ("the output layer is a matrix", 'part in ("embedding", "head")', 'part in ("embedding",)'),
+        (
+            "AdamW has the matrices too",
+            '    muon = [groups.pop("matrices")] if',
+            '    muon = [groups["matrices"]] if',
+        ),
+    ),
+    *of(
+        "sllm/training/checkpoint.py",
+        "tests/training/test_exact.py::test_any_number_of_ranks_and_any_change_of_it_is_the_same_training",
+        (
+            "a resume forgets Muon's state",
+            "    for optimizer in optimizers:\n",
+            "    for optimizer in optimizers[:1]:\n",
         ),
     ),
     *of(
@@ -860,10 +913,10 @@ MUTANTS: list[Mutant] = [
         ("eps is ignored", "eps=config.eps, ", ""),
         (
             "everything decays",
-            'if n not in decayed], "weight_decay": 0.0}',
-            'if n not in decayed], "weight_decay": config.weight_decay}',
+            '        decay = config.weight_decay if group == "matrices" else 0.0\n',
+            "        decay = config.weight_decay\n",
         ),
-        ("decay is in the gradient, as in Adam", "    return torch.optim.AdamW(\n", "    return torch.optim.Adam(\n"),
+        ("decay is in the gradient, as in Adam", "        torch.optim.AdamW(", "        torch.optim.Adam("),
         (
             "warm-up begins at 0",
             "        return config.learning_rate * step / config.warmup_steps\n",
@@ -998,9 +1051,9 @@ MUTANTS: list[Mutant] = [
             "        rate = learning_rate(max(self.step, 1), self.config)\n",
         ),
         (
-            "the rate is that of the first group only",
-            '        for group in self.optimizer.param_groups:\n            group["lr"] = rate\n',
-            '        self.optimizer.param_groups[0]["lr"] = rate\n',
+            "the schedule is ignored",
+            "        set_learning_rate(self.optimizers, rate, self.config)\n",
+            "",
         ),
         (
             "gradients are not clipped",
@@ -1012,10 +1065,14 @@ MUTANTS: list[Mutant] = [
             "            self.scaler.scale(loss).backward()",
             "            self.scaler.scale(loss / self.gradients.micro_batches).backward()",
         ),
-        ("fp16: the norm is that of the scaled gradient", "        self.scaler.unscale_(self.optimizer)\n", ""),
+        (
+            "fp16: the norm is that of the scaled gradient",
+            "            self.scaler.unscale_(optimizer)\n",
+            "            pass\n",
+        ),
         (
             "gradients add up over the steps",
-            "        self.scaler.update()\n        self.optimizer.zero_grad()\n",
+            "        self.scaler.update()\n        self.model.zero_grad()\n",
             "        self.scaler.update()\n",
         ),
         (
@@ -1072,7 +1129,7 @@ MUTANTS: list[Mutant] = [
         (
             "the sum of gradients compiles in the first step",
             "            self.gradients.add()  # which compiles too",
-            "            self.optimizer.zero_grad()  # which compiles too",
+            "            self.model.zero_grad()  # which compiles too",
         ),
     ),
     *of(

@@ -9,7 +9,8 @@ from sllm.config import ModelConfig
 from sllm.inference.chat import chat
 from sllm.inference.generator import TextGenerator
 from sllm.inference.sampling import Sampling
-from sllm.model.gpt2 import GPT
+from sllm.model.families import make_model
+from sllm.model.shared import LanguageModel
 from sllm.tokenizer import Tokenizer
 
 CONFIG = ModelConfig(d_model=32, n_layers=2, n_heads=2, d_ff=96, context_length=64, dropout=0.1)
@@ -19,10 +20,10 @@ PROMPTS = ["한국어", "a", "The quick brown fox", "", "대한민국의 수도�
 CTRL_C = "\x03"
 
 
-def random_model(seed: int = 0) -> GPT:
+def random_model(seed: int = 0) -> LanguageModel:
     """A model whose next token depends on the whole text: a fresh one would just repeat its last token."""
     torch.manual_seed(seed)
-    model = GPT(CONFIG, VOCAB_SIZE)
+    model = make_model(CONFIG, VOCAB_SIZE)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.add_(torch.randn_like(parameter) * (0.5 if "norm" not in name else 0.1))

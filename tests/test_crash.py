@@ -22,7 +22,8 @@ from sllm.config import CheckpointConfig, ModelConfig
 from sllm.data.pack import pack_stage
 from sllm.files import make_directory, read_json, remove_leftovers, write_json
 from sllm.manifests import atomic_directory, read_manifest
-from sllm.model.gpt2 import GPT
+from sllm.model.families import make_model
+from sllm.model.shared import LanguageModel
 from sllm.model.storage import load_model, save_model
 from sllm.records import read_jsonl
 from sllm.run_directory import RunDirectory
@@ -63,8 +64,8 @@ def read_done(root: Path) -> Any:
 MODEL = ModelConfig(d_model=4, n_layers=1, n_heads=1, d_ff=4, context_length=4)
 
 
-def model_of(value: int) -> GPT:
-    model = GPT(MODEL, FIRST_MERGE)
+def model_of(value: int) -> LanguageModel:
+    model = make_model(MODEL, FIRST_MERGE)
     for parameter in model.parameters():
         torch.nn.init.constant_(parameter, value)
     return model
@@ -88,39 +89,39 @@ def read_best(root: Path) -> int | None:
     return value_of(load_model(root / "best"))
 
 
-def training(root: Path, value: int) -> tuple[Checkpoints, GPT, torch.optim.Optimizer]:
+def training(root: Path, value: int) -> tuple[Checkpoints, LanguageModel, list[torch.optim.Optimizer]]:
     model = model_of(value)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.0)
-    return Checkpoints(root / "checkpoints", CheckpointConfig(keep_last=1)), model, optimizer
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.0)]
+    return Checkpoints(root / "checkpoints", CheckpointConfig(keep_last=1)), model, optimizers
 
 
 def save_checkpoint(root: Path, value: int) -> None:
     """As the training does, one step after the other."""
     make_directory(root / "checkpoints")
-    checkpoints, model, optimizer = training(root, value)
+    checkpoints, model, optimizers = training(root, value)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
+    optimizers[0].step()
     cut_back(root / "metrics.jsonl", value - 1)
     metrics = Metrics(root / "metrics.jsonl")
     metrics.write("train", value)
     metrics.sync()
-    checkpoints.save(value, model, optimizer, {"scaler": {}})
+    checkpoints.save(value, model, optimizers, {"scaler": {}})
     checkpoints.prune(value)
 
 
 def read_checkpoint(root: Path) -> int | None:
     if not (root / "checkpoints").exists():
         return None
-    checkpoints, model, optimizer = training(root, 0)
+    checkpoints, model, optimizers = training(root, 0)
     remove_leftovers(root / "checkpoints")
     found = checkpoints.newest_whole()
     if found is None:
         return None
     state = found.state
-    restore(model, optimizer, found.weights, found.optimizer, checkpoints.path(state["step"]))
+    restore(model, optimizers, found.weights, found.optimizer, checkpoints.path(state["step"]))
     assert value_of(model) == state["step"]
-    assert len(optimizer.state) == len(list(model.parameters()))
+    assert len(optimizers[0].state) == len(list(model.parameters()))
     steps = [record["step"] for record in read_jsonl(root / "metrics.jsonl")]
     assert steps[: state["step"]] == list(range(1, state["step"] + 1)), "steps of the checkpoint are not in the metrics"
     return int(state["step"])

@@ -19,7 +19,7 @@ def test_both_ways_take_the_same_step_but_for_the_rounding(tmp_path: Path, monke
     world = World(0, 1, 0, torch.device("cpu"))
     exact, plain = (way(experiment, Artifacts(experiment), world) for way in bench.WAYS.values())
     for trainer in (exact, plain):
-        for group in trainer.optimizer.param_groups:
+        for group in trainer.optimizers[0].param_groups:
             group["betas"], group["eps"] = (0.0, 0.0), 1.0  # plain descent: a small gradient is a small step
     figures = [(trainer.train_step(), trainer.train_step()) for trainer in (exact, plain)]
     for first, second in zip(*figures, strict=True):

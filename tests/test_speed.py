@@ -16,7 +16,7 @@ from sllm.errors import Stopped
 from sllm.files import read_json
 from sllm.gpus import PEAK_FLOPS
 from sllm.inference.generator import next_tokens
-from sllm.model.gpt2 import GPT
+from sllm.model.families import make_model
 from sllm.model.size import flops_per_token
 from sllm.model.storage import save_model
 from sllm.run_directory import RunDirectory
@@ -37,7 +37,7 @@ def experiment(prepared: dict[str, Any]) -> Experiment:
 def run(experiment: Experiment, tmp_path: Path) -> RunDirectory:
     directory = RunDirectory(tmp_path / "run")
     tokenizer = Artifacts(experiment).tokenizer / "tokenizer.json"
-    save_model(directory.best, GPT(experiment.model, Tokenizer.load(tokenizer).vocab_size), tokenizer)
+    save_model(directory.best, make_model(experiment.model, Tokenizer.load(tokenizer).vocab_size), tokenizer)
     return directory
 
 
@@ -81,7 +81,7 @@ def test_generation_is_measured_token_by_token(experiment: Experiment, monkeypat
 
     monkeypatch.setattr("sllm.speed.next_tokens", slowly)
     pieces: list[int] = []
-    model = GPT(experiment.model, 512).eval()
+    model = make_model(experiment.model, 512).eval()
     figures = measure_generation(model, 3, 10, 11, 5, after_each=lambda: pieces.append(1))
     assert len(pieces) == 5
     assert figures["prefill_tokens_per_second"] == pytest.approx(3 * 10 / 3)
@@ -121,14 +121,14 @@ def test_a_step_is_a_whole_step(experiment: Experiment) -> None:
     model = torch.nn.Linear(2, 1, bias=False)
     before = model.weight.detach().clone()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    step = training_step(model, optimizer, experiment.train, lambda: model(torch.tensor([3.0, 4.0])).sum())
+    step = training_step(model, [optimizer], experiment.train, lambda: model(torch.tensor([3.0, 4.0])).sum())
     step()
     step()
     torch.testing.assert_close(model.weight.detach(), before - 2 * 0.5 * torch.tensor([[0.6, 0.8]]))
 
 
 def test_one_new_token_has_no_decode_step(experiment: Experiment) -> None:
-    figures = measure_generation(GPT(experiment.model, 512).eval(), 1, 4, 1, 1)
+    figures = measure_generation(make_model(experiment.model, 512).eval(), 1, 4, 1, 1)
     assert "decode_tokens_per_second" not in figures
 
 

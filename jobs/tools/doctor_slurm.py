@@ -147,7 +147,7 @@ def time_to_save(
     """Whether a checkpoint fits into the time that the training has after a warning."""
     if not seen.get("bytes_per_second"):
         return
-    size = checkpoint_bytes(experiment.model, experiment.tokenizer.vocab_size)
+    size = checkpoint_bytes(experiment.model, experiment.train, experiment.tokenizer.vocab_size)
     seconds = math.ceil(size / seen["bytes_per_second"])
     says = f"{readable_bytes(size)} in about {seconds} s; before the time limit there are {resources.signal_seconds} s"
     if 2 * seconds > resources.signal_seconds:

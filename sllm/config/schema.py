@@ -87,30 +87,62 @@ class TokenizerConfig(Section):
 
 
 class ModelConfig(Section):
-    """A decoder of pre-norm Transformer blocks (GPT-2's)."""
+    """A decoder of pre-norm Transformer blocks."""
 
+    family: Literal["gpt2", "qwen3"] = "gpt2"
+    """Whose blocks: GPT-2's with sinusoidal positions, or Qwen3's (RMSNorm, rotary positions, SwiGLU, no biases)."""
     d_model: Width
     """Width of the residual stream; even, and a multiple of n_heads."""
     n_layers: Annotated[int, Field(gt=0, le=1024)]
     """Transformer blocks."""
     n_heads: Width
     """Attention heads of a block."""
+    n_kv_heads: Width | None = None
+    """qwen3: heads of keys and values, each for n_heads / n_kv_heads heads of queries; n_heads if not set."""
     d_ff: Width
-    """Width of the hidden layer between two of a block; mostly four times d_model."""
+    """Width of the hidden layer of a block's feed-forward; mostly four times d_model, for qwen3 8/3 times."""
+    tie_embeddings: bool = True
+    """Whether the output layer is the table of embeddings; if not, it is one of its own, which learns better."""
     context_length: Annotated[int, Field(gt=1, le=2**20)]
     """Positions: the longest sequence, and the length of every training sequence."""
     dropout: Probability = 0.1
-    """Share of values set to zero in training; 0 where the data is seen about once."""
+    """Share of values set to zero in training; 0 where the data is seen about once, and for qwen3."""
+
+    @property
+    def head_width(self) -> int:
+        return self.d_model // self.n_heads
+
+    @property
+    def kv_heads(self) -> int:
+        return self.n_kv_heads or self.n_heads
 
     @model_validator(mode="after")
     def _check(self) -> "ModelConfig":
         problems = []
+        if self.family == "qwen3":
+            self._fit(dropout=0.0)
+            if self.dropout:
+                problems.append(f"dropout: {self.dropout}, but the blocks of qwen3 have none; leave it out")
+            if self.n_heads % self.kv_heads:
+                valid = [h for h in range(1, self.n_heads + 1) if self.n_heads % h == 0]
+                problems.append(
+                    f"n_kv_heads: {self.kv_heads} does not divide n_heads ({self.n_heads}); valid: {listed(valid)}"
+                )
+            if self.d_model % self.n_heads == 0 and self.head_width % 2:
+                problems.append(
+                    f"n_heads: heads of {self.head_width} are odd, rotary positions come in pairs; use another number"
+                )
+        elif self.kv_heads != self.n_heads:
+            problems.append(f"n_kv_heads: {self.kv_heads}, but in gpt2 every head has its own; leave it out")
         if self.d_model % self.n_heads:
             valid = [h for h in range(1, self.d_model + 1) if self.d_model % h == 0 and h <= 128]
             problems.append(f"n_heads: {self.n_heads} does not divide d_model ({self.d_model}); valid: {listed(valid)}")
         if self.d_model % 2:
             problems.append(f"d_model: {self.d_model} is odd, sinusoidal positions come in pairs; use an even width")
         return combined(self, problems)
+
+
+Rate = Annotated[float, Field(gt=0, le=10)]
 
 
 class CheckpointConfig(Section):
@@ -122,6 +154,17 @@ class CheckpointConfig(Section):
     """How many of the newest are kept."""
     keep_every: Positive | None = None
     """Also keep for ever each checkpoint whose step is a multiple of this."""
+
+
+class RatesConfig(Section):
+    """Learning rates, at their highest, of what is not a matrix inside a block; learning_rate where not set."""
+
+    embedding: Rate | None = None
+    """Of the table of embeddings."""
+    head: Rate | None = None
+    """Of the output layer, if it is one of its own."""
+    vectors: Rate | None = None
+    """Of norms and biases."""
 
 
 DECAY = 0.2
@@ -137,10 +180,13 @@ class TrainConfig(Section):
     """Sequences per optimizer step, over all ranks."""
     micro_batch: Width
     """Sequences per forward pass on one rank; the rest is gradient accumulation."""
-    learning_rate: Annotated[float, Field(gt=0, le=10)] = 6e-4
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """Of the matrices inside the blocks; all else is always AdamW's."""
+    learning_rate: Rate = 6e-4
     """After the warm-up, at its highest."""
+    rates: RatesConfig = RatesConfig()
     min_learning_rate: Annotated[float, Field(ge=0, le=10)] = 6e-5
-    """At the last step. If not set, and learning_rate is below 6e-5: a tenth of that."""
+    """At the last step; the other rates fall by as much. If not set, and learning_rate is below 6e-5: a tenth of it."""
     warmup_steps: NonNegative = 0
     """Steps in which the learning rate rises from 0."""
     schedule: Literal["cosine", "wsd"] = "cosine"
@@ -149,7 +195,9 @@ class TrainConfig(Section):
     decay: Annotated[float, Field(gt=0, le=1)] | None = None
     """wsd: the share of the steps, the last ones, in which the learning rate falls, linearly; 0.2 if not set."""
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.1
-    """AdamW's, of matrices only."""
+    """Of the matrices inside the blocks, times the learning rate."""
+    momentum: Probability = 0.95
+    """Muon's."""
     beta1: Probability = 0.9
     """AdamW's, of the mean of the gradients."""
     beta2: Probability = 0.95
@@ -281,6 +329,11 @@ class Experiment(Section):
         object.__setattr__(self, "validate_", validate)
         object.__setattr__(self, "benchmark", benchmark)
         problems = []
+        if self.train.rates.head is not None and self.model.tie_embeddings:
+            problems.append(
+                "train.rates.head: the output layer is the table of embeddings; leave it out, or set "
+                "model.tie_embeddings=false"
+            )
         if validate.sample_tokens >= context:
             problems.append(
                 f"validate.sample_tokens: {validate.sample_tokens} is not below model.context_length ({context}), "

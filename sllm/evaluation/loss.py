@@ -22,7 +22,7 @@ from sllm.errors import UserError
 from sllm.files import finite
 from sllm.inference.decode import eval_mode
 from sllm.inference.generator import complete
-from sllm.model.gpt2 import GPT
+from sllm.model.shared import LanguageModel
 from sllm.progress import Bar
 from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer
@@ -33,7 +33,7 @@ LOGITS_AT_ONCE = 1 << 24
 
 
 def evaluate(
-    model: GPT,
+    model: LanguageModel,
     data: PackedData,
     tokenizer: Tokenizer,
     *,
@@ -110,7 +110,7 @@ def _targets(windows: Iterable[np.ndarray]) -> int:
     return sum(len(window) - 1 for window in windows)
 
 
-def _sums(model: GPT, tokens: Tensor, targets: Tensor, token_bytes: Tensor) -> Tensor:
+def _sums(model: LanguageModel, tokens: Tensor, targets: Tensor, token_bytes: Tensor) -> Tensor:
     """(4,) float64: nats, tokens, bytes and right guesses over a batch of token ids (B, T) and their targets."""
     hidden = model.hidden(tokens).flatten(0, 1)  # (B·T, C)
     targets = targets.flatten()
@@ -155,7 +155,9 @@ def _figures(sums: np.ndarray) -> dict[str, float | None]:
     }
 
 
-def continuations(model: GPT, tokenizer: Tokenizer, prompts: Sequence[str], new_tokens: int) -> list[dict[str, str]]:
+def continuations(
+    model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str], new_tokens: int
+) -> list[dict[str, str]]:
     """How the model goes on, the same each time: `[{"prompt": …, "continuation": …}]`."""
     texts = complete(model, tokenizer, prompts, new_tokens, seed=0)
     return [{"prompt": prompt, "continuation": text} for prompt, text in zip(prompts, texts, strict=True)]

@@ -1,4 +1,5 @@
-"""A trained model as a Transformers directory: a `GPT2LMHeadModel` with our weights and, as positions, our sinusoid.
+"""A trained model as a Transformers directory: a `GPT2LMHeadModel` with our weights and, as positions, our sinusoid,
+or a `Qwen3ForCausalLM`.
 
 Writing needs no Transformers. Where it is installed, the written directory is loaded with it and its logits are
 compared with ours, and its text with ours, before anything appears at the output.
@@ -18,7 +19,9 @@ from sllm.files import write_json
 from sllm.inference.generator import continue_ids
 from sllm.inference.sampling import Sampling
 from sllm.manifests import atomic_directory, check_replaceable
-from sllm.model.gpt2 import GPT, Block
+from sllm.model.gpt2 import Block
+from sllm.model.qwen3 import EPS, ROPE_BASE
+from sllm.model.shared import LanguageModel, normed
 from sllm.model.storage import load_pair
 from sllm.tokenizer import Tokenizer
 
@@ -50,8 +53,8 @@ def export(model_path: Path | str, output: Path | str, tokenizer_path: Path | st
     difference = None
     try:
         with atomic_directory(output.resolve(), format=FORMAT) as directory:
-            save_file(gpt2_weights(model), directory / "model.safetensors", metadata={"format": "pt"})
-            write_json(directory / "config.json", gpt2_config(model, tokenizer))
+            save_file(their_weights(model), directory / "model.safetensors", metadata={"format": "pt"})
+            write_json(directory / "config.json", their_config(model, tokenizer))
             write_json(directory / "generation_config.json", generation_config(tokenizer))
             tokenizer.save(directory / "tokenizer.json")
             write_json(directory / "tokenizer_config.json", _tokenizer_config(model, tokenizer))
@@ -64,9 +67,35 @@ def export(model_path: Path | str, output: Path | str, tokenizer_path: Path | st
     return difference
 
 
-def gpt2_weights(model: GPT) -> dict[str, Tensor]:
-    """Our tensors under GPT-2's names. GPT-2 stores the weights of its linear layers (in, out), we (out, in)."""
-    weights = {"transformer.wte.weight": model.embedding.weight, "transformer.wpe.weight": model.positions}
+def their_weights(model: LanguageModel) -> dict[str, Tensor]:
+    """Our tensors under the names that Transformers has for them."""
+    weights = {"gpt2": _gpt2_weights, "qwen3": _qwen3_weights}[model.config.family](model)
+    if model.head is not None:
+        weights["lm_head.weight"] = model.head.weight
+    return {name: tensor.detach().float().cpu().contiguous() for name, tensor in weights.items()}
+
+
+def their_config(model: LanguageModel, tokenizer: Tokenizer) -> dict[str, Any]:
+    return {
+        **{"gpt2": _gpt2_config, "qwen3": _qwen3_config}[model.config.family](model),
+        "vocab_size": model.vocab_size,
+        "tie_word_embeddings": model.config.tie_embeddings,
+        "torch_dtype": "float32",
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": tokenizer.eos_id,
+        "pad_token_id": tokenizer.pad_id,
+    }
+
+
+def _table(model: LanguageModel) -> Tensor:
+    """Of embeddings as the blocks see them: theirs are not normed as they are looked up."""
+    table = model.embedding.weight.detach()
+    return table if model.head is None else normed(table)
+
+
+def _gpt2_weights(model: LanguageModel) -> dict[str, Tensor]:
+    """GPT-2 stores the weights of its linear layers (in, out), we (out, in)."""
+    weights = {"transformer.wte.weight": _table(model), "transformer.wpe.weight": model.positions}
     for i, block in enumerate(model.blocks):
         assert isinstance(block, Block)
         layers: dict[str, nn.Linear | nn.LayerNorm] = {
@@ -82,17 +111,40 @@ def gpt2_weights(model: GPT) -> dict[str, Tensor]:
                 layer.weight.t() if isinstance(layer, nn.Linear) else layer.weight
             )
             weights[f"transformer.h.{i}.{name}.bias"] = layer.bias
+    assert isinstance(model.final_norm, nn.LayerNorm)
     weights["transformer.ln_f.weight"] = model.final_norm.weight
     weights["transformer.ln_f.bias"] = model.final_norm.bias
-    return {name: tensor.detach().float().cpu().contiguous() for name, tensor in weights.items()}
+    return weights
 
 
-def gpt2_config(model: GPT, tokenizer: Tokenizer) -> dict[str, Any]:
+def _qwen3_weights(model: LanguageModel) -> dict[str, Tensor]:
+    names = {
+        "attention_norm": "input_layernorm",
+        "attention.q": "self_attn.q_proj",
+        "attention.k": "self_attn.k_proj",
+        "attention.v": "self_attn.v_proj",
+        "attention.out": "self_attn.o_proj",
+        "attention.q_norm": "self_attn.q_norm",
+        "attention.k_norm": "self_attn.k_norm",
+        "feed_forward_norm": "post_attention_layernorm",
+        "gate": "mlp.gate_proj",
+        "expand": "mlp.up_proj",
+        "contract": "mlp.down_proj",
+    }
+    weights = {"model.embed_tokens.weight": _table(model)}
+    for i, block in enumerate(model.blocks):
+        for ours, theirs in names.items():
+            weights[f"model.layers.{i}.{theirs}.weight"] = block.get_parameter(f"{ours}.weight")
+    weights["model.norm.weight"] = model.final_norm.get_parameter("weight")
+    return weights
+
+
+def _gpt2_config(model: LanguageModel) -> dict[str, Any]:
     config = model.config
+    assert isinstance(model.final_norm, nn.LayerNorm)
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
-        "vocab_size": model.vocab_size,
         "n_positions": config.context_length,
         "n_embd": config.d_model,
         "n_layer": config.n_layers,
@@ -103,11 +155,26 @@ def gpt2_config(model: GPT, tokenizer: Tokenizer) -> dict[str, Any]:
         "embd_pdrop": config.dropout,
         "attn_pdrop": config.dropout,
         "resid_pdrop": config.dropout,
-        "tie_word_embeddings": True,
-        "torch_dtype": "float32",
-        "bos_token_id": tokenizer.bos_id,
-        "eos_token_id": tokenizer.eos_id,
-        "pad_token_id": tokenizer.pad_id,
+    }
+
+
+def _qwen3_config(model: LanguageModel) -> dict[str, Any]:
+    config = model.config
+    return {
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        "max_position_embeddings": config.context_length,
+        "hidden_size": config.d_model,
+        "intermediate_size": config.d_ff,
+        "num_hidden_layers": config.n_layers,
+        "num_attention_heads": config.n_heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_width,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "rms_norm_eps": EPS,
+        "rope_theta": ROPE_BASE,
     }
 
 
@@ -122,7 +189,7 @@ def generation_config(tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def _tokenizer_config(model: GPT, tokenizer: Tokenizer) -> dict[str, Any]:
+def _tokenizer_config(model: LanguageModel, tokenizer: Tokenizer) -> dict[str, Any]:
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": model.config.context_length,
@@ -144,15 +211,15 @@ def _tokenizer_config(model: GPT, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def compare(model: GPT, tokenizer: Tokenizer, directory: Path) -> float:
+def compare(model: LanguageModel, tokenizer: Tokenizer, directory: Path) -> float:
     """The largest absolute difference between our logits and Transformers', on random tokens over the whole context.
 
     Raises AssertionError if it is more than rounding, or if Transformers goes on otherwise from the same prompt, taking
     the likeliest tokens.
     """
-    from transformers import AutoTokenizer, GPT2LMHeadModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    theirs = GPT2LMHeadModel.from_pretrained(directory, local_files_only=True).eval()
+    theirs = AutoModelForCausalLM.from_pretrained(directory, local_files_only=True).eval()
     their_tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(model.vocab_size, (2, model.config.context_length), generator=generator)
@@ -177,7 +244,7 @@ def compare(model: GPT, tokenizer: Tokenizer, directory: Path) -> float:
     return difference
 
 
-def _below_likeliest(model: GPT, ids: Tensor, start: int) -> float:
+def _below_likeliest(model: LanguageModel, ids: Tensor, start: int) -> float:
     """How far the logits of the tokens from `start` on in ids (1, T) are, at most, below those of the likeliest."""
     logits = model(ids[:, :-1])[0, start - 1 :]
     return (logits.amax(dim=-1) - logits.gather(-1, ids[0, start:, None])[:, 0]).max().item()

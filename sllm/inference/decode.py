@@ -13,30 +13,34 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sllm.device import without_cudnn_attention
-from sllm.model.gpt2 import GPT, LayerCache
+from sllm.model.shared import LanguageModel, LayerCache
 
 Dtype = Literal["fp32", "bf16"]
 
 
-def new_cache(model: GPT, batch: int, capacity: int) -> list[LayerCache]:
+def new_cache(model: LanguageModel, batch: int, capacity: int) -> list[LayerCache]:
     """Room for the keys and values of `capacity` positions, for every layer."""
     config = model.config
-    shape = (batch, config.n_heads, capacity, config.d_model // config.n_heads)
+    shape = (batch, config.kv_heads, capacity, config.head_width)
     return [(model.positions.new_empty(shape), model.positions.new_empty(shape)) for _ in range(config.n_layers)]
 
 
-def prefill(model: GPT, tokens: Tensor, cache: list[LayerCache] | None = None, padding: Tensor | None = None) -> Tensor:
+def prefill(
+    model: LanguageModel, tokens: Tensor, cache: list[LayerCache] | None = None, padding: Tensor | None = None
+) -> Tensor:
     """Read the prompts (B, T), left-padded by `padding` (B,), into the cache; logits (B, V) of the token after them."""
     return model.logits(model.hidden(tokens, cache, 0, padding)[:, -1])
 
 
-def decode(model: GPT, tokens: Tensor, cache: list[LayerCache], filled: int, padding: Tensor | None = None) -> Tensor:
+def decode(
+    model: LanguageModel, tokens: Tensor, cache: list[LayerCache], filled: int, padding: Tensor | None = None
+) -> Tensor:
     """Add one token a row (B,) to a cache that holds `filled` positions; logits (B, V) of the token after it."""
     return model.logits(model.hidden(tokens[:, None], cache, filled, padding)[:, -1])
 
 
 @contextlib.contextmanager
-def eval_mode(model: GPT) -> Iterator[None]:
+def eval_mode(model: LanguageModel) -> Iterator[None]:
     """Without dropout while the block runs, in training or not."""
     training = model.training
     model.eval()
@@ -46,7 +50,7 @@ def eval_mode(model: GPT) -> Iterator[None]:
         model.train(training)
 
 
-def prepare(model: GPT, dtype: Dtype) -> GPT:
+def prepare(model: LanguageModel, dtype: Dtype) -> LanguageModel:
     """Lay the weights out, in place, for decoding on the device where they are; the model can no longer be trained.
 
     A decode step reads every weight once for one token a row, so it is as fast as the weights can be read. On a CPU
@@ -86,7 +90,8 @@ class HalfLinear(nn.Module):
         # slower at 64 rows than widening the weights first); from 5 rows on it pays to widen.
         if x.shape[:-1].numel() > 4 and not _has_bf16_matrices():
             return F.linear(x, self.weight.float(), self.bias)
-        return F.linear(x.to(torch.bfloat16), self.weight).float() + self.bias
+        product = F.linear(x.to(torch.bfloat16), self.weight).float()
+        return product if self.bias is None else product + self.bias
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from torch import Tensor
 from sllm.errors import UserError
 from sllm.inference.decode import Dtype, decode, eval_mode, new_cache, prefill, prepare
 from sllm.inference.sampling import Sampling, penalize_repetition, sample, seeded, utf8_table
-from sllm.model.gpt2 import GPT
+from sllm.model.shared import LanguageModel
 from sllm.model.storage import load_pair
 from sllm.tokenizer import Tokenizer
 from sllm.tokenizer.characters import BETWEEN, BROKEN
@@ -22,7 +22,7 @@ from sllm.tokenizer.characters import BETWEEN, BROKEN
 
 @torch.inference_mode()
 def next_tokens(
-    model: GPT,
+    model: LanguageModel,
     prompts: Sequence[Sequence[int]],
     steps: int,
     sampling: Sampling,
@@ -71,7 +71,7 @@ def next_tokens(
 
 
 def continue_ids(
-    model: GPT,
+    model: LanguageModel,
     prompts: Sequence[Sequence[int]],
     limits: Sequence[int],
     eos_id: int,
@@ -97,7 +97,7 @@ def continue_ids(
 
 
 def complete(
-    model: GPT,
+    model: LanguageModel,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     new_tokens: int,

@@ -4,31 +4,44 @@ from sllm.config import ModelConfig, TrainConfig
 
 
 def parameter_count(model: ModelConfig, vocab_size: int) -> tuple[int, int]:
-    """Trainable parameters (all, without embeddings). The output layer is tied to the token embedding."""
-    c, f = model.d_model, model.d_ff
-    block = 2 * 2 * c + (3 * c * c + 3 * c) + (c * c + c) + (c * f + f) + (f * c + c)
-    blocks = model.n_layers * block + 2 * c
-    return blocks + vocab_size * c, blocks
+    """Trainable parameters (all, without embeddings and output layer)."""
+    c = model.d_model
+    vectors = {"gpt2": 2 * 2 * c + 5 * c + model.d_ff, "qwen3": 2 * c + 2 * model.head_width}[model.family]
+    last_norm = {"gpt2": 2 * c, "qwen3": c}[model.family]
+    blocks = _matrices(model) + model.n_layers * vectors + last_norm
+    return blocks + vocab_size * c * (1 if model.tie_embeddings else 2), blocks
 
 
-def checkpoint_bytes(model: ModelConfig, vocab_size: int) -> int:
-    """Weights and two AdamW moments, fp32."""
-    return 3 * 4 * parameter_count(model, vocab_size)[0]
+def _matrices(model: ModelConfig) -> int:
+    """Elements of the matrices inside the blocks."""
+    attention = 2 * model.d_model * model.head_width * (model.n_heads + model.kv_heads)
+    feed_forward = {"gpt2": 2, "qwen3": 3}[model.family] * model.d_model * model.d_ff
+    return model.n_layers * (attention + feed_forward)
+
+
+def checkpoint_bytes(model: ModelConfig, train: TrainConfig, vocab_size: int) -> int:
+    """Weights and the optimizers' moments, fp32: AdamW keeps two, Muon one."""
+    values = 3 * parameter_count(model, vocab_size)[0] - (_matrices(model) if train.optimizer == "muon" else 0)
+    return 4 * values
 
 
 def training_memory_bytes(model: ModelConfig, train: TrainConfig, vocab_size: int) -> int:
-    """An estimate of one rank's memory: weights, gradients and their sums (int64), AdamW moments, DDP buckets,
+    """An estimate of one rank's memory: weights and moments, gradients and their sums (int64), DDP buckets,
     activations, logits.
 
     Activations follow Korthikanti et al. 2022 (arXiv:2205.05198), eq. 1, without the attention matrix, which
-    scaled_dot_product_attention does not keep: 34·B·T·C bytes per layer at 2 bytes a value.
+    scaled_dot_product_attention does not keep: of GPT-2 17 values a layer for each of B·T·C.
     """
-    parameters = parameter_count(model, vocab_size)[0]
-    state = 7 * 4 * parameters
+    state = checkpoint_bytes(model, train, vocab_size) + 4 * 4 * parameter_count(model, vocab_size)[0]
     width = 4 if train.precision == "fp32" else 2
     tokens = train.micro_batch * model.context_length
-    per_layer = (2 if train.activation_checkpointing else 34) * tokens * model.d_model * width // 2
-    working = 34 * tokens * model.d_model * width // 2 if train.activation_checkpointing else 0
+    values = {
+        "gpt2": 17 * model.d_model,
+        # Seven of the stream's width, keys and values before and after norm and rotation, four of the middle.
+        "qwen3": 7 * model.d_model + 3 * model.kv_heads * model.head_width + 4 * model.d_ff,
+    }[model.family]
+    per_layer = (model.d_model if train.activation_checkpointing else values) * tokens * width
+    working = values * tokens * width if train.activation_checkpointing else 0
     logits = tokens * vocab_size * (width + 2 * 4)
     return state + model.n_layers * per_layer + working + logits
 
@@ -36,7 +49,7 @@ def training_memory_bytes(model: ModelConfig, train: TrainConfig, vocab_size: in
 def flops_per_token(model: ModelConfig, vocab_size: int) -> float:
     """Forward and backward FLOPs per trained token: 6N + 12·L·C·T (Chowdhery et al. 2022, PaLM, appendix B).
 
-    N counts the tied embedding once, for the output layer, where it multiplies.
+    N counts the blocks and the output layer; looking a token up in the table of embeddings multiplies nothing.
     """
-    n = parameter_count(model, vocab_size)[0]
+    n = parameter_count(model, vocab_size)[1] + vocab_size * model.d_model
     return 6.0 * n + 12.0 * model.n_layers * model.d_model * model.context_length

@@ -17,7 +17,8 @@ from sllm.config import ModelConfig, load_experiment, validate
 from sllm.errors import UserError
 from sllm.files import CorruptError, read_json, write_json
 from sllm.manifests import atomic_directory, read_manifest
-from sllm.model.gpt2 import GPT
+from sllm.model.families import make_model
+from sllm.model.shared import LanguageModel
 from sllm.run_directory import RunDirectory
 from sllm.tokenizer import Tokenizer
 
@@ -26,19 +27,19 @@ CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
 
 
-def save_model(directory: Path, model: GPT, tokenizer: Path, **details: Any) -> None:
+def save_model(directory: Path, model: LanguageModel, tokenizer: Path, **details: Any) -> None:
     """Write a model that can be loaded on its own, replacing `directory` as a whole. `details` go into its manifest."""
     with atomic_directory(directory, **details) as temporary:
         write_weights(temporary, model)
         shutil.copyfile(tokenizer, temporary / TOKENIZER)
 
 
-def write_weights(directory: Path, model: GPT) -> None:
+def write_weights(directory: Path, model: LanguageModel) -> None:
     save_tensors(model.state_dict(), directory / WEIGHTS)
     write_json(directory / CONFIG, {"model": model.config.model_dump(mode="json"), "vocab_size": model.vocab_size})
 
 
-def load_model(path: Path, device: torch.device | str = "cpu") -> GPT:
+def load_model(path: Path, device: torch.device | str = "cpu") -> LanguageModel:
     """The model in a directory (`runs/<name>/best`, a checkpoint) or beside a model.safetensors, in eval mode.
 
     Raises:
@@ -54,7 +55,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> GPT:
         if not isinstance(about, dict) or not {"model", "vocab_size"} <= about.keys():
             raise UserError(f"{directory / CONFIG}: not the description of an sllm model")
         config = validate(ModelConfig, about["model"], str(directory / CONFIG))
-        model = GPT(config, about["vocab_size"])
+        model = make_model(config, about["vocab_size"])
         weights = load_file(directory / WEIGHTS, device=str(device))
     except (CorruptError, SafetensorError) as error:
         raise UserError(f"{directory}: damaged model: {error}") from error
@@ -63,7 +64,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> GPT:
     return model.to(device).eval()
 
 
-def check_shapes(model: GPT, weights: dict[str, Tensor], where: Path) -> None:
+def check_shapes(model: LanguageModel, weights: dict[str, Tensor], where: Path) -> None:
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     different = [
@@ -84,7 +85,7 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 
 def load_pair(
     model_path: Path | str, tokenizer_path: Path | str | None, device: torch.device | str
-) -> tuple[GPT, Tokenizer]:
+) -> tuple[LanguageModel, Tokenizer]:
     """A model and its tokenizer (default: the one beside the model, or for a checkpoint that of its run).
 
     Raises:

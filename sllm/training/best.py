@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sllm.files import CorruptError
 from sllm.manifests import read_manifest
-from sllm.model.gpt2 import GPT
+from sllm.model.shared import LanguageModel
 from sllm.model.storage import save_model
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class BestModel:
         self.directory, self.tokenizer, self.trajectory = directory, tokenizer, trajectory
         self.known: Best | None = None
 
-    def keep(self, step: int, loss: float | None, model: GPT) -> Best | None:
+    def keep(self, step: int, loss: float | None, model: LanguageModel) -> Best | None:
         """Write the model if it is better than the best one on disk. Returns which one is there then."""
         # One that this attempt has not seen whole, at its start or by writing it, may have the sizes and not the bytes.
         former = self.on_disk(checksums=self.known is None)

@@ -8,14 +8,14 @@ import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from safetensors.torch import load
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from sllm.config import CheckpointConfig
 from sllm.files import CorruptError, delete, parse_json, require_ownership, write_json
 from sllm.manifests import atomic_directory, read_whole
-from sllm.model.gpt2 import GPT
+from sllm.model.shared import LanguageModel
 from sllm.model.storage import WEIGHTS, check_shapes, save_tensors, write_weights
 from sllm.run_directory import checkpoint_path, checkpoint_steps
 
@@ -46,11 +46,11 @@ class Checkpoints:
     def path(self, step: int) -> Path:
         return checkpoint_path(self.directory, step)
 
-    def save(self, step: int, model: GPT, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    def save(self, step: int, model: LanguageModel, optimizers: list[Optimizer], state: dict[str, Any]) -> None:
         """Commit a checkpoint. Raises OSError (disk full), nothing half-written."""
         with atomic_directory(self.path(step), step=step) as temporary:
             write_weights(temporary, model)
-            save_tensors(_optimizer_tensors(model, optimizer), temporary / OPTIMIZER)
+            save_tensors(_optimizer_tensors(model, optimizers), temporary / OPTIMIZER)
             write_json(temporary / STATE, {"step": step, **state})
         self._damaged.discard(step)
 
@@ -89,7 +89,11 @@ class Checkpoints:
 
 
 def restore(
-    model: GPT, optimizer: torch.optim.Optimizer, weights: dict[str, Tensor], state: dict[str, Tensor], where: Path
+    model: LanguageModel,
+    optimizers: list[Optimizer],
+    weights: dict[str, Tensor],
+    state: dict[str, Tensor],
+    where: Path,
 ) -> None:
     """Put a checkpoint's weights and optimizer state in their places, on whatever device they are.
 
@@ -103,17 +107,19 @@ def restore(
         key, _, parameter = name.partition(".")
         states.setdefault(parameter, {})[key] = tensor
     names: dict[Any, str] = {parameter: name for name, parameter in model.named_parameters()}
-    full = optimizer.state_dict()
-    order = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    full["state"] = {i: states[names[parameter]] for i, parameter in enumerate(order) if names[parameter] in states}
-    optimizer.load_state_dict(full)
+    for optimizer in optimizers:
+        full = optimizer.state_dict()
+        order = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        full["state"] = {i: states[names[parameter]] for i, parameter in enumerate(order) if names[parameter] in states}
+        optimizer.load_state_dict(full)
 
 
-def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _optimizer_tensors(model: nn.Module, optimizers: list[Optimizer]) -> dict[str, Tensor]:
     """`{"exp_avg.blocks.0.expand.weight": …}`: state by parameter name, independent of parameter order."""
     names: dict[Any, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{key}.{names[parameter]}": value
+        for optimizer in optimizers
         for parameter, state in optimizer.state.items()
         for key, value in state.items()
     }

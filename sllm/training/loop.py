@@ -223,7 +223,7 @@ class Training:
             weights = self.world.tensors_from_main(found.weights if found else {})
             optimizer = self.world.tensors_from_main(found.optimizer if found else {})
             where = self.checkpoints.path(self.step)
-            restore(self.trainer.model, self.trainer.optimizer, weights, optimizer, where)
+            restore(self.trainer.model, self.trainer.optimizers, weights, optimizer, where)
             self.trainer.scaler.load_state_dict(state["scaler"])
             log.info("resumed from the checkpoint of step %d", self.step)
         before = state.get("arithmetic", self.arithmetic) if state else self.arithmetic
@@ -276,7 +276,7 @@ class Training:
             if metrics.trouble:
                 raise OSError(f"the metrics up to it are not written ({metrics.trouble})")
             metrics.sync()  # a resume from this step must find the steps before it
-            self.checkpoints.save(self.step, self.trainer.model, self.trainer.optimizer, state)
+            self.checkpoints.save(self.step, self.trainer.model, self.trainer.optimizers, state)
         except OSError as error:
             log.error("checkpoint of step %d not saved: %s; the one before stays the newest", self.step, error)
             return

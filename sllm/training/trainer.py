@@ -20,12 +20,13 @@ from sllm.device import autocast, memory_bytes, seed
 from sllm.distributed import World
 from sllm.errors import UserError
 from sllm.files import finite
-from sllm.model.gpt2 import GPT
+from sllm.model.families import make_model
+from sllm.model.shared import LanguageModel
 from sllm.model.storage import TOKENIZER
 from sllm.tokenizer import Tokenizer
 from sllm.training.exact import GradientSum, RanksDifferError, digest
 from sllm.training.metrics import mfu
-from sllm.training.optim import learning_rate, make_optimizer
+from sllm.training.optim import learning_rate, make_optimizers, set_learning_rate
 
 COMPARE_EVERY = 100
 """Steps between comparisons of the ranks' weights, which are one pass over them; each checkpoint is preceded by one."""
@@ -49,15 +50,15 @@ class Trainer:
         length, batch = experiment.model.context_length, self.config.global_batch
         self.sampler = Sampler(self.data, weights, length, experiment.seed, global_batch=batch)
         seed(world.device, experiment.seed)
-        self.model = GPT(experiment.model, self.tokenizer.vocab_size).to(world.device)
+        self.model = make_model(experiment.model, self.tokenizer.vocab_size).to(world.device)
         self.model.activation_checkpointing = self.config.activation_checkpointing
-        self.optimizer = make_optimizer(self.model, self.config)
+        self.optimizers = make_optimizers(self.model, self.config)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.config.precision == "fp16")
         micro_batches = self.config.global_batch // self.config.micro_batch
         self.gradients = GradientSum(self.model.parameters(), micro_batches, self.config.compile, world.gradients)
         self.forward = self._distributed(compile_blocks(self.model, self.config))
 
-    def _distributed(self, model: GPT) -> torch.nn.Module:
+    def _distributed(self, model: LanguageModel) -> torch.nn.Module:
         """What a step calls: the model, its gradients added over the ranks if there are several."""
         if self.world.size == 1:
             return model
@@ -93,14 +94,15 @@ class Trainer:
         started = time.perf_counter()
         self.model.train()
         rate = learning_rate(self.step + 1, self.config)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_learning_rate(self.optimizers, rate, self.config)
         losses, overflow, data_seconds = self._accumulate()
-        self.scaler.unscale_(self.optimizer)
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        self.scaler.step(self.optimizer)
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad()
+        self.model.zero_grad()
         self.step += 1
         if self.step % COMPARE_EVERY == 0:
             self.check_ranks_agree()
@@ -258,7 +260,7 @@ class Trainer:
             )
 
 
-def compile_blocks(model: GPT, config: TrainConfig) -> GPT:
+def compile_blocks(model: LanguageModel, config: TrainConfig) -> LanguageModel:
     """`model`, which compiles in its first step if that is wanted: to be taken with signals blocked."""
     if config.compile:
         # Block by block: identical blocks share one compilation, and DDP still overlaps gradients with backward.

@@ -279,7 +279,7 @@ def test_a_key_that_begins_with_x_holds_what_is_merged(tmp_path: Path) -> None:
     file.write_text(merged, "utf-8")
     assert load_experiment(file) == load_experiment(CONFIGS / "smoke.yaml", ["validate.every=7"])
     (line,) = problems(file, "model.x-a={}")
-    assert "model.x-a={} (command line): unknown key; valid: d_model" in line
+    assert "model.x-a={} (command line): unknown key; valid: family, d_model" in line
     file.write_text(merged.removeprefix("x-"), "utf-8")
     (line,) = problems(file)
     assert line.startswith(f"{file}: often: unknown key; ")

@@ -22,7 +22,8 @@ from sllm.evaluation.loss import _batches, evaluate
 from sllm.evaluation.results import write_results
 from sllm.evaluation.validation import ModelValidator, tables, validate_stage
 from sllm.files import read_json
-from sllm.model.gpt2 import GPT
+from sllm.model.families import make_model
+from sllm.model.gpt2 import GPT2
 from sllm.model.storage import save_model
 from sllm.run_directory import RunDirectory
 from sllm.stop import StopFlag
@@ -40,7 +41,7 @@ class Prepared:
         self.tokenizer = Tokenizer.load(self.artifacts.tokenizer / "tokenizer.json")
         self.data = PackedData.open(self.artifacts.packed, self.tokenizer.fingerprint)
         torch.manual_seed(0)
-        self.model = GPT(self.experiment.model, self.tokenizer.vocab_size)
+        self.model = make_model(self.experiment.model, self.tokenizer.vocab_size)
         with torch.no_grad():
             for parameter in self.model.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -186,7 +187,7 @@ def test_a_stop_is_seen_at_the_next_batch(setup: Prepared) -> None:
     stop = StopFlag()
     batches = 0
 
-    class Stopping(GPT):
+    class Stopping(GPT2):
         """Its second batch is interrupted by a signal."""
 
         def hidden(self, *arguments: Any, **named: Any) -> torch.Tensor:

@@ -18,7 +18,7 @@ from sllm.errors import UserError
 from sllm.export.transformers import export, generation_config
 from sllm.inference.generator import TextGenerator
 from sllm.manifests import read_manifest
-from sllm.model.gpt2 import GPT
+from sllm.model.families import make_model
 from sllm.model.storage import load_model, save_model
 from sllm.tokenizer import Tokenizer
 from sllm.tokenizer.codec import FIRST_BYTE, FIRST_MERGE, FORMER_SPECIAL_TOKENS, SPECIAL_TOKENS
@@ -34,7 +34,7 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.save(directory / "tokenizer.json")
     torch.manual_seed(0)
     config = ModelConfig(d_model=32, n_layers=2, n_heads=2, d_ff=96, context_length=64, dropout=0.1)
-    model = GPT(config, tokenizer.vocab_size)
+    model = make_model(config, tokenizer.vocab_size)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
@@ -107,7 +107,7 @@ def test_special_tokens_keep_their_names(their_tokenizer: PreTrainedTokenizerBas
 def test_its_tokenizer_knows_all_special_tokens(special_tokens: tuple[str, ...], tmp_path: Path) -> None:
     ours = Tokenizer([], special_tokens=special_tokens)
     ours.save(tmp_path / "tokenizer.json")
-    model = GPT(ModelConfig(d_model=8, n_layers=1, n_heads=1, d_ff=8, context_length=8), ours.vocab_size)
+    model = make_model(ModelConfig(d_model=8, n_layers=1, n_heads=1, d_ff=8, context_length=8), ours.vocab_size)
     save_model(tmp_path / "best", model, tmp_path / "tokenizer.json")
     export(tmp_path / "best", tmp_path / "hf")
     theirs = AutoTokenizer.from_pretrained(tmp_path / "hf")
@@ -229,7 +229,7 @@ def test_nothing_appears_when_their_text_is_another(
 def test_equally_likely_tokens_are_no_difference(tmp_path: Path) -> None:
     """A model without any preference."""
     Tokenizer(MERGES).save(tmp_path / "tokenizer.json")
-    model = GPT(ModelConfig(d_model=8, n_layers=1, n_heads=1, d_ff=8, context_length=8), FIRST_MERGE + 4)
+    model = make_model(ModelConfig(d_model=8, n_layers=1, n_heads=1, d_ff=8, context_length=8), FIRST_MERGE + 4)
     with torch.no_grad():
         model.embedding.weight.zero_()
     save_model(tmp_path / "best", model, tmp_path / "tokenizer.json")

@@ -8,7 +8,7 @@ from small_models import CONFIG, PROMPTS, VOCAB_SIZE, random_model
 
 from sllm.inference.decode import decode, new_cache, prefill, prepare
 from sllm.inference.generator import TextGenerator
-from sllm.model.gpt2 import GPT
+from sllm.model.families import make_model
 
 
 @torch.no_grad()
@@ -26,8 +26,8 @@ def test_prefill_and_decode_are_the_models_last_logits() -> None:
 def test_bf16_weights_are_close_to_fp32(rows: int) -> None:
     torch.manual_seed(0)
     tokens = torch.randint(VOCAB_SIZE, (rows, 1))
-    exact = GPT(CONFIG, VOCAB_SIZE).eval()
-    rounded = prepare(GPT(CONFIG, VOCAB_SIZE), "bf16")
+    exact = make_model(CONFIG, VOCAB_SIZE).eval()
+    rounded = prepare(make_model(CONFIG, VOCAB_SIZE), "bf16")
     rounded.load_state_dict(exact.state_dict())
     with torch.no_grad():
         expected, found = exact(tokens), rounded(tokens).float()

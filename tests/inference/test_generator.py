@@ -10,10 +10,11 @@ from small_models import CONFIG, GREEDY, PROMPTS, VOCAB_SIZE, Scripted, random_m
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from sllm.errors import UserError
-from sllm.export.transformers import gpt2_config, gpt2_weights
+from sllm.export.transformers import their_config, their_weights
 from sllm.inference.generator import TextGenerator, complete, continue_ids, next_tokens
 from sllm.inference.sampling import Sampling, utf8_table
-from sllm.model.gpt2 import GPT
+from sllm.model.families import make_model
+from sllm.model.shared import LanguageModel
 from sllm.tokenizer import Tokenizer
 from sllm.tokenizer.codec import FIRST_BYTE, FIRST_MERGE
 
@@ -22,8 +23,8 @@ from sllm.tokenizer.codec import FIRST_BYTE, FIRST_MERGE
 def test_greedy_ids_are_those_of_transformers(penalty: float) -> None:
     model = random_model(seed=7).eval()
     prompt = torch.randint(FIRST_BYTE, VOCAB_SIZE, (1, 10))
-    theirs = GPT2LMHeadModel(GPT2Config(**gpt2_config(model, Tokenizer([])))).eval()
-    theirs.load_state_dict(gpt2_weights(model), strict=False)
+    theirs = GPT2LMHeadModel(GPT2Config(**their_config(model, Tokenizer([])))).eval()
+    theirs.load_state_dict(their_weights(model), strict=False)
     theirs.tie_weights()
     expected = theirs.generate(
         prompt, max_new_tokens=40, do_sample=False, repetition_penalty=penalty, eos_token_id=None, pad_token_id=0
@@ -117,10 +118,10 @@ HALVES = [(EA, B0), (X80, EA), (FIRST_MERGE, FIRST_MERGE + 1), (A, FIRST_MERGE),
 """Tokens that end, begin or both in the middle of a character."""
 
 
-def model_of_halves() -> tuple[GPT, Tokenizer]:
+def model_of_halves() -> tuple[LanguageModel, Tokenizer]:
     tokenizer = Tokenizer(HALVES)
     torch.manual_seed(1)
-    model = GPT(CONFIG, tokenizer.vocab_size).eval()
+    model = make_model(CONFIG, tokenizer.vocab_size).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.add_(torch.randn_like(parameter) * (0.5 if "norm" not in name else 0.1))

@@ -88,14 +88,17 @@ def test_sums_as_large_as_they_may_be_are_right() -> None:
 # --- trainings ------------------------------------------------------------------------------------
 
 MICRO_BATCHES = 12  # one, two, three and four ranks have equally many
+MODERN_MODEL = {"family": "qwen3", "n_kv_heads": 1, "tie_embeddings": False, "dropout": 0.0}
+MODERN_TRAINING = {"optimizer": "muon", "learning_rate": 0.02, "rates": {"embedding": 0.1, "head": 0.004}}
 
 
 @pytest.fixture(scope="module")
 def configure(prepared: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Writes an experiment of twelve steps with dropout, in a directory of its own; returns the path of the file."""
+    """Writes an experiment of twelve steps with dropout, in a directory of its own; returns the path of the file.
+    A `modern` one has Qwen3's blocks, an output layer of its own, Muon and a rate for each group."""
     numbers = itertools.count()
 
-    def write(**train: Any) -> Path:
+    def write(*, modern: bool = False, **train: Any) -> Path:
         directory = tmp_path_factory.mktemp("exact") / f"run-{next(numbers)}"
         directory.mkdir()
         sizes = {"max_steps": 12, "global_batch": MICRO_BATCHES, "micro_batch": 1, "checkpoint": {"every": 4}}
@@ -103,7 +106,8 @@ def configure(prepared: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
             **prepared,
             "name": directory.name,
             "runs_directory": str(directory.parent),
-            "train": {**prepared["train"], **sizes, **train},
+            "model": {**prepared["model"], **(MODERN_MODEL if modern else {})},
+            "train": {**prepared["train"], **sizes, **(MODERN_TRAINING if modern else {}), **train},
             "validate": {**prepared["validate"], "every": 5, "batch": 3},
         }
         path = directory / "experiment.yaml"
@@ -126,20 +130,22 @@ def interrupt(config: Path, world: int, number: signal.Signals, step: int, **env
     assert set(codes) <= {0, -signal.SIGKILL}, (config.parent / "ranks.log").read_text(encoding="utf-8")[-3000:]
 
 
+@pytest.mark.parametrize("modern", [False, True], ids=["gpt2", "qwen3 and muon"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_any_number_of_ranks_and_any_change_of_it_is_the_same_training(
-    configure: Callable[..., Path], precision: str
+    configure: Callable[..., Path], precision: str, modern: bool
 ) -> None:
-    same_on_any_number_of_ranks(lambda: configure(precision=precision))
+    same_on_any_number_of_ranks(lambda: configure(precision=precision, modern=modern))
 
 
 @pytest.mark.slow
 @pytest.mark.kills
 @pytest.mark.timeout(3600)
+@pytest.mark.parametrize("modern", [False, True], ids=["gpt2", "qwen3 and muon"])
 def test_a_compiled_training_is_the_same_on_any_number_of_ranks(
-    configure: Callable[..., Path], signalled: ranks.Signalled
+    configure: Callable[..., Path], signalled: ranks.Signalled, modern: bool
 ) -> None:
-    same_on_any_number_of_ranks(lambda: configure(compile=True), **signalled.environment)
+    same_on_any_number_of_ranks(lambda: configure(compile=True, modern=modern), **signalled.environment)
 
 
 def same_on_any_number_of_ranks(configure: Callable[[], Path], **environment: str) -> None:

@@ -20,7 +20,8 @@ from sllm.config import Experiment
 from sllm.data.sampler import PackedData, Sampler
 from sllm.files import read_json
 from sllm.manifests import write_manifest
-from sllm.model.gpt2 import GPT
+from sllm.model.families import make_model
+from sllm.model.shared import LanguageModel
 from sllm.records import read_jsonl
 from sllm.run_directory import RunDirectory
 from sllm.stop import StopFlag
@@ -98,7 +99,7 @@ def plain(prepared: dict[str, Any], experiment: Experiment) -> Plain:
     data = PackedData.open(shared.packed, None)
     order = Sampler(data, WEIGHTS, LENGTH, SEED)
     torch.manual_seed(SEED)
-    model = GPT(experiment.model, data.vocab_size).double()
+    model = make_model(experiment.model, data.vocab_size).double()
     weights = dict(model.named_parameters())
     first = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     second = {name: torch.zeros_like(weight) for name, weight in weights.items()}
@@ -129,7 +130,7 @@ def plain(prepared: dict[str, Any], experiment: Experiment) -> Plain:
 
 
 @torch.no_grad()
-def validation_loss(model: GPT, data: PackedData) -> float:
+def validation_loss(model: LanguageModel, data: PackedData) -> float:
     nats = []
     for name in WEIGHTS:
         tokens = torch.tensor(np.array(data.tokens("validation", name), np.int64))
@@ -156,7 +157,7 @@ def test_training_is_the_plain_loop(
     assert [record["loss"] for record in validation] == pytest.approx(plain.validation, rel=tolerance)
     weights = load_file(run.checkpoints / f"step-{STEPS:08d}" / "model.safetensors")
     assert weights.keys() == plain.weights.keys()
-    model = GPT(experiment.model, len(weights["embedding.weight"])).double()
+    model = make_model(experiment.model, len(weights["embedding.weight"])).double()
     model.load_state_dict(weights)
     exact = validation_loss(model, PackedData.open(Artifacts(Experiment.model_validate(prepared)).packed, None))
     if precision == "bf16":  # the other two are too exact to be told apart in a mean

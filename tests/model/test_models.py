@@ -1,51 +1,68 @@
-"""The architecture, with Transformers' GPT-2 as the oracle."""
+"""The architectures, with Transformers' GPT-2 and Qwen3 as oracles."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from sllm.config import ModelConfig, load_experiment
-from sllm.export.transformers import gpt2_config, gpt2_weights
+from sllm.config import ModelConfig, TrainConfig, load_experiment
+from sllm.export.transformers import their_config, their_weights
 from sllm.inference.decode import new_cache
-from sllm.model.gpt2 import GPT, sinusoidal_positions
-from sllm.model.size import parameter_count
+from sllm.model.families import make_model
+from sllm.model.gpt2 import sinusoidal_positions
+from sllm.model.shared import LanguageModel
+from sllm.model.size import checkpoint_bytes, parameter_count
 from sllm.tokenizer import Tokenizer
+from sllm.training.checkpoint import Checkpoints
+from sllm.training.optim import make_optimizers
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-def tiny(**changes: float) -> ModelConfig:
+KINDS = {
+    "gpt2": {"family": "gpt2"},
+    "gpt2 untied": {"family": "gpt2", "tie_embeddings": False},
+    "qwen3": {"family": "qwen3"},
+    "qwen3 untied, grouped": {"family": "qwen3", "tie_embeddings": False, "n_kv_heads": 2},
+}
+each_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def tiny(kind: str = "gpt2", **changes: float) -> ModelConfig:
     values = {"d_model": 48, "n_layers": 3, "n_heads": 4, "d_ff": 80, "context_length": 40, "dropout": 0.0}
-    return ModelConfig.model_validate({**values, **changes})
+    return ModelConfig.model_validate({**values, **KINDS[kind], **changes})
 
 
-def random_model(config: ModelConfig, seed: int = 0) -> GPT:
+def random_model(config: ModelConfig, seed: int = 0) -> LanguageModel:
     """A model in which every tensor matters: biases and norms are random too, and logits are of a trained size."""
     torch.manual_seed(seed)
-    model = GPT(config, Tokenizer([]).vocab_size).eval()
+    model = make_model(config, Tokenizer([]).vocab_size).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
     return model
 
 
-def as_gpt2(model: GPT) -> GPT2LMHeadModel:
-    theirs = GPT2LMHeadModel(GPT2Config(**gpt2_config(model, Tokenizer([])))).eval()
-    missing, unexpected = theirs.load_state_dict(gpt2_weights(model), strict=False)
-    assert missing == ["lm_head.weight"], "tied to the embedding"
+def as_theirs(model: LanguageModel) -> PreTrainedModel:
+    about = their_config(model, Tokenizer([]))
+    config = AutoConfig.for_model(**about)
+    theirs = AutoModelForCausalLM.from_config(config).eval()
+    assert [type(theirs).__name__] == about["architectures"]
+    missing, unexpected = theirs.load_state_dict(their_weights(model), strict=False)
+    assert missing == (["lm_head.weight"] if model.config.tie_embeddings else []), "tied to the embedding"
     assert not unexpected
     theirs.tie_weights()
     return theirs
 
 
+@each_kind
 @pytest.mark.parametrize("seed", range(3))
-def test_logits_are_those_of_gpt2(seed: int) -> None:
-    model = random_model(tiny(), seed)
+def test_logits_are_theirs(kind: str, seed: int) -> None:
+    model = random_model(tiny(kind), seed)
     tokens = torch.randint(model.vocab_size, (2, 40))
     with torch.no_grad():
-        ours, theirs = model(tokens), as_gpt2(model)(tokens).logits
+        ours, theirs = model(tokens), as_theirs(model)(tokens).logits
     assert ours.std() > 1
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
@@ -54,7 +71,7 @@ def test_logits_are_those_of_gpt2(seed: int) -> None:
 def test_loss_and_gradients_are_those_of_gpt2(dropout: float) -> None:
     """With dropout too: both draw their random numbers at the same places, in the same order."""
     model = random_model(tiny(dropout=dropout)).train()
-    theirs = as_gpt2(model).train()
+    theirs = as_theirs(model).train()
     tokens = torch.randint(model.vocab_size, (2, 41))
     torch.manual_seed(7)
     loss = model(tokens[:, :-1], tokens[:, 1:])
@@ -70,8 +87,9 @@ def test_loss_and_gradients_are_those_of_gpt2(dropout: float) -> None:
     torch.testing.assert_close(grad, block.attn.c_attn.weight.grad.t(), atol=1e-5, rtol=1e-3)
 
 
-def test_no_token_sees_the_future() -> None:
-    model = random_model(tiny())
+@each_kind
+def test_no_token_sees_the_future(kind: str) -> None:
+    model = random_model(tiny(kind))
     tokens = torch.randint(model.vocab_size, (1, 40))
     changed = tokens.clone()
     changed[:, 20:] = (changed[:, 20:] + 1) % model.vocab_size
@@ -81,9 +99,10 @@ def test_no_token_sees_the_future() -> None:
     assert not torch.allclose(before[:, 20:], after[:, 20:], atol=1e-2)
 
 
+@each_kind
 @pytest.mark.parametrize("pieces", [[40], [25, 15], [1, 1, 38], [39, 1], [10, 1, 1, 20, 8]])
-def test_reading_in_pieces_through_a_cache_changes_nothing(pieces: list[int]) -> None:
-    model = random_model(tiny())
+def test_reading_in_pieces_through_a_cache_changes_nothing(kind: str, pieces: list[int]) -> None:
+    model = random_model(tiny(kind))
     tokens = torch.randint(model.vocab_size, (2, 40))
     cache = new_cache(model, 2, 45)
     parts, start = [], 0
@@ -94,9 +113,10 @@ def test_reading_in_pieces_through_a_cache_changes_nothing(pieces: list[int]) ->
         torch.testing.assert_close(torch.cat(parts, dim=1), model.hidden(tokens), atol=1e-5, rtol=1e-5)
 
 
+@each_kind
 @pytest.mark.parametrize("cached", [False, True])
-def test_padding_on_the_left_changes_nothing(cached: bool) -> None:
-    model = random_model(tiny())
+def test_padding_on_the_left_changes_nothing(kind: str, cached: bool) -> None:
+    model = random_model(tiny(kind))
     row = torch.randint(model.vocab_size, (1, 17))
     filler = torch.randint(model.vocab_size, (1, 8))
     batch = torch.cat([torch.cat([filler, row], dim=1), torch.randint(model.vocab_size, (1, 25))])
@@ -114,21 +134,23 @@ def test_padding_on_the_left_changes_nothing(cached: bool) -> None:
     torch.testing.assert_close(padded[0, 8:], alone, atol=1e-5, rtol=1e-5)
 
 
-def test_positions_are_the_sinusoid_of_the_paper_at_a_quarter_of_the_embeddings_size() -> None:
-    table = sinusoidal_positions(50, 16)
+@pytest.mark.parametrize("kind", ["gpt2", "gpt2 untied"])
+def test_positions_are_the_sinusoid_of_the_paper_at_a_quarter_of_the_embeddings_size(kind: str) -> None:
+    table = sinusoidal_positions(tiny(kind, d_model=16, context_length=50))
     scale = table[0, 1]  # cos(0)
     for position, pair in [(0, 0), (3, 0), (7, 5), (49, 7)]:
         angle = torch.tensor(position / 10_000 ** (2 * pair / 16))
         torch.testing.assert_close(table[position, 2 * pair], scale * angle.sin(), atol=1e-6, rtol=1e-5)
         torch.testing.assert_close(table[position, 2 * pair + 1], scale * angle.cos(), atol=1e-6, rtol=1e-5)
     torch.manual_seed(0)
-    model = GPT(tiny(), 1000)
-    ratio = model.positions.square().mean().sqrt() / model.embedding.weight.square().mean().sqrt()
-    assert 0.24 < ratio < 0.26
+    model = make_model(tiny(kind), 1000)
+    embedded = model.embed(torch.arange(1000))
+    assert 0.24 < model.positions.square().mean().sqrt() / embedded.square().mean().sqrt() < 0.26
 
 
-def test_activation_checkpointing_changes_no_gradient() -> None:
-    model = random_model(tiny(dropout=0.2)).train()
+@each_kind
+def test_activation_checkpointing_changes_no_gradient(kind: str) -> None:
+    model = random_model(tiny(kind, dropout=0.0 if "qwen3" in kind else 0.2)).train()
     tokens = torch.randint(model.vocab_size, (2, 41))
     gradients = []
     for on in (False, True):
@@ -142,10 +164,10 @@ def test_activation_checkpointing_changes_no_gradient() -> None:
         torch.testing.assert_close(plain, checkpointed, atol=1e-6, rtol=1e-5)
 
 
-def test_starts_as_gpt2_does() -> None:
-    """Random logits are near zero, so the first loss is that of a uniform guess."""
+@each_kind
+def test_starts_with_a_uniform_guess(kind: str) -> None:
     torch.manual_seed(0)
-    model = GPT(tiny(n_layers=12), 260)
+    model = make_model(tiny(kind, n_layers=12), 260)
     tokens = torch.randint(260, (4, 41))
     assert abs(model(tokens[:, :-1], tokens[:, 1:]).item() - torch.tensor(260.0).log().item()) < 0.1
     for name, parameter in model.named_parameters():
@@ -153,23 +175,57 @@ def test_starts_as_gpt2_does() -> None:
             assert not parameter.any(), name
         elif "norm" in name:
             assert (parameter == 1).all(), name
-        else:
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "qwen3"])
+def test_a_tied_model_starts_as_gpt2_does(kind: str) -> None:
+    torch.manual_seed(0)
+    for name, parameter in make_model(tiny(kind, n_layers=12), 260).named_parameters():
+        if parameter.ndim == 2:
             into_the_residual_stream = "attention.out" in name or "contract" in name
             std = 0.02 / 24**0.5 if into_the_residual_stream else 0.02
             assert parameter.std().item() == pytest.approx(std, rel=0.1), name
+
+
+@pytest.mark.parametrize("kind", ["gpt2 untied", "qwen3 untied, grouped"])
+def test_start_values_with_an_output_layer_of_its_own(kind: str) -> None:
+    torch.manual_seed(0)
+    for name, parameter in make_model(tiny(kind, d_model=64), 260).named_parameters():
+        if "attention.out" in name or "contract" in name:
+            assert not parameter.any(), name
+        elif parameter.ndim == 2:
+            stds = {"embedding": 0.8, "head": 0.001, "expand": 0.4 / 8, "gate": 0.4 / 8}
+            std = next((std for part, std in stds.items() if part in name), 1 / 8)
+            assert parameter.std().item() == pytest.approx(std, rel=0.1), name
+
+
+@each_kind
+def test_sizes_are_those_that_are_computed_without_a_model(kind: str) -> None:
+    with torch.device("meta"):
+        model = make_model(tiny(kind), 260)
+    tables = [model.embedding.weight, *([] if model.head is None else [model.head.weight])]
+    count = sum(p.numel() for p in model.parameters())
+    assert parameter_count(model.config, 260) == (count, count - sum(table.numel() for table in tables))
+
+
+@each_kind
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_the_size_of_a_checkpoint(tmp_path: Path, kind: str, optimizer: str) -> None:
+    model = random_model(tiny(kind))
+    train = TrainConfig.model_validate({"max_steps": 1, "global_batch": 1, "micro_batch": 1, "optimizer": optimizer})
+    optimizers = make_optimizers(model, train)
+    tokens = torch.randint(model.vocab_size, (1, 41))
+    model(tokens[:, :-1], tokens[:, 1:]).backward()
+    for each in optimizers:
+        each.step()
+    Checkpoints(tmp_path, train.checkpoint).save(1, model, optimizers, {})
+    size = sum(file.stat().st_size for file in tmp_path.rglob("*.safetensors"))
+    assert size == pytest.approx(checkpoint_bytes(model.config, train, model.vocab_size), rel=0.1)
 
 
 @pytest.mark.parametrize(("name", "millions"), [("small", 85), ("default", 303)])
 def test_sizes_of_the_shipped_shapes(name: str, millions: int) -> None:
     experiment = load_experiment(CONFIGS / f"{name}.yaml")
     vocab_size = experiment.tokenizer.vocab_size
-    with torch.device("meta"):
-        model = GPT(experiment.model, vocab_size)
-        theirs = GPT2LMHeadModel(GPT2Config(**gpt2_config(model, Tokenizer([]))))
-    count = sum(p.numel() for p in model.parameters())
-    without_embeddings = count - vocab_size * experiment.model.d_model
+    _, without_embeddings = parameter_count(experiment.model, vocab_size)
     assert abs(without_embeddings / 1e6 - millions) < 1
-    assert parameter_count(experiment.model, vocab_size) == (count, without_embeddings)
-    # The position table is a parameter there and a constant here.
-    table = experiment.model.context_length * experiment.model.d_model
-    assert sum(p.numel() for p in theirs.parameters()) == count + table
