@@ -134,7 +134,7 @@ def run_trainer(name: str, files: list[Path], vocab_size: int) -> dict[str, floa
 
 
 def compare_trainers(files: list[Path], vocab_size: int, trainers: list[str], rounds: int) -> Table:
-    train(["compile, and keep the result for later runs"], 262)
+    train(["compile, and keep the result for later runs"], FIRST_BYTE + 258)
     size = sum(len(text.encode("utf-8")) for text in read_texts(files))
     names = [name for name in trainers if importlib.util.find_spec(name)]
     if "sllm" not in names:

@@ -7,10 +7,11 @@ equal result: this is what makes a second submit do nothing, and a changed setti
 from pathlib import Path
 from typing import Any
 
-from sllm.config import AihubSource, Experiment, FilesSource, decay_start
+from sllm.config import AihubSource, Experiment, FilesSource, decay_start, load_experiment
 from sllm.data.find import file_stamps, is_left_out
 from sllm.errors import UserError
-from sllm.files import fingerprint
+from sllm.files import CorruptError, fingerprint, read_object
+from sllm.run_directory import RunDirectory
 
 # Raise a stage's number when its output for equal input changes.
 VERSIONS = {"download": 4, "tokenizer": 3, "pack": 1, "pretrain": 1, "validate": 1, "benchmark": 1}
@@ -129,6 +130,16 @@ class Artifacts:
         self.corpus = root / CORPORA / fingerprint(keys["download"])
         self.tokenizer = root / TOKENIZERS / fingerprint(keys["tokenizer"])
         self.packed = root / PACKED / fingerprint(keys["pack"])
+
+    @classmethod
+    def of_run(cls, run: RunDirectory) -> "Artifacts":
+        """Those that the run was submitted with, whose keys an earlier version may have made. Raises UserError if its
+        experiment cannot be read."""
+        try:
+            keys = read_object(run.path / "keys.json", "download", "tokenizer", "pack")
+        except (OSError, CorruptError):
+            keys = None
+        return cls(load_experiment(run.config), keys)
 
 
 def differences(old: Any, new: Any, at: str = "") -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from sllm.artifacts import Artifacts
-from sllm.config import Experiment, load_experiment
+from sllm.config import Experiment
 from sllm.data.sampler import PackedData
 from sllm.device import Precision
 from sllm.distributed import connect
@@ -94,7 +94,7 @@ class ModelValidator:
         return run
 
     def _run_data(self) -> Path:
-        return Artifacts(load_experiment(self._run().config)).packed
+        return Artifacts.of_run(self._run()).packed
 
 
 def validate_stage(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, stop: StopFlag) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sllm.artifacts import Artifacts
-from sllm.config import ModelConfig, load_experiment, validate
+from sllm.config import ModelConfig, validate
 from sllm.errors import UserError
 from sllm.files import CorruptError, read_json, write_json
 from sllm.manifests import atomic_directory, read_manifest
@@ -115,4 +115,4 @@ def _tokenizer_of(directory: Path) -> Path:
         return directory / TOKENIZER
     if (run.best / TOKENIZER).is_file():
         return run.best / TOKENIZER
-    return Artifacts(load_experiment(run.config)).tokenizer / TOKENIZER
+    return Artifacts.of_run(run).tokenizer / TOKENIZER

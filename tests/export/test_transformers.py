@@ -113,6 +113,7 @@ def test_its_tokenizer_knows_all_special_tokens(special_tokens: tuple[str, ...],
     theirs = AutoTokenizer.from_pretrained(tmp_path / "hf")
     every = [*range(len(special_tokens))]
     assert theirs.convert_tokens_to_ids(list(special_tokens)) == every
+    assert sorted(theirs.all_special_ids) == every
     assert theirs.decode([*every, *ours.encode("the")], skip_special_tokens=True) == "the"
     text = "<|user|>".join(["a", *SPECIAL_TOKENS])
     assert theirs(text).input_ids == ours.encode(text, bos=True), "written in a text, they are text"

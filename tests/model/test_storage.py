@@ -6,13 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 from small_models import random_model
+from tiny import write_experiment, write_texts
 
+from sllm.artifacts import VERSIONS, Artifacts, stage_keys
+from sllm.config import load_experiment
+from sllm.config import write_experiment as config_text
 from sllm.errors import UserError
-from sllm.files import read_json, write_json
+from sllm.files import read_json, write_json, write_text
 from sllm.inference.generator import TextGenerator
 from sllm.manifests import write_manifest
+from sllm.model.gpt2 import GPT
 from sllm.model.storage import load_pair, save_model
+from sllm.run_directory import RunDirectory, checkpoint_path
 from sllm.tokenizer import Tokenizer
+from sllm.tokenizer.codec import FORMER_SPECIAL_TOKENS
 
 
 @pytest.fixture
@@ -51,6 +58,29 @@ def test_a_checkpoint_takes_the_tokenizer_of_its_run(directory: Path, tmp_path: 
     (checkpoint / "tokenizer.json").unlink()
     write_manifest(checkpoint)
     assert TextGenerator(checkpoint, device="cpu").generate("a", temperature=0) == wanted
+
+
+def test_a_checkpoint_of_an_earlier_version_takes_the_tokenizer_that_was_submitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first best model, which brings its own."""
+    experiment = load_experiment(write_experiment(tmp_path, write_texts(tmp_path / "texts")))
+    run, former = RunDirectory(experiment.run_path), Tokenizer([], special_tokens=FORMER_SPECIAL_TOKENS)
+    with monkeypatch.context() as earlier:
+        earlier.setitem(VERSIONS, "tokenizer", VERSIONS["tokenizer"] - 1)
+        keys = stage_keys(experiment)
+    write_text(run.config, config_text(experiment))
+    write_json(run.path / "keys.json", keys)
+    former.save(Artifacts(experiment, keys).tokenizer / "tokenizer.json")
+    checkpoint = checkpoint_path(run.checkpoints, 10)
+    save_model(
+        checkpoint, GPT(experiment.model, former.vocab_size), Artifacts(experiment, keys).tokenizer / "tokenizer.json"
+    )
+    (checkpoint / "tokenizer.json").unlink()
+    write_manifest(checkpoint)
+    _, tokenizer = load_pair(checkpoint, None, "cpu")
+    assert tokenizer.fingerprint == former.fingerprint
+    assert Artifacts(experiment).tokenizer != Artifacts.of_run(run).tokenizer
 
 
 def test_weights_that_are_not_numbers_are_named(directory: Path, tmp_path: Path) -> None:
