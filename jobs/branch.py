@@ -10,7 +10,7 @@ from typing import Any
 from jobs import hints
 from jobs.ledger import attempts, read_or_none
 from jobs.pipeline import Keys, former_training, last_step, set_aside, shared_checkpoint
-from sllm.artifacts import differ_in_their_end, shared_steps
+from sllm.artifacts import differ_in_their_end, shared_steps, steps_before_the_end
 from sllm.config import DECAY, decay_start
 from sllm.errors import storage_as_user_error
 from sllm.files import CorruptError, atomic_file, delete, fingerprint, read_object, write_json
@@ -56,14 +56,20 @@ def training_branch(run: RunDirectory, keys: Keys) -> Branch | None:
 
 def _because(run: RunDirectory, former: dict[str, Any], key: dict[str, Any]) -> str:
     if shared := shared_steps(former, key):
-        return (
-            f"it has no checkpoint up to step {shared:,}, where the first of both decays starts; "
-            f"train.checkpoint.keep_every keeps some"
-        )
+        way_out = _way_out(run, former, key["train"]["max_steps"])
+        return f"it has no checkpoint up to step {shared:,}, where the first of both decays starts; {way_out}"
     ends = [decay_start(of["train"]["max_steps"], of["train"].get("decay") or DECAY) for of in (former, key)]
     stay = min(*ends, last_step(run))
     would = f"; under train.schedule=wsd the first {stay:,} would have stayed" if stay > 0 else ""
     return f"the rate of a cosine depends on its end from the first step on{would}"
+
+
+def _way_out(run: RunDirectory, former: dict[str, Any], steps: int) -> str:
+    start = steps_before_the_end(former)
+    decay = f"{1 - start / steps:.6g}"
+    if start in checkpoint_steps(run.checkpoints) and start < steps and decay_start(steps, float(decay)) == start:
+        return f"train.decay={decay} goes on from step {start:,}"
+    return "train.checkpoint.keep_every keeps some"
 
 
 def _step_seconds(run: RunDirectory, key: dict[str, Any]) -> float | None:

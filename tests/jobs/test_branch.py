@@ -99,6 +99,7 @@ def test_longer_and_longer(config: Path, run: RunDirectory) -> None:
     first, second, third = (load_experiment(config, [*WSD, f"train.max_steps={n}"]) for n in (30, 60, 120))
     train(run, first)
     assert checkpoint_steps(run.checkpoints) == [24, 30]
+    write_json(run.path / "wandb.json", {"id": "1"})
     submit(run, stage_keys(second))
     aside = RunDirectory(run.path / "previous" / fingerprint(stage_keys(first)["pretrain"]))
     assert checkpoint_steps(run.checkpoints) == [24]
@@ -109,6 +110,7 @@ def test_longer_and_longer(config: Path, run: RunDirectory) -> None:
     assert [record["step"] for record in read_jsonl(run.metrics)] == list(range(1, 25))
     assert not run.best.exists(), "it is of the decay"
     assert read_done(run, "pretrain") is None
+    assert not (run.path / "wandb.json").exists(), "W&B keeps the rows that it has"
     assert training_moves(run, stage_keys(second)) == []
     assert training_branch(run, stage_keys(second)) is None
     train(run, second)
@@ -299,6 +301,8 @@ def test_what_a_submit_says(config: Path, run: RunDirectory) -> None:
         "All 20 steps are trained anew (about 0:10): it has no checkpoint up to step 16, where the first of both "
         "decays starts; train.checkpoint.keep_every keeps some | "
     )
+    assert "decays starts; train.decay=0.142857 goes on from step 24 | " in said(*WSD, "train.max_steps=28")
+    assert said(*WSD, "train.max_steps=28", "train.decay=0.142857").startswith("Training goes on from step 24 of ")
     assert said(*WSD, "train.max_steps=60", "seed=2").startswith("None | ")
     shutil.rmtree(run.path)
     train(run, load_experiment(config, []))
