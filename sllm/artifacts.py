@@ -24,10 +24,6 @@ DESCRIPTIVE = ("weight", "optional", "licence", "text_megabytes")
 # Settings of `train` that change how a run is watched, stored or computed, but not what it learns.
 OPERATIONAL = {"checkpoint", "compile", "activation_checkpointing"}
 
-# Settings of `train` that came later, with the value that stands for what was done before. Then they are not in the
-# key: a training that was begun before they came goes on.
-LATER = {"schedule": "cosine", "decay": None}
-
 # Settings of `train` that, under wsd, are not read before the decay.
 OF_THE_END = ("max_steps", "decay", "min_learning_rate")
 
@@ -59,11 +55,7 @@ def stage_keys(experiment: Experiment) -> dict[str, dict[str, Any]]:
         parents = {parent: fingerprint(keys[parent]) for parent in needs}
         keys[stage] = {"version": VERSIONS[stage], **content, "needs": parents}
 
-    training = {
-        name: value
-        for name, value in e["train"].items()
-        if name not in OPERATIONAL and not (name in LATER and value == LATER[name])
-    }
+    training = {name: value for name, value in e["train"].items() if name not in OPERATIONAL}
     add("download", [], data=e["data"], seed=e["seed"], files=inputs)
     add("tokenizer", ["download"], tokenizer=e["tokenizer"], seed=e["seed"])
     add("pack", ["download", "tokenizer"])

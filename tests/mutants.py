@@ -56,11 +56,6 @@ MUTANTS: list[Mutant] = [
             'OPERATIONAL = {"checkpoint", "compile", "activation_checkpointing", "precision"}',
         ),
         (
-            "a training from before there was a schedule is another one",
-            'LATER = {"schedule": "cosine", "decay": None}',
-            "LATER = {}",
-        ),
-        (
             "cosines of two lengths are taken for one training",
             'if train.get("decay") else 0',
             'if train.get("decay") else train["max_steps"]',
