@@ -20,8 +20,9 @@ class Measured(NamedTuple):
     """By micro-batch."""
 
 
-_DEFAULT = {"d_model": 1024, "n_layers": 24, "n_heads": 16, "d_ff": 4096, "context_length": 2048, "vocab_size": 32000}
-_SMALL = {"d_model": 768, "n_layers": 12, "n_heads": 12, "d_ff": 3072, "context_length": 2048, "vocab_size": 32000}
+_GPT2 = {"family": "gpt2", "context_length": 2048, "vocab_size": 32_000}
+_DEFAULT = {**_GPT2, "d_model": 1024, "n_layers": 24, "n_heads": 16, "d_ff": 4096}
+_SMALL = {**_GPT2, "d_model": 768, "n_layers": 12, "n_heads": 12, "d_ff": 3072}
 MEASURED = [  # docs/benchmarks/gpu-2026-11-27-first.json and -second.json
     Measured("H100", _DEFAULT, True, {8: 138_124.3, 16: 144_458.8}),
     Measured("H100", _DEFAULT, False, {16: 122_444.1}),

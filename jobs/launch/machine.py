@@ -5,9 +5,10 @@ import os
 from jobs.ask import ask, is_interactive
 from jobs.branch import training_branch
 from jobs.launch.order import Order
-from jobs.pipeline import former_training, last_step
+from jobs.pipeline import former_training, last_step, set_aside
 from sllm.errors import UserError
 from sllm.model.size import flops_per_token
+from sllm.run_directory import RunDirectory
 
 CPU_FLOPS = 1e11
 """What one core computes in a second, at the very most: two AVX2 multiply-adds of eight floats each at 3 GHz."""
@@ -38,10 +39,10 @@ def steps_left(order: Order) -> int:
     """Training steps that the order is still to take."""
     if all(step.done for step in order.plan() if step.stage.name == "pretrain"):
         return 0
-    if branch := training_branch(order.run, order.keys):
-        return order.experiment.train.max_steps - branch.step
-    step = last_step(order.run) if former_training(order.run) == order.keys["pretrain"] else 0
-    return order.experiment.train.max_steps - step
+    run, key, steps = order.run, order.keys["pretrain"], order.experiment.train.max_steps
+    if branch := training_branch(run, order.keys):
+        return steps - branch.step
+    return steps - last_step(run if former_training(run) == key else RunDirectory(set_aside(run, key)))
 
 
 def slow(order: Order) -> list[str]:

@@ -48,10 +48,10 @@ def show_plan(order: Order, console: Console) -> None:
 
 def estimates(order: Order) -> list[str]:
     """What is still to be run takes about so much time and room."""
-    ahead = [step.stage.name for step in order.plan() if not step.done]
-    lines = [f"disk for data: {data_room(order.experiment)}"] if {"download", "pack"} & set(ahead) else []
-    if "pretrain" in ahead:
-        resources, steps = order.cluster.resources("pretrain"), steps_left(order)
+    ahead = {step.stage.name for step in order.plan() if not step.done}
+    lines = [f"disk for data: {data_room(order.experiment)}"] if ahead & {"download", "pack"} else []
+    if steps := steps_left(order):
+        resources = order.cluster.resources("pretrain")
         gpus = training_gpus(resources, order.where)
         time = training_time(order.experiment, steps, gpus, gpu_kind(resources)) if gpus else NO_GPUS
         lines += [f"disk for run: {run_room(order.experiment)[0]}", f"training of {steps:,} steps: {time}"]

@@ -89,6 +89,8 @@ def test_what_was_not_measured_is_assumed() -> None:
     for changed, factor in (("precision=fp32", 2), ("activation_checkpointing=true", 4 / 3), ("precision=fp16", 1)):
         slower = preset("default", "tokenizer.vocab_size=64000", "train.max_steps=300000", f"train.{changed}")
         assert hours(slower) == pytest.approx(factor * hours(default), rel=0.01)
+    qwen3 = preset("default", "model.family=qwen3", "model.dropout=0")
+    assert "(assumed: " in training_time(qwen3, 1, [(1, 1)]), "blocks of another family"
     tiny = training_time(preset("smoke"), 1, [(1, 1)])
     assert tiny == "not estimated: no model narrower than 512 was measured on a GPU"
 
@@ -129,7 +131,7 @@ def test_the_kind_of_gpu_is_the_one_the_profile_names() -> None:
 def test_checkpoints_are_as_large_as_those_that_were_measured() -> None:
     for name in ("default", "small"):
         experiment, measured = preset(name), benchmark()[f"checkpoint {name}"]["gigabytes"]
-        size = checkpoint_bytes(experiment.model, experiment.tokenizer.vocab_size)
+        size = checkpoint_bytes(experiment.model, experiment.train, experiment.tokenizer.vocab_size)
         assert size / 1e9 == pytest.approx(measured, rel=0.01)
     # The three newest, those of steps 5,000, 10,000 … 30,000, and the one that is being written.
     assert "\n# disk for run      10 checkpoints, the best model and its export take 44.2 GB\n" in describe_experiment(

@@ -9,9 +9,12 @@ import pytest
 import tiny
 
 from jobs import ledger
+from jobs.launch.machine import steps_left
+from jobs.launch.order import Order
 from jobs.perform import perform
 from jobs.pipeline import STAGES, Keys, Stage, former_training, plan, up_to
 from jobs.previous import swap_training, training_moves
+from jobs.slurm.cluster import load_cluster
 from jobs.status.states import stage_states
 from sllm.artifacts import Artifacts, stage_keys
 from sllm.config import Experiment, load_experiment
@@ -274,6 +277,23 @@ def test_a_training_that_moves_says_what_and_how_it_comes_back(config: Path) -> 
     assert str(back) == (
         f"The training with these settings (30 steps, {format_seconds(seconds)}) comes back from {run.path}/{where}"
     )
+
+
+def test_steps_that_are_left(config: Path) -> None:
+    """Also of a training that is set aside and would come back."""
+    first, second = load_experiment(config), load_experiment(config, ["seed=7"])
+
+    def left(experiment: Experiment) -> int:
+        return steps_left(Order(experiment, load_cluster("laptop"), "local"))
+
+    assert left(first) == 30
+    run = finish(first)
+    assert left(first) == 0
+    run.done("pretrain").unlink()
+    (run.checkpoints / "step-00000030").rename(run.checkpoints / "step-00000010")
+    assert (left(first), left(second)) == (20, 30)
+    swap_training(run, stage_keys(second))
+    assert (left(first), left(second)) == (20, 30)
 
 
 def test_until_takes_a_stage_and_what_it_needs() -> None:
