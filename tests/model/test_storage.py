@@ -15,7 +15,7 @@ from sllm.errors import UserError
 from sllm.files import read_json, write_json, write_text
 from sllm.inference.generator import TextGenerator
 from sllm.manifests import write_manifest
-from sllm.model.gpt2 import GPT
+from sllm.model.families import make_model
 from sllm.model.storage import load_pair, save_model
 from sllm.run_directory import RunDirectory, checkpoint_path
 from sllm.tokenizer import Tokenizer
@@ -74,7 +74,9 @@ def test_a_checkpoint_of_an_earlier_version_takes_the_tokenizer_that_was_submitt
     former.save(Artifacts(experiment, keys).tokenizer / "tokenizer.json")
     checkpoint = checkpoint_path(run.checkpoints, 10)
     save_model(
-        checkpoint, GPT(experiment.model, former.vocab_size), Artifacts(experiment, keys).tokenizer / "tokenizer.json"
+        checkpoint,
+        make_model(experiment.model, former.vocab_size),
+        Artifacts(experiment, keys).tokenizer / "tokenizer.json",
     )
     (checkpoint / "tokenizer.json").unlink()
     write_manifest(checkpoint)
