@@ -29,6 +29,8 @@ class Branch:
     steps: int
     step_seconds: float | None
     because: str = ""
+    later: str = ""
+    """How it could begin later."""
 
     def __str__(self) -> str:
         left = self.steps - self.step
@@ -37,7 +39,7 @@ class Branch:
             return f"All {self.steps:,} steps are trained anew{time}: {self.because}"
         return (
             f"Training goes on from step {self.step:,} of {hints.short(self.source)}, up to which both are the same; "
-            f"steps {self.step + 1:,} to {self.steps:,} are trained anew{time}"
+            f"steps {self.step + 1:,} to {self.steps:,} are trained anew{time}{self.later and '; '}{self.later}"
         )
 
 
@@ -48,7 +50,8 @@ def training_branch(run: RunDirectory, keys: Keys) -> Branch | None:
     steps = key["train"]["max_steps"]
     if shared := shared_checkpoint(run, key):
         other, step = shared
-        return Branch(set_aside(run, other), step, steps, _step_seconds(run, other))
+        later = _later(run, key, step)
+        return Branch(set_aside(run, other), step, steps, _step_seconds(run, other), later=later)
     if former is None or set_aside(run, key).is_dir() or not differ_in_their_end(former, key):
         return None
     return Branch(set_aside(run, former), 0, steps, _step_seconds(run, former), _because(run, former, key))
@@ -56,20 +59,23 @@ def training_branch(run: RunDirectory, keys: Keys) -> Branch | None:
 
 def _because(run: RunDirectory, former: dict[str, Any], key: dict[str, Any]) -> str:
     if shared := shared_steps(former, key):
-        way_out = _way_out(run, former, key["train"]["max_steps"])
-        return f"it has no checkpoint up to step {shared:,}, where the first of both decays starts; {way_out}"
+        way_out = _later(run, key, 0) or "train.checkpoint.keep_every keeps some"
+        return f"there is no checkpoint up to step {shared:,}, where both part; {way_out}"
     ends = [decay_start(of["train"]["max_steps"], of["train"].get("decay") or DECAY) for of in (former, key)]
     stay = min(*ends, last_step(run))
     would = f"; under train.schedule=wsd the first {stay:,} would have stayed" if stay > 0 else ""
     return f"the rate of a cosine depends on its end from the first step on{would}"
 
 
-def _way_out(run: RunDirectory, former: dict[str, Any], steps: int) -> str:
-    start = steps_before_the_end(former)
+def _later(run: RunDirectory, key: dict[str, Any], step: int) -> str:
+    """With which decay the training could begin at the checkpoint before that of the run's own, if this is later."""
+    former, steps = former_training(run), key["train"]["max_steps"]
+    start = steps_before_the_end(former) if former is not None else 0
+    if former is None or not step < start < steps or start not in checkpoint_steps(run.checkpoints):
+        return ""
     decay = f"{1 - start / steps:.6g}"
-    if start in checkpoint_steps(run.checkpoints) and start < steps and decay_start(steps, float(decay)) == start:
-        return f"train.decay={decay} goes on from step {start:,}"
-    return "train.checkpoint.keep_every keeps some"
+    other = {**key, "train": {**key["train"], "decay": float(decay)}}
+    return f"with train.decay={decay} from step {start:,} on" if shared_steps(former, other) == start else ""
 
 
 def _step_seconds(run: RunDirectory, key: dict[str, Any]) -> float | None:

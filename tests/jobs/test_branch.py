@@ -298,12 +298,17 @@ def test_what_a_submit_says(config: Path, run: RunDirectory) -> None:
         f"from step 24 of previous/{fingerprint(former)}"
     )
     assert said(*WSD, "train.max_steps=20").startswith(
-        "All 20 steps are trained anew (about 0:10): it has no checkpoint up to step 16, where the first of both "
-        "decays starts; train.checkpoint.keep_every keeps some | "
+        "All 20 steps are trained anew (about 0:10): there is no checkpoint up to step 16, where both part; "
+        "train.checkpoint.keep_every keeps some | "
     )
-    assert "decays starts; train.decay=0.142857 goes on from step 24 | " in said(*WSD, "train.max_steps=28")
+    assert "where both part; with train.decay=0.142857 from step 24 on | " in said(*WSD, "train.max_steps=28")
     assert said(*WSD, "train.max_steps=28", "train.decay=0.142857").startswith("Training goes on from step 24 of ")
     assert said(*WSD, "train.max_steps=60", "seed=2").startswith("None | ")
+    submit(run, stage_keys(longer := load_experiment(config, [*WSD, "train.max_steps=60"])))
+    train(run, longer)
+    part, _, later = said(*WSD, "train.max_steps=50").partition(" | ")[0].partition("; with ")
+    assert part.startswith(f"Training goes on from step 24 of {where}, ")
+    assert later == "train.decay=0.04 from step 48 on"
     shutil.rmtree(run.path)
     train(run, load_experiment(config, []))
     assert said("train.max_steps=60").startswith(
