@@ -1128,6 +1128,17 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
+        "jobs/launch/machine.py",
+        "tests/jobs/test_pipeline.py::test_steps_that_are_left",
+        ("a training that comes back begins anew", "RunDirectory(set_aside(run, key))", "run"),
+    ),
+    *of(
+        "jobs/describe.py",
+        "tests/jobs/test_disk_space.py tests/jobs/test_describe.py",
+        ("the checkpoint before the decay takes no room", ' + (train.schedule == "wsd")', ""),
+        ("tokens of a small vocabulary take four bytes", "<= 1 << 16 else 4", "< 1 else 4"),
+    ),
+    *of(
         "jobs/estimate.py",
         "tests/jobs/test_estimate.py",
         ("every run is estimated on one GPU", "tokens / speed / computing / 3600", "tokens / speed / 3600"),
