@@ -49,6 +49,15 @@ def of(file: str, tests: str, *mutants: tuple[str, str, str]) -> list[Mutant]:
 MUTANTS: list[Mutant] = [
     *of(
         "sllm/artifacts.py",
+        "tests/model/test_storage.py::test_a_checkpoint_of_an_earlier_version_takes_the_tokenizer_that_was_submitted",
+        (
+            "the keys of today for what a run was submitted with",
+            "return cls(load_experiment(run.config), keys)",
+            "return cls(load_experiment(run.config))",
+        ),
+    ),
+    *of(
+        "sllm/artifacts.py",
         "tests/jobs/test_keys.py",
         (
             "precision taken for operational",
@@ -679,6 +688,15 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "sllm/export/transformers.py",
+        "tests/export/test_transformers.py::test_its_tokenizer_knows_all_special_tokens",
+        (
+            "the tokens for conversations are not named",
+            '        "additional_special_tokens": list(tokenizer.special_tokens[4:]),\n',
+            "",
+        ),
+    ),
+    *of(
+        "sllm/export/transformers.py",
         "tests/export/test_transformers.py::test_a_greedy_text_is_ours",
         (
             "special tokens in the text are special",
@@ -959,6 +977,15 @@ MUTANTS: list[Mutant] = [
             "SIGUSR2 ends the job",
             "SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)",
             "SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)",
+        ),
+    ),
+    *of(
+        "sllm/tokenizer/characters.py",
+        "tests/tokenizer/test_characters.py::test_special_tokens_are_no_text",
+        (
+            "a reserved token may be generated between two characters",
+            "    table = [broken] * n_special\n    table[eos_id]",
+            "    table = [broken] * 3 + [bytes([BETWEEN]) + broken[1:]] * (n_special - 3)\n    table[eos_id]",
         ),
     ),
     *of(
