@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from rich.filesize import decimal as readable_bytes
@@ -15,6 +16,7 @@ from sllm.config import (
     Source,
     TrainConfig,
     fits_world_size,
+    phase_weights,
     write_experiment,
 )
 from sllm.data.find import is_left_out, local_files
@@ -43,6 +45,8 @@ class Plan:
     """Training tokens by source; None where nothing tells."""
     epochs: dict[str, float]
     """By source; empty unless the tokens of all are known."""
+    phases: dict[int, dict[str, float]]
+    """Epochs by source, of what is seen from each of these numbers of steps on; empty where `epochs` is."""
 
     @property
     def warnings(self) -> list[str]:
@@ -77,6 +81,12 @@ def describe_experiment(experiment: Experiment) -> str:
         figures[f"  {name}"] = (
             count if epochs is None else f"{count}; the run sees {epochs * (tokens or 0):,.0f}: {epochs:.2f} epochs"
         )
+    if len(plan.phases) > 1:
+        for (start, parts), end in zip(plan.phases.items(), [*list(plan.phases)[1:], train.max_steps], strict=True):
+            for name, part in parts.items():
+                figures[f"  {name}, steps {start + 1:,} to {end:,}"] = (
+                    f"{part * (plan.tokens[name] or 0):,.0f}: {part:.2f} epochs"
+                )
     width = max(map(len, figures))
     lines = [f"# {name:<{width}}  {value}" for name, value in figures.items()]
     return write_experiment(experiment) + "\n".join([*lines, *(f"# WARNING: {w}" for w in plan.warnings)]) + "\n"
@@ -87,13 +97,15 @@ def plan_data(experiment: Experiment) -> Plan:
     basis, tokens = _training_tokens(experiment)
     # As the sampler has it: whole windows, and shares in proportion to weight × windows.
     windows = {name: ((count or 0) - 1) // experiment.model.context_length for name, count in tokens.items()}
-    weights = {source.name: source.weight for source in experiment.data.sources if source.name in tokens}
-    epochs = {}
+    weights = phase_weights(experiment.data, experiment.train.max_steps)
+    phases = {}
     if min(windows.values()) > 0:
-        samples = experiment.train.max_steps * experiment.train.global_batch
-        weighted = sum(weights[name] * windows[name] for name in windows)
-        epochs = {name: samples * weight / weighted for name, weight in weights.items()}
-    return Plan(basis, tokens, epochs)
+        for start, end in pairwise([*weights, experiment.train.max_steps]):
+            samples = (end - start) * experiment.train.global_batch
+            weighted = sum(weights[start][name] * windows[name] for name in windows)
+            phases[start] = {name: samples * weights[start][name] / weighted for name in windows}
+    epochs = {name: sum(part[name] for part in phases.values()) for name in windows if phases}
+    return Plan(basis, tokens, epochs, phases)
 
 
 def data_bytes(experiment: Experiment) -> tuple[int, int, list[str]]:

@@ -4,7 +4,7 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
@@ -57,6 +57,10 @@ def _section(section: type[Section], above: str) -> Iterator[str]:
             yield f"### `{above}{name}`"
             yield from _about(inner)
             yield from _section(inner, f"{above}{name}.")
+        elif inner := _as_section((*get_args(field.annotation), None)[0]):
+            yield f"### `{above}{name}`, each of them"
+            yield from _about(inner)
+            yield _table(inner, "")
 
 
 def _fields(section: type[Section]) -> dict[str, FieldInfo]:
@@ -118,9 +122,11 @@ def _value(schema: dict[str, Any]) -> str:
     kind = schema.get("type", "section")
     if kind == "array":
         item = schema["items"]
-        return "list of sources" if "oneOf" in item else f"list of: {_value(item)}"
+        if "oneOf" in item or "$ref" in item:
+            return f"list of {'sources' if 'oneOf' in item else 'sections'}"
+        return f"list of: {_value(item)}"
     if kind == "object":
-        names = ", ".join(f"`{name}`" for name in schema["propertyNames"]["enum"])
+        names = ", ".join(f"`{name}`" for name in schema.get("propertyNames", {}).get("enum", ())) or "names"
         return f"section of {names}, each {_value(schema['additionalProperties'])}"
     if kind in ("integer", "number"):
         return f"{kind}{_bounds(schema)}"

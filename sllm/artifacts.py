@@ -4,10 +4,11 @@ A stage's key is the part of the experiment that it reads, plus the fingerprints
 equal result: this is what makes a second submit do nothing, and a changed setting redo exactly what it touches.
 """
 
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from sllm.config import AihubSource, Experiment, FilesSource, decay_start, load_experiment
+from sllm.config import AihubSource, Experiment, FilesSource, decay_start, load_experiment, phase_step
 from sllm.data.find import file_stamps, is_left_out
 from sllm.errors import UserError
 from sllm.files import CorruptError, fingerprint, read_object
@@ -39,6 +40,7 @@ def stage_keys(experiment: Experiment) -> dict[str, dict[str, Any]]:
     for source in e["data"]["sources"]:
         for name in DESCRIPTIVE:
             source.pop(name, None)
+    phases = e["data"].pop("phases")
     inputs, problems = {}, []
     for source in experiment.data.sources:
         if isinstance(source, FilesSource | AihubSource) and not is_left_out(source):
@@ -66,6 +68,7 @@ def stage_keys(experiment: Experiment) -> dict[str, dict[str, Any]]:
         train=training,
         seed=e["seed"],
         weights=weights,
+        phases=phases,
         validate={name: e["validate"][name] for name in ("every", "tokens")},
     )
     add("validate", ["pretrain"], validate=e["validate"])
@@ -75,23 +78,36 @@ def stage_keys(experiment: Experiment) -> dict[str, dict[str, Any]]:
 
 def steps_before_the_end(key: dict[str, Any]) -> int:
     """How many steps of the training with this key of pretrain do not depend on how long it is: under wsd those before
-    the decay, under cosine none."""
+    the decay and before the first phase of the data, under cosine none."""
+    return min([_constant_steps(key), *(step for step, _ in _phases(key))])
+
+
+def _constant_steps(key: dict[str, Any]) -> int:
     train = key["train"]
     return decay_start(train["max_steps"], train["decay"]) if train.get("decay") else 0
+
+
+def _phases(key: dict[str, Any]) -> list[tuple[int, dict[str, float]]]:
+    """The last step before each phase of the data, and its weights."""
+    return [(phase_step(phase["from"], key["train"]["max_steps"]), phase["weights"]) for phase in key.get("phases", [])]
 
 
 def shared_steps(old: dict[str, Any], new: dict[str, Any]) -> int:
     """Up to which step two keys of pretrain stand for the same training, bit for bit: 0 if they differ in anything that
     is read before the end."""
-    if old == new:
-        return int(new["train"]["max_steps"])
-    return min(map(steps_before_the_end, (old, new))) if differ_in_their_end(old, new) else 0
+    if not differ_in_their_end(old, new):
+        return int(new["train"]["max_steps"]) if old == new else 0
+    pairs = zip_longest(_phases(old), _phases(new))
+    parts = next(([phase[0] for phase in pair if phase] for pair in pairs if pair[0] != pair[1]), [])
+    rates = [] if old["train"] == new["train"] else map(_constant_steps, (old, new))
+    return min([*parts, *rates])
 
 
 def differ_in_their_end(old: dict[str, Any], new: dict[str, Any]) -> bool:
-    """Whether two keys of pretrain differ in nothing but in how long the training is, and how its rate falls."""
+    """Whether two keys of pretrain differ in nothing but in how long the training is, how its rate falls, and in the
+    phases of the data."""
     begins = [
-        {**key, "train": {name: value for name, value in key["train"].items() if name not in OF_THE_END}}
+        {**key, "phases": [], "train": {name: value for name, value in key["train"].items() if name not in OF_THE_END}}
         for key in (old, new)
     ]
     return old != new and begins[0] == begins[1]

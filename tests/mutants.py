@@ -70,9 +70,15 @@ MUTANTS: list[Mutant] = [
             'if train.get("decay") else train["max_steps"]',
         ),
         (
+            "two trainings go on as one where a phase of one of them has begun",
+            "    return min([*parts, *rates])\n",
+            "    return max([*parts, *rates])\n",
+        ),
+        ("the phases are not in the training's key", "        phases=phases,\n", "        phases=[],\n"),
+        (
             "the longer of two trainings says where they part",
-            "    return min(map(steps_before_the_end",
-            "    return max(map(steps_before_the_end",
+            "else map(_constant_steps, (old, new))",
+            "else [max(map(_constant_steps, (old, new)))]",
         ),
         (
             "activation checkpointing changes the key",
@@ -357,8 +363,8 @@ MUTANTS: list[Mutant] = [
         "tests/data/test_download.py::test_other_settings_in_the_same_data_directory_give_what_a_fresh_one_gives",
         (
             "store: cleaning rules are no part of its key",
-            'exclude={"sources", "near_duplicates"})',
-            'exclude={"sources", "near_duplicates", "clean"})',
+            'exclude={"sources", "near_duplicates", "phases"})',
+            'exclude={"sources", "near_duplicates", "phases", "clean"})',
         ),
         (
             "store: a file that changed is not noticed",
@@ -598,6 +604,40 @@ MUTANTS: list[Mutant] = [
             "every epoch has the same order",
             '            round_keys(self.seed, "epoch", self._names[source], epoch)\n',
             '            round_keys(self.seed, "epoch", self._names[source])\n',
+        ),
+    ),
+    *of(
+        "sllm/data/sampler.py",
+        "tests/data/test_sampler.py::test_every_source_shows_each_window_once_in_each_of_its_epochs",
+        (
+            "a phase shows again what the one before it has shown",
+            "        return self.before + np.array(counts)\n",
+            "        return np.array(counts)\n",
+        ),
+        (
+            "the part of a block that is before a phase is shown again in it",
+            "last.counts(first - last.start) + shown",
+            "last.counts(first - last.start)",
+        ),
+    ),
+    *of(
+        "sllm/data/sampler.py",
+        "tests/data/test_sampler.py::test_a_phase_has_its_own_shares_and_changes_nothing_before_it",
+        ("a phase begins at its step of one sample each", "step * global_batch, 0, np.zeros", "step, 0, np.zeros"),
+        ("a block goes on into the next phase", "block, before = cut + 1, ", "block, before = cut, "),
+    ),
+    *of(
+        "sllm/config/schema.py",
+        "tests/config/test_config.py::test_phases",
+        (
+            "a source that a phase does not name is left out",
+            "{**own, **phase.weights} for phase",
+            "{**dict.fromkeys(own, 0.0), **phase.weights} for phase",
+        ),
+        (
+            "a phase's begin is rounded down",
+            "    return round(share * max_steps)\n",
+            "    return int(share * max_steps)\n",
         ),
     ),
     *of(
@@ -1099,16 +1139,13 @@ MUTANTS: list[Mutant] = [
         ),
         (
             "the sources' weights are ignored",
-            (
-                "        weights = {source.name: source.weight for source in experiment.data.sources if "
-                "source.name in names}"
-            ),
-            "        weights = {source.name: 1.0 for source in experiment.data.sources if source.name in names}",
+            "            step: {name: weight for name, weight in weights.items() if name in names}\n",
+            "            step: {name: 1.0 for name in weights if name in names}\n",
         ),
         (
             "the order ignores the seed",
-            "weights, length, experiment.seed, global_batch",
-            "weights, length, 0, global_batch",
+            "phases[0], length, experiment.seed, global_batch",
+            "phases[0], length, 0, global_batch",
         ),
         (
             "the start values ignore the seed",

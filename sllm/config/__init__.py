@@ -14,6 +14,8 @@ from sllm.config.schema import (
     check_world_size,
     decay_start,
     fits_world_size,
+    phase_step,
+    phase_weights,
 )
 from sllm.config.section import LARGEST, NonNegative, Positive, Section, Strings, all_keys, combined
 from sllm.config.sources import SOURCES, AihubSource, EmbeddedSource, FilesSource, HubSource, Language, Source

@@ -2,6 +2,7 @@
 
 import math
 from functools import reduce
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -40,6 +41,15 @@ class CleanConfig(Section):
     """Mask resident registration numbers, phone and card numbers, and e-mail addresses."""
 
 
+class Phase(Section):
+    """From a share of the training's steps on sources have other weights."""
+
+    from_: Annotated[float, Field(alias="from", gt=0, lt=1)]
+    """The share of train.max_steps before it, rounded to whole steps: 0.85."""
+    weights: Annotated[dict[str, Annotated[float, Field(ge=0, le=1e6)]], Field(min_length=1)]
+    """By name of the source; 0 leaves it out. One that is not named has its own weight, whatever the phase before."""
+
+
 class DataConfig(Section):
     """Which documents there are, and which of them stay."""
 
@@ -58,6 +68,8 @@ class DataConfig(Section):
     """Uncompressed text in one .jsonl.zst shard."""
     limit_megabytes: Positive | None = None
     """Text to take from each source, at most: a few megabytes for a try."""
+    phases: Annotated[tuple[Phase, ...], Field(strict=False)] = ()
+    """Other weights of sources from some step on, such as the best text last."""
 
     @model_validator(mode="after")
     def _check(self) -> "DataConfig":
@@ -70,7 +82,30 @@ class DataConfig(Section):
             problems.append(
                 f"min_characters: {self.min_characters} is above max_characters ({self.max_characters}); lower it"
             )
-        return combined(self, problems)
+        return combined(self, problems + self._phase_problems())
+
+    def _phase_problems(self) -> list[str]:
+        problems, before = [], 0.0
+        weights = {source.name: source.weight for source in self.sources}
+        required = {source.name for source in self.sources if not getattr(source, "optional", False)}
+        for i, phase in enumerate(self.phases):
+            problems += [
+                f"phases.{i}.weights.{name}: no source has this name; valid: {listed(list(weights))}"
+                for name in phase.weights
+                if name not in weights
+            ]
+            if phase.from_ <= before:
+                problems.append(f"phases.{i}.from: {phase.from_} is not above that of the phase before ({before})")
+            before = phase.from_
+            left = {name for name, weight in {**weights, **phase.weights}.items() if weight and name in weights}
+            if not left:
+                problems.append(f"phases.{i}.weights: all are 0; give a source a weight")
+            elif left < weights.keys() and not left & required:
+                problems.append(
+                    f"phases.{i}.weights: no text if {listed(sorted(left))} cannot be had: the others are 0; set "
+                    f"optional: false, or give another a weight"
+                )
+        return problems
 
 
 class TokenizerConfig(Section):
@@ -339,6 +374,14 @@ class Experiment(Section):
                 f"validate.sample_tokens: {validate.sample_tokens} is not below model.context_length ({context}), "
                 f"which has to hold the prompt too; use at most {context - 1}"
             )
+        last = self.train.max_steps
+        for i, (start, end) in enumerate(pairwise([*(phase_step(p.from_, last) for p in self.data.phases), last])):
+            if start in (0, end):
+                problems.append(
+                    f"data.phases.{i}.from: {self.data.phases[i].from_} of train.max_steps ({last}) is "
+                    f"{start} steps, and leaves none {'after' if start else 'before'} it; raise train.max_steps, or "
+                    f"take the phase out"
+                )
         wanted = benchmark.prompt_tokens + benchmark.new_tokens
         if wanted > context:
             problems.append(
@@ -358,6 +401,17 @@ class Experiment(Section):
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values under the names of the YAML file."""
         return self.model_dump(mode="json", by_alias=True)
+
+
+def phase_step(share: float, max_steps: int) -> int:
+    """The last step before the phase that begins after this share of them."""
+    return round(share * max_steps)
+
+
+def phase_weights(data: DataConfig, max_steps: int) -> dict[int, dict[str, float]]:
+    """What each source weighs, by the number of steps before: from 0 on, and from each phase on."""
+    own = {source.name: source.weight for source in data.sources}
+    return {0: own, **{phase_step(phase.from_, max_steps): {**own, **phase.weights} for phase in data.phases}}
 
 
 def fits_world_size(train: TrainConfig, world_size: int) -> bool:

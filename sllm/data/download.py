@@ -99,7 +99,7 @@ def _whole(output: Path) -> dict[str, Any] | None:
 def store_of(source: Source, experiment: Experiment, output: Path) -> Path:
     """Where the shards of a source are kept, for all corpora beside `output`: named by all they depend on."""
     described = source.model_dump(mode="json", exclude={"weight", "optional", "licence", "text_megabytes"})
-    cleaning = experiment.data.model_dump(mode="json", exclude={"sources", "near_duplicates"})
+    cleaning = experiment.data.model_dump(mode="json", exclude={"sources", "near_duplicates", "phases"})
     files: list[Any] = []
     if not isinstance(source, HubSource | EmbeddedSource):
         with suppress(UserError):

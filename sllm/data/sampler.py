@@ -5,6 +5,8 @@ before everything was seen once. Sources are mixed in blocks of a fixed number o
 block belong to a source follows from the weights, which ones from one more permutation. Neither is ever
 written down: a keyed Feistel network computes one element of a permutation of any size in constant time and memory.
 So resuming needs one number, and ranks take any slices of a global batch they like.
+
+Other weights may hold from some step on: such a phase begins with a new block, and its sources go on where they were.
 """
 
 import hashlib
@@ -16,7 +18,7 @@ from fractions import Fraction
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -187,6 +189,30 @@ def _scramble(x: np.ndarray) -> np.ndarray:
 # --- the order of training --------------------------------------------------------------------------
 
 
+class _Phase(NamedTuple):
+    """Samples that are mixed by the same shares."""
+
+    start: int
+    """Its first sample."""
+    block: int
+    """The number of its first block; they are counted on over the phases."""
+    before: np.ndarray
+    """(K,) how many samples of each source come before it."""
+    shares: list[Fraction]
+    """Of each source. Exact, so that no rounding adds up over billions of samples."""
+
+    def counts(self, samples: int) -> np.ndarray:
+        """(K,) how many samples of each source come before sample `samples` of the phase, which begins a block: in the
+        phase their exact share, rounded down, and what that leaves goes to the source with the largest share.
+
+        Never decreases from block to block: the others together can gain at most K - 1 more in one block than their
+        share, and the largest share, at least 1/K of a block of K² samples or more, covers that.
+        """
+        counts = [int(share * samples) for share in self.shares]
+        counts[self.shares.index(max(self.shares))] += samples - sum(counts)
+        return self.before + np.array(counts)
+
+
 class Sampler:
     """The endless sequence of training samples. Sample i is one window of one source.
 
@@ -202,24 +228,36 @@ class Sampler:
         seed: int,
         *,
         global_batch: int = 1,
+        phases: Mapping[int, Mapping[str, float]] | None = None,
     ) -> None:
-        """Raises UserError if a source has not one window, or all of them less than `global_batch`."""
-        if weights.keys() != {source.name for source in data.sources}:
-            raise ValueError(f"weights for {', '.join(weights)}; data of {', '.join(s.name for s in data.sources)}")
+        """`phases`: other weights of all sources, by the number of steps (of `global_batch` samples) before them.
+
+        Raises UserError if a source has not one window, or all of them less than `global_batch`.
+        """
+        phases = {0: weights, **(phases or {})}
+        for named in phases.values():
+            if named.keys() != {source.name for source in data.sources}:
+                raise ValueError(f"weights for {', '.join(named)}; data of {', '.join(s.name for s in data.sources)}")
         _check_enough(data, context_length, global_batch)
         self.data, self.context_length, self.seed = data, context_length, seed
         self._names = [source.name for source in data.sources]
         windows = [source.windows(context_length) for source in data.sources]
         self._windows = np.array(windows)
-        # Exact shares, so that no rounding adds up over billions of samples.
-        self._shares = [Fraction(weights[name]) * n for name, n in zip(self._names, windows, strict=True)]
-        self._total = sum(self._shares)
-        self._largest = self._shares.index(max(self._shares))
-        # With at least K² samples for K sources the largest share outweighs the rounding of the others (see _before).
+        # With at least K² samples for K sources the largest share outweighs the rounding of the others.
         self.block = 1024
         while self.block < len(windows) ** 2:
             self.block *= 2
         self._mixed_block = lru_cache(maxsize=4)(self._mix_block)
+        self._phases: list[_Phase] = []
+        for step, named in sorted(phases.items()):
+            weighted = [Fraction(named[name]) * n for name, n in zip(self._names, windows, strict=True)]
+            start, block, before = step * global_batch, 0, np.zeros(len(windows), np.int64)
+            if self._phases:  # It cuts a block off: what comes before a phase is what would come there without it.
+                last, cut = self._phases[-1], self._block_of(start)
+                first = self._first_sample(cut)
+                shown = np.bincount(self._mix_block(cut)[0, : start - first], minlength=len(windows))
+                block, before = cut + 1, last.counts(first - last.start) + shown
+            self._phases.append(_Phase(start, block, before, [part / sum(weighted) for part in weighted]))
 
     def batch(self, start: int, count: int) -> np.ndarray:
         """Token ids (count, context_length + 1) int64 of the samples start … start + count - 1."""
@@ -234,9 +272,9 @@ class Sampler:
 
     def windows(self, start: int, count: int) -> list[tuple[str, int]]:
         """The source and the window number of each of the samples start … start + count - 1."""
-        blocks = range(start // self.block, (start + max(count, 1) - 1) // self.block + 1)
+        blocks = range(self._block_of(start), self._block_of(start + max(count, 1) - 1) + 1)
         mixed = np.concatenate([self._mixed_block(block) for block in blocks], axis=1)
-        sources, samples = mixed[:, start - blocks.start * self.block :][:, :count]
+        sources, samples = mixed[:, start - self._first_sample(blocks.start) :][:, :count]
         sizes = self._windows[sources]
         epochs, positions = np.divmod(samples, sizes)
         keys = [
@@ -246,10 +284,22 @@ class Sampler:
         windows = permute(positions.astype(np.uint64), sizes.astype(np.uint64), np.array(keys))
         return [(self._names[source], w) for source, w in zip(sources.tolist(), windows.tolist(), strict=True)]
 
+    def _block_of(self, sample: int) -> int:
+        phase = self._phases[bisect_right(self._phases, sample, key=lambda phase: phase.start) - 1]
+        return phase.block + (sample - phase.start) // self.block
+
+    def _first_sample(self, block: int) -> int:
+        phase = self._phase_of(block)
+        return phase.start + (block - phase.block) * self.block
+
+    def _phase_of(self, block: int) -> _Phase:
+        return self._phases[bisect_right(self._phases, block, key=lambda phase: phase.block) - 1]
+
     def _mix_block(self, block: int) -> np.ndarray:
-        """(2, self.block) int64: each sample's source, and how many samples that source had before it."""
-        before = np.array(self._before(block))
-        quotas = np.array(self._before(block + 1)) - before
+        """(2, samples) int64: the source of each sample of a block, and how many samples that source had before it."""
+        phase, first = self._phase_of(block), self._first_sample(block)
+        before = phase.counts(first - phase.start)
+        quotas = phase.counts(first - phase.start + self.block) - before
         slots = permute(
             np.arange(self.block, dtype=np.uint64),
             np.full(self.block, self.block, np.uint64),
@@ -261,19 +311,7 @@ class Sampler:
         samples[np.argsort(sources, kind="stable")] = np.arange(self.block) + np.repeat(
             before - np.cumsum(quotas) + quotas, quotas
         )
-        return np.stack([sources, samples])
-
-    def _before(self, block: int) -> list[int]:
-        """How many samples of each source come before `block`: their exact share of all, rounded down, and what that
-        leaves goes to the source with the largest share.
-
-        Never decreases with `block`: the others together can gain at most K - 1 more in one block than their share,
-        and the largest share, at least 1/K of a block of K² samples or more, covers that.
-        """
-        total = block * self.block
-        counts = [int(share * total / self._total) for share in self._shares]
-        counts[self._largest] += total - sum(counts)
-        return counts
+        return np.stack([sources, samples])[:, : self._first_sample(block + 1) - first]
 
 
 def _check_enough(data: PackedData, context_length: int, global_batch: int) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from sllm.artifacts import Artifacts
-from sllm.config import Experiment, TrainConfig, check_world_size
+from sllm.config import Experiment, TrainConfig, check_world_size, phase_weights
 from sllm.data.sampler import PackedData, Sampler
 from sllm.device import autocast, memory_bytes, seed
 from sllm.distributed import World
@@ -46,9 +46,12 @@ class Trainer:
         self.tokenizer = Tokenizer.load(artifacts.tokenizer / TOKENIZER)
         self.data = PackedData.open(artifacts.packed, self.tokenizer.fingerprint)
         names = {source.name for source in self.data.sources}  # without the optional ones that could not be had
-        weights = {source.name: source.weight for source in experiment.data.sources if source.name in names}
+        phases = {
+            step: {name: weight for name, weight in weights.items() if name in names}
+            for step, weights in phase_weights(experiment.data, self.config.max_steps).items()
+        }
         length, batch = experiment.model.context_length, self.config.global_batch
-        self.sampler = Sampler(self.data, weights, length, experiment.seed, global_batch=batch)
+        self.sampler = Sampler(self.data, phases[0], length, experiment.seed, global_batch=batch, phases=phases)
         seed(world.device, experiment.seed)
         self.model = make_model(experiment.model, self.tokenizer.vocab_size).to(world.device)
         self.model.activation_checkpointing = self.config.activation_checkpointing

@@ -17,6 +17,8 @@ from sllm.config import (
     all_keys,
     check_world_size,
     load_experiment,
+    phase_step,
+    phase_weights,
     write_experiment,
 )
 from sllm.errors import UserError
@@ -94,6 +96,52 @@ def test_a_problem_names_the_place_of_its_value(tmp_path: Path) -> None:
     # A list of the keys that are valid speaks of none of them.
     (line,) = problems(CONFIGS / "smoke.yaml", "train.max_stps=99", "train.warmup_steps=2")
     assert line.endswith("activation_checkpointing, checkpoint")
+
+
+def test_phases() -> None:
+    experiment = load_experiment(
+        CONFIGS / "smoke.yaml",
+        [
+            "data.phases=[{from: 0.5, weights: {sample-korean: 0}}, {from: 0.85, weights: {sample-english: 4}}]",
+            "data.sources.0.weight=3",
+            "data.phases.1.from=0.9",
+        ],
+    )
+    assert [source.name for source in experiment.data.sources] == ["sample-korean", "sample-english"]
+    assert [phase_step(phase.from_, 43) for phase in experiment.data.phases] == [22, 39], "21.5 and 38.7"
+    assert phase_weights(experiment.data, 43) == {
+        0: {"sample-korean": 3.0, "sample-english": 1.0},
+        22: {"sample-korean": 0.0, "sample-english": 1.0},
+        39: {"sample-korean": 3.0, "sample-english": 4.0},
+    }
+
+
+def test_every_problem_of_phases_is_told_at_once() -> None:
+    def told(*overrides: str) -> list[str]:
+        return [line.split("data.phases.", 2)[-1] for line in problems(CONFIGS / "smoke.yaml", *overrides)]
+
+    hub = "{name: b, kind: hub, dataset: x/y, language: ko, optional: true}"
+    phases = "{from: 0.5, weights: {a: 0, c: 3}}, {from: 0.5, weights: {b: 0}}, {from: 0.9, weights: {a: 0, b: 0}}"
+    assert told(f"data.sources=[{{name: a, kind: embedded, language: ko}}, {hub}]", f"data.phases=[{phases}]") == [
+        "0.weights.c: no source has this name; valid: a, b",
+        "0.weights: no text if b cannot be had: the others are 0; set optional: false, or give another a weight",
+        "1.from: 0.5 is not above that of the phase before (0.5)",
+        "2.weights: all are 0; give a source a weight",
+    ]
+    assert told("data.phases=[{from: 0, weights: {}}, {from: 1.0, weights: {sample-korean: -1}}, {}]") == [
+        "0.from: 0; input should be greater than 0",
+        "0.weights: {}; at least one item",
+        "1.from: 1.0; input should be less than 1",
+        "1.weights.sample-korean: -1; input should be greater than or equal to 0",
+        "2.from: missing; it must be set",
+        "2.weights: missing; it must be set",
+    ]
+    phases = "[{from: 0.001, weights: {sample-korean: 2}}, {from: 0.999, weights: {sample-korean: 3}}]"
+    way_out = "it; raise train.max_steps, or take the phase out (command line: train.max_steps=40)"
+    assert told(f"data.phases={phases}", "train.max_steps=40") == [
+        f"0.from: 0.001 of train.max_steps (40) is 0 steps, and leaves none before {way_out}",
+        f"1.from: 0.999 of train.max_steps (40) is 40 steps, and leaves none after {way_out}",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import pytest
 from small_corpora import downloaded, experiment, over_files, sentences, write_jsonl
 
 from sllm.artifacts import VERSIONS
+from sllm.config import Experiment
 from sllm.data.download import download_stage, store_of
 from sllm.data.shards import read_shard
 from sllm.data.text import normalise
@@ -328,6 +329,17 @@ def test_another_version_of_the_readers_reads_again(tmp_path: Path, monkeypatch:
     store = store_of(made.data.sources[0], made, tmp_path / "corpus")
     monkeypatch.setitem(VERSIONS, "download", VERSIONS["download"] + 1)
     assert store_of(made.data.sources[0], made, tmp_path / "corpus") != store
+
+
+def test_weights_make_no_other_shards(tmp_path: Path) -> None:
+    made = over_files(tmp_path, {"en": sentences(1), "ko": sentences(1, "ko")})
+    store = store_of(made.data.sources[0], made, tmp_path / "corpus")
+    values = made.to_dict()
+    values["data"]["sources"][0]["weight"] = 2.0
+    values["data"]["phases"] = [{"from": 0.5, "weights": {"en": 3.0}}]
+    values["train"]["max_steps"] = 100
+    weighted = Experiment.model_validate(values)
+    assert store_of(weighted.data.sources[0], weighted, tmp_path / "corpus") == store
 
 
 def test_a_stop_leaves_nothing(tmp_path: Path) -> None:

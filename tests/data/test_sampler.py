@@ -2,9 +2,11 @@
 
 from collections import Counter
 from collections.abc import Callable
+from hashlib import sha256
 from itertools import pairwise
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,7 +78,7 @@ def test_permutations_look_random() -> None:
 
 
 def sampler(
-    windows: dict[str, int], weights: dict[str, float] | None = None, seed: int = 0, length: int = 8
+    windows: dict[str, int], weights: dict[str, float] | None = None, seed: int = 0, length: int = 8, **phased: Any
 ) -> Sampler:
     """A sampler over sources of so many windows; the order needs no token files."""
     sources = {
@@ -84,7 +86,16 @@ def sampler(
         for number, (name, count) in enumerate(windows.items())
     }
     data = PackedData(Path("nowhere"), {"dtype": "<u2", "vocab_size": 260, "sources": sources})
-    return Sampler(data, weights or dict.fromkeys(windows, 1.0), length, seed)
+    return Sampler(data, weights or dict.fromkeys(windows, 1.0), length, seed, **phased)
+
+
+@st.composite
+def phases(draw: st.DrawFn, windows: dict[str, int], last: int, most: int = 4) -> dict[str, Any]:
+    """Up to `most` phases that begin before sample `last`; in each one source at least has a weight above 0."""
+    batch = draw(st.sampled_from([batch for batch in (1, 8, 300) if batch <= sum(windows.values())]))
+    steps = draw(st.lists(st.integers(1, max(1, last // batch)), max_size=most, unique=True))
+    weights = st.fixed_dictionaries(dict.fromkeys(windows, st.just(0.0) | st.floats(0.1, 10)))
+    return {"global_batch": batch, "phases": {step: draw(weights.filter(lambda w: any(w.values()))) for step in steps}}
 
 
 names = st.sampled_from(["a", "b", "c", "d", "e"])
@@ -104,7 +115,7 @@ def test_every_source_shows_each_window_once_in_each_of_its_epochs(
     windows: dict[str, int], data: st.DataObject
 ) -> None:
     weights = {name: data.draw(st.floats(0.1, 10)) for name in windows}
-    order = sampler(windows, weights).windows(0, 12_000)
+    order = sampler(windows, weights, **data.draw(phases(windows, 11_000))).windows(0, 12_000)
     for name, size in windows.items():
         mine = [window for source, window in order if source == name]
         whole = len(mine) // size
@@ -116,13 +127,14 @@ def test_every_source_shows_each_window_once_in_each_of_its_epochs(
 
 
 @settings(max_examples=30)
-@given(sizes, st.integers(0, 10**9), st.integers(1, 1500), st.data())
+@given(sizes, st.integers(0, 4000) | st.integers(0, 10**9), st.integers(1, 1500), st.data())
 def test_the_order_does_not_depend_on_how_it_is_asked_for(
     windows: dict[str, int], start: int, count: int, data: st.DataObject
 ) -> None:
-    whole = sampler(windows, seed=3).windows(start, count)
+    phased = data.draw(phases(windows, start + count))
+    whole = sampler(windows, seed=3, **phased).windows(start, count)
     assert len(whole) == count
-    again = sampler(windows, seed=3)  # another process, or the same one after a resume
+    again = sampler(windows, seed=3, **phased)  # another process, or the same one after a resume
     cuts = sorted(data.draw(st.lists(st.integers(0, count), max_size=5)))
     pieces = [again.windows(start + a, b - a) for a, b in zip([0, *cuts], [*cuts, count], strict=True)]
     assert [window for piece in pieces for window in piece] == whole
@@ -139,14 +151,57 @@ def test_shares_are_exact(sources: dict[str, tuple[int, float]], block: int) -> 
     windows = {name: size for name, (size, _) in sources.items()}
     mixed = sampler(windows, {name: weight for name, (_, weight) in sources.items()})
     total = sum(size * weight for size, weight in sources.values())
-    before = mixed._before(block)
+    before = mixed._phases[0].counts(block * mixed.block)
     assert sum(before) == block * mixed.block
     largest = max(size * weight for size, weight in sources.values())
     for count, (size, weight) in zip(before, sources.values(), strict=True):
         # All but the largest source are within one sample of their share, after however many steps.
         tolerance = len(sources) if size * weight > largest * (1 - 1e-9) else 1
         assert abs(count - block * mixed.block * (size * weight / total)) < tolerance + 1e-6 * count
-    assert all(a <= b for a, b in zip(before, mixed._before(block + 1), strict=True))
+    assert all(before <= mixed._phases[0].counts((block + 1) * mixed.block))
+
+
+@settings(max_examples=30)
+@given(sizes, st.data())
+def test_a_phase_has_its_own_shares_and_changes_nothing_before_it(windows: dict[str, int], data: st.DataObject) -> None:
+    phased = data.draw(phases(windows, 10_000))
+    mixed, plain = sampler(windows, **phased), dict.fromkeys(windows, 1.0)
+    weights = {0: plain, **{step * phased["global_batch"]: new for step, new in sorted(phased["phases"].items())}}
+    for start, end in pairwise([*weights, 12_000]):
+        blocks = range(start, end + 1, mixed.block)
+        total = sum(size * weights[start][name] for name, size in windows.items())
+        shares = {name: size * weights[start][name] / total for name, size in windows.items()}
+        for whole in blocks:  # at the end of each block shares are exact but for rounding
+            counts = Counter(source for source, _ in mixed.windows(start, whole - start))
+            for name, share in shares.items():
+                tolerance = len(windows) if share > max(shares.values()) - 1e-9 else 1
+                assert abs(counts[name] - share * (whole - start)) < tolerance + 1e-6
+        counts = Counter(source for source, _ in mixed.windows(start, end - start))
+        for name, share in shares.items():  # the end cuts a block off, which leaves samples drawn from it: 6 σ
+            assert abs(counts[name] - share * (end - start)) < len(windows) + 6 * (mixed.block * share / 4) ** 0.5
+            assert counts[name] == 0 or share > 0
+        earlier = {step: new for step, new in phased["phases"].items() if step * phased["global_batch"] < start}
+        without = sampler(windows, global_batch=phased["global_batch"], phases=earlier)
+        assert mixed.windows(0, start) == without.windows(0, start)
+
+
+def test_a_source_that_was_left_out_goes_on_where_it_was() -> None:
+    """And the others with what they have not shown: one epoch of all in three phases, every window once."""
+    windows = {"a": 600, "b": 600}
+    mixed = sampler(windows, phases={400: {"a": 0.0, "b": 1.0}, 600: {"a": 1.0, "b": 0.5}})
+    shown = {name: [w for source, w in mixed.windows(0, 900) if source == name] for name in windows}
+    assert [source for source, _ in mixed.windows(400, 200)] == ["b"] * 200
+    assert all(len(set(mine)) == len(mine) for mine in shown.values())
+    for name, mine in shown.items():
+        alone = [w for source, w in sampler(windows).windows(0, 1024) if source == name]
+        assert mine == alone[: len(mine)], "in the order of an epoch without phases"
+
+
+def test_the_order_of_a_training_that_was_begun_stays() -> None:
+    """Its digest, as it was before there were phases."""
+    mixed = sampler({"a": 500, "b": 700, "c": 3}, {"a": 1.0, "b": 0.3, "c": 7.5}, seed=9)
+    order = repr(mixed.windows(0, 5000) + mixed.windows(10**9, 100)).encode()
+    assert sha256(order).hexdigest() == "047f80f8f4a92e0b4a81eb3e0a24328900b119883df29a4d6e09f7e108fa0c1a"
 
 
 def test_weights_are_honoured_within_a_block_too() -> None:
@@ -328,3 +383,5 @@ def test_too_little_text(packed: Packed) -> None:
 def test_weights_must_name_the_sources(packed: Packed) -> None:
     with pytest.raises(ValueError, match="weights for ko; data of ko, en"):
         Sampler(PackedData.open(packed[0], None), {"ko": 1.0}, 16, seed=0)
+    with pytest.raises(ValueError, match="weights for en; data of ko, en"):
+        Sampler(PackedData.open(packed[0], None), {"ko": 1.0, "en": 1.0}, 16, seed=0, phases={3: {"en": 1.0}})

@@ -1,6 +1,7 @@
 """The plan tells what the sampler will do."""
 
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import yaml
 from jobs.describe import BYTES_PER_TOKEN, data_bytes, describe_experiment, plan_data
 from jobs.presets import CONFIGS
 from sllm.artifacts import Artifacts
-from sllm.config import Experiment, load_experiment
+from sllm.config import Experiment, load_experiment, phase_weights
 from sllm.data.sampler import PackedData, Sampler
 
 
@@ -28,6 +29,28 @@ def test_epochs_are_those_of_the_sampler(prepared: dict[str, Any]) -> None:
     for name, epochs in plan.epochs.items():
         assert plan.tokens[name] == data.source(name).tokens("train")
         assert drawn[name] / data.source(name).windows(32) == pytest.approx(100 * epochs, rel=0.02)
+
+
+def test_a_phase_is_told_apart(prepared: dict[str, Any]) -> None:
+    phases = [{"from": 0.33, "weights": {"sample-korean": 0.0}}, {"from": 0.85, "weights": {"sample-english": 0.5}}]
+    experiment = Experiment.model_validate({**prepared, "data": {**prepared["data"], "phases": phases}})
+    steps, batch = experiment.train.max_steps, experiment.train.global_batch
+    plan = plan_data(experiment)
+    data = PackedData.open(Artifacts(experiment).packed, None)
+    weights = phase_weights(experiment.data, steps)
+    assert list(plan.phases) == list(weights) == [0, 13, 34]
+    mixed = Sampler(data, weights[0], 32, experiment.seed, global_batch=batch, phases=weights)
+    for name in plan.epochs:
+        windows = data.source(name).windows(32)
+        for start, end in pairwise([*plan.phases, steps]):
+            drawn = [source for source, _ in mixed.windows(start * batch, (end - start) * batch)].count(name)
+            assert plan.phases[start][name] * windows == pytest.approx(drawn, rel=0.2), "a block that is cut"
+        assert plan.epochs[name] == pytest.approx(sum(part[name] for part in plan.phases.values()))
+    assert plan.phases[13]["sample-korean"] == 0.0
+    shown = describe_experiment(experiment)
+    assert "#   sample-korean, steps 14 to 34   0: 0.00 epochs\n" in shown
+    assert "#   sample-english, steps 35 to 40  " in shown
+    assert ", steps " not in describe_experiment(Experiment.model_validate(prepared))
 
 
 def test_a_plan_before_the_data_is_there(prepared: dict[str, Any], tmp_path: Path) -> None:

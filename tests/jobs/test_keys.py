@@ -32,6 +32,7 @@ READ_BY = {
     "data.sources.licence": NOBODY,
     "data.sources.text_megabytes": NOBODY,
     "data.sources.weight": {"pretrain"},
+    "data.phases": {"pretrain"},
     "tokenizer": {"tokenizer"},
     "model": {"pretrain"},
     "train": {"pretrain"},
@@ -77,7 +78,8 @@ def values(tmp_path: Path) -> dict[str, Any]:
     ]
     model = {"d_model": 16, "n_layers": 1, "n_heads": 2, "d_ff": 32, "context_length": 256}
     train = {"max_steps": 30, "global_batch": 8, "micro_batch": 4, "warmup_steps": 2, "schedule": "wsd"}
-    experiment = Experiment.model_validate({"name": "a", "data": {"sources": sources}, "model": model, "train": train})
+    data = {"sources": sources, "phases": [{"from": 0.9, "weights": {"web": 3.0}}]}
+    experiment = Experiment.model_validate({"name": "a", "data": data, "model": model, "train": train})
     return experiment.to_dict()
 
 
@@ -104,13 +106,13 @@ def others(value: Any, kind: Any) -> list[Any]:
         case bool():
             return [not value]
         case int() | float():
-            return [2 * value, value / 2, value // 2, value + 1]
+            return [other for other in (2 * value, value / 2, value // 2, value + 1) if other != value]
         case str():
             return [f"{value}/.", f"{value}x"]  # the first is the same folder
         case list():
             return [[*value, *value], ["x"]]
         case dict():
-            return [{"ko": 2.0}]
+            return [{"ko": 2.0}, {name: 2 * item for name, item in value.items()}]
         case _:
             return ["x", 1]
 
@@ -137,7 +139,9 @@ def fingerprints(experiment: Experiment) -> dict[str, str]:
 def test_each_setting_changes_the_keys_of_the_stages_that_it_changes_and_no_others(values: dict[str, Any]) -> None:
     # A setting that can be nothing else beside the others of the first can be beside those of the second.
     model = {**values["model"], "family": "qwen3", "dropout": 0.0, "tie_embeddings": False}
-    both = [values, {**values, "model": model, "train": {**values["train"], "schedule": "cosine", "decay": None}}]
+    train = {**values["train"], "schedule": "cosine", "decay": None}
+    data = {**values["data"], "phases": [{"from": 0.5, "weights": {"files": 2.0}}]}  # the others may have other names
+    both = [values, {**values, "data": data, "model": model, "train": train}]
     bases = [(each, fingerprints(Experiment.model_validate(each))) for each in both]
     wrong, used = {}, set()
     for place, kind in settings(Experiment.model_validate(values)):
@@ -213,13 +217,39 @@ def test_any_other_setting_that_differs_leaves_nothing_to_share(values: dict[str
     """Whatever else a training reads: nothing of it may be forgotten."""
     former, longer, seen = key_of(values, max_steps=100), {**values["train"], "max_steps": 200}, set()
     for place, kind in settings(Experiment.model_validate(values)):
-        for other in others(value_at(values, place), kind) if place[-1] not in artifacts.OF_THE_END else ():
+        of_the_end = place[-1] in artifacts.OF_THE_END or "phases" in place
+        for other in others(value_at(values, place), kind) if not of_the_end else ():
             experiment = changed({**values, "train": longer}, place, other)
             with contextlib.suppress(UserError):  # of a file that is not there
                 if experiment and (key := stage_keys(experiment)["pretrain"]) != key_of(values, max_steps=200):
                     assert shared_steps(former, key) == 0, place
                     seen.add(place[0])
     assert seen == {"seed", "data", "tokenizer", "model", "train", "validate"}
+
+
+def test_two_lengths_share_the_steps_before_the_first_phase_of_each(
+    values: dict[str, Any], cosine: dict[str, Any]
+) -> None:
+    def key(*phases: tuple[float, float], max_steps: int = 100, of: dict[str, Any] = values) -> dict[str, Any]:
+        listed = [{"from": start, "weights": {"web": weight}} for start, weight in phases]
+        return key_of({**of, "data": {**of["data"], "phases": listed}}, max_steps=max_steps)
+
+    for of, longer in ((values, 50), (cosine, 0)):
+        former = key((0.5, 3.0), (0.9, 2.0), of=of)
+        assert steps_before_the_end(former) == longer
+        assert shared_steps(former, key((0.5, 3.0), (0.9, 2.0), of=of, max_steps=200)) == longer
+        for phases, shared in (
+            ([(0.5, 4.0), (0.9, 2.0)], 50),
+            ([(0.5, 3.0), (0.9, 4.0)], 90),
+            ([(0.5, 3.0), (0.7, 4.0), (0.9, 2.0)], 70),
+            ([(0.5, 3.0)], 90),
+            ([(0.3, 3.0), (0.9, 2.0)], 30),
+            ([], 50),
+        ):
+            other = key(*phases, of=of)
+            assert shared_steps(former, other) == shared_steps(other, former) == shared, phases
+    assert shared_steps(key(max_steps=200), key((0.9, 3.0), max_steps=100)) == 80, "where the decay starts"
+    assert shared_steps(key((0.25, 3.0), max_steps=200), key((0.5, 3.0), max_steps=100)) == 80, "equal phases"
 
 
 lengths = st.fixed_dictionaries(

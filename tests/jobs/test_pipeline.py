@@ -67,6 +67,11 @@ def test_a_new_run_needs_everything(config: Path) -> None:
         ("validate.final_tokens=99", ["validate"], "validate.final_tokens 512 → 99"),
         ("train.learning_rate=0.5", TRAINING, "train.learning_rate 0.0006 → 0.5"),
         ("data.sources.0.weight=2.0", TRAINING, "weights.ko 1.0 → 2.0"),
+        (
+            "data.phases=[{from: 0.5, weights: {ko: 0}}]",
+            TRAINING,
+            "phases [] → [{'from': 0.5, 'weights': {'ko': 0.0}}]",
+        ),
         ("tokenizer.vocab_size=310", ["tokenizer", "pack", *TRAINING], "tokenizer.vocab_size 300 → 310"),
         ("data.min_characters=30", ALL, "data.min_characters 20 → 30"),
     ],

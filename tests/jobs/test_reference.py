@@ -1,6 +1,7 @@
 """docs/configuration.md says what the schema says."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -12,7 +13,8 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def sections(section: type[Section]) -> set[type[Section]]:
-    inner = {field.annotation for field in section.model_fields.values()}
+    annotations = [field.annotation for field in section.model_fields.values()]
+    inner = {kind for annotation in annotations for kind in (annotation, *get_args(annotation))}
     found = {kind for kind in inner if isinstance(kind, type) and issubclass(kind, Section)}
     return {section}.union(*map(sections, found))
 

@@ -30,6 +30,7 @@ STEPS, SEED, LAYERS, WIDTH, LENGTH = 12, 5, 2, 32, 32
 BATCH, PEAK, LOWEST, WARMUP, CLIP = 8, 0.012, 0.002, 3, 0.8
 BETA1, BETA2, EPS, DECAY = 0.7, 0.9, 1e-3, 1.5
 WEIGHTS = {"sample-korean": 3.0, "sample-english": 1.0}
+LATER, EARLIER_STEPS = {"sample-english": 9.0}, 7
 VALIDATED, VALIDATION_TOKENS = (5, 10, 12), 300
 
 Train = Callable[..., RunDirectory]
@@ -48,7 +49,7 @@ def experiment(prepared: dict[str, Any]) -> Experiment:
     values = {
         **prepared,
         "seed": SEED,
-        "data": {**prepared["data"], "sources": sources},
+        "data": {**prepared["data"], "sources": sources, "phases": [{"from": 0.6, "weights": LATER}]},
         "model": {**prepared["model"], "n_layers": LAYERS, "d_model": WIDTH, "context_length": LENGTH, "dropout": 0.0},
         "train": train,
         "validate": {**prepared["validate"], "every": 5, "tokens": VALIDATION_TOKENS, "prompts": []},
@@ -97,7 +98,7 @@ def plain(prepared: dict[str, Any], experiment: Experiment) -> Plain:
     """AdamW (Loshchilov and Hutter 2019, algorithm 2), the clipping, the warm-up and the cosine, line by line."""
     shared = Artifacts(Experiment.model_validate(prepared))
     data = PackedData.open(shared.packed, None)
-    order = Sampler(data, WEIGHTS, LENGTH, SEED)
+    order = Sampler(data, WEIGHTS, LENGTH, SEED, global_batch=BATCH, phases={EARLIER_STEPS: {**WEIGHTS, **LATER}})
     torch.manual_seed(SEED)
     model = make_model(experiment.model, data.vocab_size).double()
     weights = dict(model.named_parameters())
