@@ -627,7 +627,7 @@ MUTANTS: list[Mutant] = [
         ("a block goes on into the next phase", "block, before = cut + 1, ", "block, before = cut, "),
     ),
     *of(
-        "sllm/config/schema.py",
+        "sllm/config/data.py",
         "tests/config/test_config.py::test_phases",
         (
             "a source that a phase does not name is left out",
