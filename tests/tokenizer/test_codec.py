@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -280,6 +281,18 @@ def test_all_that_are_allowed_are_those_of_the_peers(text: str, path: Path, toke
     allowed = frozenset(tokenizer.special_tokens)
     ids = tokenizer.encode(text, allowed_special=allowed)
     assert ids == peer.encode(text, add_special_tokens=False).ids
+
+
+def test_no_token_of_text_has_the_name_of_a_special_one(tmp_path: Path) -> None:
+    """However often the text has it: `tokenizer.json` lists both in one vocabulary."""
+    texts = [token * 3 + f" {token}, x{token}\n" for token in SPECIAL_TOKENS]
+    with pytest.raises(UserError, match="use at most") as raised:
+        train(texts, 10_000)
+    tokenizer = train(texts, int(re.findall(r"at most (\d+)", str(raised.value))[0]))
+    tokenizer.save(tmp_path / "tokenizer.json")
+    assert Tokenizer.load(tmp_path / "tokenizer.json").fingerprint == tokenizer.fingerprint
+    assert not {token.encode() for token in SPECIAL_TOKENS} & {*tokenizer.token_bytes}
+    assert {b"<|", b"|>", b"assistant"} <= {*tokenizer.token_bytes}
 
 
 def test_a_conversation() -> None:

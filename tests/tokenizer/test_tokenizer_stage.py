@@ -25,6 +25,7 @@ from sllm.progress import report_to
 from sllm.records import DROPPED_SUFFIX, shard_paths, sidecar
 from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer, report, training
+from sllm.tokenizer.codec import FIRST_MERGE
 from sllm.tokenizer.report import is_mixed, train_peer
 from sllm.tokenizer.training import Sample, held_out, parse_document, tokenizer_stage, train
 from sllm.workers import in_a_process
@@ -223,6 +224,12 @@ def test_what_was_pruned_is_reported(corpus: Path, tmp_path: Path, capsys: pytes
     assert pruned["words_seen_less_than"] > 1
     assert pruned["distinct_words"] + 2000 >= written["summary"]["distinct_words"] > 2000
     assert f"seen less than {pruned['words_seen_less_than']} times" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_smallest_vocabulary() -> None:
+    assert train(["text"], experiment(vocab_size=FIRST_MERGE).tokenizer.vocab_size).merges == ()
+    with pytest.raises(ValueError, match="greater than or equal to 272"):
+        experiment(vocab_size=FIRST_MERGE - 1)
 
 
 def test_too_large_a_vocabulary(corpus: Path, tmp_path: Path) -> None:
