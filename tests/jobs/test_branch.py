@@ -32,6 +32,8 @@ from sllm.files import fingerprint, read_json, write_json
 from sllm.manifests import atomic_directory, read_manifest
 from sllm.records import append_jsonl, read_jsonl
 from sllm.run_directory import RunDirectory, checkpoint_path, checkpoint_steps
+from sllm.stop import StopFlag
+from sllm.training.loop import pretrain
 from sllm.training.optim import learning_rate
 
 WSD = ["train.schedule=wsd", "train.checkpoint.keep_last=1"]
@@ -330,3 +332,25 @@ def test_status_tells_where_a_training_began(config: Path, tmp_path: Path, capsy
     Console(width=200).print(run_table(run))
     assert f"pretrain: up to step 24 it is that of previous/{aside}" in capsys.readouterr().out
     assert read_json(run.branch)["before"] == 0
+
+
+def test_another_last_phase_goes_on_from_before_it(prepared: dict[str, Any], tmp_path: Path) -> None:
+    """A real training, under a cosine: the steps before are those that it would have taken anyway."""
+
+    def of(place: str, weight: float) -> tuple[RunDirectory, Experiment]:
+        phases = [{"from": start, "weights": {"sample-korean": each}} for start, each in ((0.3, 0.0), (0.6, weight))]
+        values = {"runs_directory": str(tmp_path / place), "data": {**prepared["data"], "phases": phases}}
+        experiment = Experiment.model_validate({**prepared, **values})
+        return RunDirectory(experiment.run_path), experiment
+
+    for place, weight, step in (("changed", 1.0, None), ("changed", 9.0, 20), ("straight", 9.0, None)):
+        run, experiment = of(place, weight)
+        keys = stage_keys(experiment)
+        begins = submit(run, keys)
+        assert (begins and begins.step) == step, "0.6 of 40 is 24, and the checkpoint of 20 is kept"
+        pretrain(experiment, run, Artifacts(experiment, keys), StopFlag())
+    found = [read_json(manifest) for manifest in sorted(tmp_path.glob("*/*/checkpoints/step-00000040/manifest.json"))]
+    names = [{entry["name"]: entry["sha256"] for entry in manifest["files"]} for manifest in found]
+    assert len(names) == 2
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        assert names[0][name] == names[1][name]
