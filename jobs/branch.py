@@ -22,7 +22,8 @@ from sllm.run_directory import RunDirectory, checkpoint_path, checkpoint_steps
 
 @dataclass(frozen=True)
 class Branch:
-    """Where a training of `steps` steps begins: at `step` of the one in `source`, or, `because` of something, at 0."""
+    """Where a training of `steps` steps begins: at `step` of the one in `source`, which `train.init_from` may name, or,
+    `because` of something, at 0."""
 
     source: Path
     step: int
@@ -31,6 +32,7 @@ class Branch:
     because: str = ""
     later: str = ""
     """How it could begin later."""
+    init_from: str | None = None
 
     def __str__(self) -> str:
         left = self.steps - self.step
@@ -91,7 +93,8 @@ def begin_branch(run: RunDirectory, keys: Keys, branch: Branch | None) -> None:
     if branch is None or branch.step == 0:
         return
     source, before = RunDirectory(branch.source), last_step(run)
-    write_json(run.branch, {"of": source.path.name, "step": branch.step, "before": before, "time": time.time()})
+    of = source.path.relative_to(run.path) if source.path.is_relative_to(run.path) else source.path
+    write_json(run.branch, {"of": str(of), "step": branch.step, "before": before, "time": time.time()})
     if source.metrics.is_file():
         with atomic_file(run.metrics) as file:
             file.writelines(line for line, _ in lines_up_to(source.metrics, branch.step))
@@ -104,6 +107,7 @@ def begin_branch(run: RunDirectory, keys: Keys, branch: Branch | None) -> None:
             with contextlib.suppress(CorruptError, FileNotFoundError):
                 path = checkpoint_path(source.checkpoints, step)
                 state = {**read_object(path / "state.json"), "trajectory": keys["pretrain"]}
+                state |= {"init_from": branch.init_from} if branch.init_from else {}
                 if not link_directory(path, checkpoint_path(run.checkpoints, step), {"state.json": state}):
                     break  # copies: one is enough
 

@@ -248,7 +248,9 @@ def _training_figures(run: RunDirectory, attempt: dict[str, Any], before: dict[s
         "seconds_to_first_step": steps[0]["time"] - launched if steps else None,
         "seconds_in_save": sum(record["seconds"] for record in records if record["kind"] == "checkpoint"),
     }
+    origin = {"init_from": begun["init_from"]} if begun and "init_from" in begun else {}
     return {
+        **origin,
         "first_step": steps[0]["step"] if steps else None,
         "last_step": steps[-1]["step"] if steps else None,
         **{name: None if seconds is None else round(seconds, 3) for name, seconds in spans.items()},

@@ -77,6 +77,10 @@ def _download_share(experiment: Experiment, artifacts: Artifacts, stop: StopFlag
 
 
 def _tokenizer(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, stop: StopFlag) -> dict[str, Any]:
+    if "taken" in artifacts.keys["tokenizer"]:
+        from sllm.origin import take_tokenizer
+
+        return take_tokenizer(experiment, artifacts.keys["pretrain"]["train"]["init_from"], artifacts.tokenizer)
     from sllm.tokenizer.training import tokenizer_stage
 
     return tokenizer_stage(experiment, artifacts.corpus, artifacts.tokenizer, stop)
@@ -248,7 +252,7 @@ def _reasons(run: RunDirectory, stage: Stage, key: dict[str, Any], artifacts: Ar
         if goes_on:
             return goes_on
         if done is None and former is not None:
-            return [f"goes on from step {last_step(run)}"]
+            return [f"goes on from step {step}" if (step := last_step(run)) else "not done yet"]
     if done is None:
         there = stage.shared is not None and _whole(stage.shared(artifacts))
         return ["takes what a run with the same settings made" if there else "not done yet"]

@@ -12,12 +12,13 @@ from sllm.config import AihubSource, Experiment, FilesSource, decay_start, load_
 from sllm.data.find import file_stamps, is_left_out
 from sllm.errors import UserError
 from sllm.files import CorruptError, fingerprint, read_object
+from sllm.origin import TOKENIZERS, starting_content
 from sllm.run_directory import RunDirectory
 
 # Raise a stage's number when its output for equal input changes.
 VERSIONS = {"download": 4, "tokenizer": 3, "pack": 1, "pretrain": 1, "validate": 1, "benchmark": 1}
 
-CORPORA, TOKENIZERS, PACKED = "corpora", "tokenizers", "packed"
+CORPORA, PACKED = "corpora", "packed"
 
 # Settings of a source that change how it is weighed or described, but not its documents.
 DESCRIPTIVE = ("weight", "optional", "licence", "text_megabytes")
@@ -33,7 +34,8 @@ def stage_keys(experiment: Experiment) -> dict[str, dict[str, Any]]:
     """For each stage a JSON value that names all it depends on. Fingerprint it with `sllm.files.fingerprint`.
 
     Raises:
-        UserError: files that sources name are not there, or cannot be read; one problem a line.
+        UserError: files that sources name are not there, or cannot be read, or so with what `train.init_from` names;
+            one problem a line.
     """
     e = experiment.to_dict()
     weights = {source["name"]: source["weight"] for source in e["data"]["sources"]}
@@ -49,6 +51,10 @@ def stage_keys(experiment: Experiment) -> dict[str, dict[str, Any]]:
                 problems += _own_results(source, inputs[source.name], Path(experiment.data_directory))
             except UserError as error:
                 problems.append(str(error))
+    try:
+        origin = e["train"]["init_from"] = starting_content(experiment)
+    except UserError as error:
+        problems.append(str(error))
     if problems:
         raise UserError("\n".join(problems))
     keys: dict[str, dict[str, Any]] = {}
@@ -59,7 +65,10 @@ def stage_keys(experiment: Experiment) -> dict[str, dict[str, Any]]:
 
     training = {name: value for name, value in e["train"].items() if name not in OPERATIONAL}
     add("download", [], data=e["data"], seed=e["seed"], files=inputs)
-    add("tokenizer", ["download"], tokenizer=e["tokenizer"], seed=e["seed"])
+    if origin is None:
+        add("tokenizer", ["download"], tokenizer=e["tokenizer"], seed=e["seed"])
+    else:
+        add("tokenizer", [], taken=origin["tokenizer"])
     add("pack", ["download", "tokenizer"])
     add(
         "pretrain",

@@ -33,7 +33,9 @@ class RunDirectory:
     best = _Named("best")
     report = _Named("report")
     branch = _Named("stages/pretrain/branch.json")
-    """Up to which step its training is another one of the run."""
+    """Up to which step its training is another one, or, at step 0, the model that it began with."""
+    origins = _Named("origins.json")
+    """What `train.init_from` stood for, by what it said."""
 
     @classmethod
     def above(cls, path: Path) -> "RunDirectory | None":

@@ -16,7 +16,7 @@ FLOORS = [
 sllm
 sllm.config
 sllm.device sllm.distributed sllm.tokenizer
-sllm.artifacts sllm.data sllm.model
+sllm.artifacts sllm.data sllm.model sllm.origin
 sllm.inference
 sllm.evaluation
 sllm.training

@@ -1345,6 +1345,52 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
+        "sllm/origin.py",
+        "tests/jobs/launch/test_origin.py",
+        (
+            "the training from one model is taken for that from another",
+            '"weights": checksums[WEIGHTS][:16]',
+            '"weights": WEIGHTS',
+        ),
+        (
+            "a model that has vanished is missed where nothing of it is needed any more",
+            "        if told in (known := _known(experiment)):\n",
+            "        if (known := _known(experiment)) and not told:\n",
+        ),
+    ),
+    *of(
+        "jobs/launch/start.py",
+        "tests/jobs/launch/test_origin.py",
+        (
+            "a step after which two trainings are no longer the same is branched from",
+            "    if origin.step <= shared:\n",
+            "    if shared:\n",
+        ),
+        (
+            "a model with other bytes than were written is started from",
+            "            read_manifest(origin.directory, checksums=True)\n",
+            "            read_manifest(origin.directory)\n",
+        ),
+    ),
+    *of(
+        "sllm/training/loop.py",
+        "tests/jobs/launch/test_origin.py",
+        (
+            "a training whose model is lost begins with random weights",
+            '        elif self.trajectory["train"].get("init_from"):\n',
+            "        elif self.origin:\n",
+        ),
+    ),
+    *of(
+        "sllm/training/checkpoint.py",
+        "tests/jobs/launch/test_origin.py::test_continued_pretraining_begins_where_the_model_was",
+        (
+            "the copy of the model that a training began with is kept for ever",
+            "            keep.discard(0)",
+            "            keep.add(0)",
+        ),
+    ),
+    *of(
         "jobs/pipeline.py",
         "tests/jobs/test_pipeline.py",
         (

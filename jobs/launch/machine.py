@@ -3,7 +3,6 @@
 import os
 
 from jobs.ask import ask, is_interactive
-from jobs.branch import training_branch
 from jobs.launch.order import Order
 from jobs.pipeline import former_training, last_step, set_aside
 from sllm.errors import UserError
@@ -40,7 +39,7 @@ def steps_left(order: Order) -> int:
     if all(step.done for step in order.plan() if step.stage.name == "pretrain"):
         return 0
     run, key, steps = order.run, order.keys["pretrain"], order.experiment.train.max_steps
-    if branch := training_branch(run, order.keys):
+    if branch := order.start.branch:
         return steps - branch.step
     return steps - last_step(run if former_training(run) == key else RunDirectory(set_aside(run, key)))
 

@@ -5,6 +5,7 @@ from itertools import groupby
 from typing import Literal
 
 from jobs import ledger
+from jobs.launch.start import Start
 from jobs.pipeline import Step, plan, setting_changes, submitted_keys, up_to
 from jobs.presets import PROFILES
 from jobs.slurm.batch import require_usable_path
@@ -76,6 +77,7 @@ class Order:
         self.run, self.stages = RunDirectory(self.experiment.run_path), up_to(self.until)
         self.keys = stage_keys(self.experiment)
         self._artifacts = Artifacts(self.experiment, self.keys)
+        self.start = Start.of(self.experiment, self.run, self.keys)
         require_usable_path(self.run, self.where)
         self._require_even_split()
         if self.resume:

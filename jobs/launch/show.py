@@ -3,7 +3,6 @@
 from rich.console import Console
 from rich.table import Table
 
-from jobs.branch import training_branch
 from jobs.describe import data_room, run_room
 from jobs.estimate import gpu_kind, training_gpus, training_time
 from jobs.hints import command, short
@@ -40,10 +39,8 @@ def show_plan(order: Order, console: Console) -> None:
         dependency = dependency_on([f"<{name}>" for name in job.after])
         print(f"\n# ---- {job.name} ----")
         print(batch_text(order.run, job.stage, job.resources, dependency, array=job.array))
-    begins = training_branch(order.run, order.keys)
-    moves = [*training_moves(order.run, order.keys), *([begins] if begins else [])]
-    for line in [*estimates(order), *map(str, moves), *slow(order)]:
-        console.print(line, highlight=False, soft_wrap=True)
+    moves = map(str, training_moves(order.run, order.keys))
+    show_lines([*estimates(order), *moves, str(order.start), *slow(order)], console)
 
 
 def estimates(order: Order) -> list[str]:
@@ -88,7 +85,7 @@ def _slurm_words(resources: Resources) -> dict[str, str | None]:
 
 
 def show_lines(lines: list[str], console: Console) -> None:
-    for line in lines:
+    for line in filter(None, lines):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 

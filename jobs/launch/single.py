@@ -6,6 +6,7 @@ from pathlib import Path
 from jobs.hints import command, command_line, short
 from jobs.launch.busy import require_idle
 from jobs.launch.prepare import write_submission
+from jobs.launch.start import Start
 from jobs.lock import lock
 from jobs.perform import require_parents, run_here
 from jobs.pipeline import STAGES, Keys, former_training, plan, set_aside
@@ -39,8 +40,10 @@ def run_single(name: str, experiment: Experiment) -> str:
             run_here(stage, experiment, run, keys, stop, name)
             return f"{name}: done in {run.path}"
         _require_same_training(run, keys)
+        start = Start.of(experiment, run, keys)
         with lock(run, Path(experiment.data_directory), command=command_line()):
             require_idle(run, keys)
+            start.begin()
             write_submission(run, experiment, keys)
             run_here(stage, experiment, run, keys, stop, name)
     return f"{name}: done in {run.path}"

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from jobs.branch import begin_branch, training_branch
 from jobs.hints import command_line
 from jobs.launch.busy import live_jobs, require_idle, require_no_processes
 from jobs.launch.local import StageFailedError, run_in_process, run_locally
@@ -65,7 +64,7 @@ def prepare(order: Order) -> RunDirectory:
     with lock(order.run, Path(order.experiment.data_directory), command_line()):
         require_idle(order.run, order.keys)
         confirm_moves(order.run, order.keys, yes=order.yes)
-        for line in _write(order):
+        for line in filter(None, _write(order)):
             print(line, file=sys.stderr)  # standard output is for the path
     return order.run
 
@@ -100,13 +99,12 @@ def _confirm(order: Order, live: LiveJobs) -> None:
 
 def _write(order: Order) -> list[str]:
     """Write down what is submitted. Returns a line for each training that moved for it, and where its own begins."""
-    branch = training_branch(order.run, order.keys)
     moves = swap_training(order.run, order.keys)
-    begin_branch(order.run, order.keys, branch)
+    order.start.begin()
     write_submission(order.run, order.experiment, order.keys, order.cluster, order.where)
     if order.where != "here":
         snapshot_code(order.run)
-    return [str(line) for line in (*moves, branch) if line]
+    return [*map(str, moves), str(order.start)]
 
 
 # --- send -----------------------------------------------------------------------------------------

@@ -92,7 +92,8 @@ def _row(state: StageState) -> dict[str, str]:
 def _notes(run: RunDirectory, states: list[StageState]) -> Iterator[str]:
     """Where the training began, if not at 0, and what went wrong."""
     if branch := ledger.read_or_none(run.branch, "of", "step"):
-        yield f"pretrain: up to step {branch['step']:,} it is that of previous/{branch['of']}"
+        until = f"up to step {branch['step']:,} it is that of" if branch["step"] else "it began with the weights of"
+        yield f"pretrain: {until} {branch['of']}"
     for state in states:
         if state.attempts and state.over and state.state != "done":
             yield f"{state.name}: {_why_over(state)}; log: {run.log(state.name)}"

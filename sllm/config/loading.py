@@ -97,9 +97,13 @@ def _absolute_paths(experiment: Experiment) -> Experiment:
         elif isinstance(source, AihubSource):
             source = source.model_copy(update={"folder": _absolute(source.folder)})
         sources.append(source)
+    runs, origin = _absolute(experiment.runs_directory), experiment.train.init_from
+    if origin is not None:  # a name is that of a run
+        origin = _absolute(origin if "/" in origin or origin.startswith("~") else f"{runs}/{origin}")
     return experiment.model_copy(
         update={
-            "runs_directory": _absolute(experiment.runs_directory),
+            "runs_directory": runs,
+            "train": experiment.train.model_copy(update={"init_from": origin}),
             "data_directory": _absolute(experiment.data_directory),
             "data": experiment.data.model_copy(update={"sources": tuple(sources)}),
         }

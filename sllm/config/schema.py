@@ -165,6 +165,9 @@ class TrainConfig(Section):
     """Use torch.compile."""
     activation_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, a third more time."""
+    init_from: Folder | None = None
+    """Begin with the weights and the tokenizer of this model, at step 0: a run by its name (its best model), or a
+    folder with a model. RUN@1000: go on from step 1000 of a run that is the same up to there."""
     checkpoint: CheckpointConfig = CheckpointConfig()
 
     @model_validator(mode="after")

@@ -12,19 +12,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sllm.artifacts import Artifacts
 from sllm.config import ModelConfig, validate
 from sllm.errors import UserError
 from sllm.files import CorruptError, read_json, write_json
 from sllm.manifests import atomic_directory, read_manifest
 from sllm.model.families import make_model
 from sllm.model.shared import LanguageModel
-from sllm.run_directory import RunDirectory
+from sllm.origin import CONFIG, TOKENIZER, WEIGHTS, tokenizer_of
 from sllm.tokenizer import Tokenizer
-
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
-TOKENIZER = "tokenizer.json"
 
 
 def save_model(directory: Path, model: LanguageModel, tokenizer: Path, **details: Any) -> None:
@@ -96,7 +91,7 @@ def load_pair(
     directory = model_path.parent if model_path.is_file() else model_path
     if not all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
         raise UserError(f"{directory}: its weights are not numbers any more; take one from before its loss became nan")
-    tokenizer_path = Path(tokenizer_path or _tokenizer_of(directory))
+    tokenizer_path = Path(tokenizer_path or tokenizer_of(directory))
     if tokenizer_path.is_dir():
         tokenizer_path = tokenizer_path / TOKENIZER
     tokenizer = Tokenizer.load(tokenizer_path)
@@ -106,13 +101,3 @@ def load_pair(
             f"give the tokenizer it was trained with"
         )
     return model, tokenizer
-
-
-def _tokenizer_of(directory: Path) -> Path:
-    """The tokenizer of a model: beside it or, since a checkpoint has none, that of its run."""
-    run = RunDirectory.above(directory)
-    if (directory / TOKENIZER).is_file() or run is None:
-        return directory / TOKENIZER
-    if (run.best / TOKENIZER).is_file():
-        return run.best / TOKENIZER
-    return Artifacts.of_run(run).tokenizer / TOKENIZER

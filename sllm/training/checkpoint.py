@@ -16,7 +16,8 @@ from sllm.config import CheckpointConfig
 from sllm.files import CorruptError, delete, parse_json, require_ownership, write_json
 from sllm.manifests import atomic_directory, read_whole
 from sllm.model.shared import LanguageModel
-from sllm.model.storage import WEIGHTS, check_shapes, save_tensors, write_weights
+from sllm.model.storage import check_shapes, save_tensors, write_weights
+from sllm.origin import WEIGHTS
 from sllm.run_directory import checkpoint_path, checkpoint_steps
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,8 @@ class Checkpoints:
         keep = {*good[-self.config.keep_last :], self.kept_step}
         if self.config.keep_every:
             keep |= {step for step in good if step % self.config.keep_every == 0}
+        if 0 not in good[-self.config.keep_last :]:
+            keep.discard(0)  # the model that the training began with
         for step in steps:
             if step in self._damaged or step in set(good) - keep:
                 require_ownership()

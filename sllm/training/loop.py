@@ -17,7 +17,7 @@ from sllm.distributed import connect
 from sllm.errors import UserError
 from sllm.evaluation.loss import continuations, evaluate
 from sllm.files import fingerprint, make_directory, remove_leftovers
-from sllm.model.storage import TOKENIZER
+from sllm.origin import TOKENIZER
 from sllm.progress import Bar, track
 from sllm.run_directory import RunDirectory
 from sllm.stop import StopFlag, signals_blocked
@@ -110,6 +110,7 @@ class Training:
         # Where the decay starts: from there on the training can be made longer or shorter.
         self.branch = steps_before_the_end(self.trajectory)
         self.checkpoints = Checkpoints(run.checkpoints, self.experiment.train.checkpoint, keep=self.branch)
+        self.origin: str | None = None  # train.init_from, as long as no step was saved since
         self.saved = 0  # the last step that a checkpoint was tried at
         self.arithmetic = sorted(set(self.world.gather(arithmetic(self.world.device))))
 
@@ -132,7 +133,7 @@ class Training:
     def start_recording(self, **figures: Any) -> None:
         if self.world.main:
             self.metrics = Metrics(self.run.metrics)
-        self.record("start", **figures)
+        self.record("start", **figures, **({"init_from": self.origin} if self.origin else {}))
 
     def record(self, kind: str, **figures: Any) -> None:
         if self.metrics:
@@ -224,8 +225,15 @@ class Training:
             optimizer = self.world.tensors_from_main(found.optimizer if found else {})
             where = self.checkpoints.path(self.step)
             restore(self.trainer.model, self.trainer.optimizers, weights, optimizer, where)
-            self.trainer.scaler.load_state_dict(state["scaler"])
-            log.info("resumed from the checkpoint of step %d", self.step)
+            if state["scaler"]:  # else it begins
+                self.trainer.scaler.load_state_dict(state["scaler"])
+            self.origin = state.get("init_from")
+            log.info("resumed from the checkpoint of step %d%s", self.step, f", {self.origin}" if self.origin else "")
+        elif self.trajectory["train"].get("init_from"):
+            raise UserError(
+                f"{self.run.checkpoints}: no whole checkpoint, and this training starts from a model: delete what is "
+                f"left there, and `sllm submit` copies the model again"
+            )
         before = state.get("arithmetic", self.arithmetic) if state else self.arithmetic
         if len(kinds := {*before, *self.arithmetic}) > 1:
             log.warning("a resume is exact on processors of one kind only, not on: %s", "; ".join(sorted(kinds)))
@@ -233,7 +241,7 @@ class Training:
         self.validated = {record["step"]: record["loss"] for record in records if record["kind"] == "validation"}
         self.best.known = self.world.from_main(lambda: self.best.on_disk(checksums=True))
         self.best_is_gone = self.best.known is None
-        if self.validated and self.best_is_gone:
+        if self.validated and self.best_is_gone and not self.origin:
             log.warning(
                 "%s is gone or damaged, or of a training of another length: the next validation writes it anew",
                 self.run.best,

@@ -22,7 +22,7 @@ from sllm.errors import UserError
 from sllm.files import finite
 from sllm.model.families import make_model
 from sllm.model.shared import LanguageModel
-from sllm.model.storage import TOKENIZER
+from sllm.origin import TOKENIZER
 from sllm.tokenizer import Tokenizer
 from sllm.training.exact import GradientSum, RanksDifferError, digest
 from sllm.training.metrics import mfu

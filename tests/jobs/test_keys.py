@@ -17,7 +17,9 @@ from sllm import artifacts
 from sllm.artifacts import shared_steps, stage_keys, steps_before_the_end
 from sllm.config import Experiment, Section, TrainConfig, decay_start
 from sllm.errors import UserError
-from sllm.files import fingerprint
+from sllm.files import fingerprint, write_json
+from sllm.manifests import write_manifest
+from sllm.tokenizer import Tokenizer
 from sllm.training.optim import learning_rate
 
 NOBODY: set[str] = set()
@@ -36,6 +38,7 @@ READ_BY = {
     "tokenizer": {"tokenizer"},
     "model": {"pretrain"},
     "train": {"pretrain"},
+    "train.init_from": {"tokenizer", "pretrain"},
     "train.compile": NOBODY,
     "train.activation_checkpointing": NOBODY,
     "train.checkpoint": NOBODY,
@@ -65,8 +68,10 @@ def with_those_after(stages: set[str]) -> set[str]:
 
 
 @pytest.fixture
-def values(tmp_path: Path) -> dict[str, Any]:
-    """An experiment, every setting of it written out, with a source of each kind."""
+def values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """An experiment, every setting of it written out, with a source of each kind; beside it, in x, a model of its
+    kind."""
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.jsonl").write_text('{"text": "one"}\n', encoding="utf-8")
     (tmp_path / "talks").mkdir()
     (tmp_path / "talks" / "one.json").write_text("{}", encoding="utf-8")
@@ -80,6 +85,11 @@ def values(tmp_path: Path) -> dict[str, Any]:
     train = {"max_steps": 30, "global_batch": 8, "micro_batch": 4, "warmup_steps": 2, "schedule": "wsd"}
     data = {"sources": sources, "phases": [{"from": 0.9, "weights": {"web": 3.0}}]}
     experiment = Experiment.model_validate({"name": "a", "data": data, "model": model, "train": train})
+    about = {"model": experiment.to_dict()["model"], "vocab_size": experiment.tokenizer.vocab_size}
+    write_json(tmp_path / "x" / "config.json", about)
+    write_json(tmp_path / "x" / "model.safetensors", {})
+    Tokenizer([]).save(tmp_path / "x" / "tokenizer.json")
+    write_manifest(tmp_path / "x")
     return experiment.to_dict()
 
 
