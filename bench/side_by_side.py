@@ -9,13 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from jobs.pipeline import STAGES
 from sllm.artifacts import Artifacts
 from sllm.config import Experiment, ModelConfig, load_experiment, validate
 from sllm.data.pack import POSITION_DTYPE, documents_file, token_dtype, token_file
 from sllm.export.transformers import their_config, their_weights
 from sllm.manifests import atomic_directory
 from sllm.model.shared import LanguageModel
+from sllm.records import read_jsonl
+from sllm.run_directory import RunDirectory
 from sllm.speed import timed
+from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer
 from sllm.tokenizer.codec import FIRST_BYTE, FIRST_MERGE
 
@@ -31,6 +35,17 @@ def shape(name: str) -> tuple[ModelConfig, int]:
         return MINI, 4096
     experiment = load_experiment(CONFIGS / f"{name}.yaml")
     return experiment.model, experiment.tokenizer.vocab_size
+
+
+def run_stage(experiment: Experiment, stage: str, artifacts: Artifacts, run: Path = Path("unused")) -> None:
+    """A stage of the pipeline, here and now."""
+    STAGES[stage].work(experiment, RunDirectory(run), artifacts, StopFlag())
+
+
+def final_validation(experiment: Experiment, artifacts: Artifacts, run: Path) -> dict[str, Any]:
+    """The last validation of a model trained in the directory `run`."""
+    run_stage(experiment, "pretrain", artifacts, run)
+    return [record for record in read_jsonl(run / "metrics.jsonl") if record["kind"] == "validation"][-1]
 
 
 def random_experiment(

@@ -22,15 +22,12 @@ import numpy as np
 import regex
 from rich.console import Console
 from rich.table import Table
+from side_by_side import final_validation, run_stage
 
-from jobs.pipeline import STAGES
 from sllm.artifacts import Artifacts
 from sllm.config import Experiment, load_experiment
 from sllm.files import read_json, write_json
 from sllm.manifests import atomic_directory, read_manifest
-from sllm.records import read_jsonl
-from sllm.run_directory import RunDirectory
-from sllm.stop import StopFlag
 from sllm.tokenizer.codec import FIRST_MERGE, SPLIT_PATTERN, Tokenizer
 from sllm.tokenizer.merges import learn_merges
 from sllm.tokenizer.report import measure
@@ -67,7 +64,7 @@ def main() -> None:
     arguments = parser.parse_args()
     base = configure(arguments)
     corpus = Artifacts(base).corpus
-    work(base, "download", Artifacts(base))
+    run_stage(base, "download", Artifacts(base))
     tokenizers = {name: learn(name, base, arguments.work) for name in arguments.patterns}
     texts = held_out(corpus, read_manifest(corpus))
     figures = {name: {text: measure(t, texts[text]) for text in texts} for name, t in tokenizers.items()}
@@ -111,10 +108,6 @@ def configure(arguments: argparse.Namespace) -> Experiment:
     )
 
 
-def work(experiment: Experiment, stage: str, artifacts: Artifacts, run: Path = Path("unused")) -> None:
-    STAGES[stage].work(experiment, RunDirectory(run), artifacts, StopFlag())
-
-
 def learn(name: str, base: Experiment, directory: Path) -> Tokenizer:
     path = tokenizer_directory(name, base, directory) / "tokenizer.json"
     if not path.exists():
@@ -125,7 +118,7 @@ def learn(name: str, base: Experiment, directory: Path) -> Tokenizer:
         merges = [pair for found in learn_merges(words, size - FIRST_MERGE) for pair in found]
         with atomic_directory(path.parent) as temporary:
             Tokenizer(merges, PATTERNS[name]).save(temporary / "tokenizer.json")
-    work(base, "pack", artifacts_of(name, base, directory))
+    run_stage(base, "pack", artifacts_of(name, base, directory))
     return Tokenizer.load(path)
 
 
@@ -162,9 +155,7 @@ def train(name: str, steps: int, seed: int, base: Experiment, directory: Path) -
         train = base.train.model_copy(update={"max_steps": steps})
         validate = base.validate_.model_copy(update={"every": steps})
         experiment = base.model_copy(update={"seed": seed, "train": train, "validate_": validate})
-        work(experiment, "pretrain", artifacts_of(name, experiment, directory), run)
-        records = [record for record in read_jsonl(run / "metrics.jsonl") if record["kind"] == "validation"]
-        write_json(done, records[-1])
+        write_json(done, final_validation(experiment, artifacts_of(name, experiment, directory), run))
     result: dict[str, Any] = read_json(done)
     return result
 
