@@ -189,16 +189,16 @@ def read_whole(directory: Path, *names: str) -> list[bytes]:
         return list(pool.map(read, names))
 
 
-def check_replaceable(path: Path, format: str) -> None:
+def check_replaceable(path: Path, *formats: str) -> None:
     """See that `atomic_directory` would take nobody's files away at `path`, and that it can write there.
 
     Raises:
-        UserError: something is there other than an empty directory or what was written with this `format`.
+        UserError: something is there other than an empty directory or what was written with one of these `formats`.
     """
     try:
         place = path.resolve()
         if place.is_dir() and any(place.iterdir()):
-            others = _files_beside_manifest(place, format)
+            others = _files_beside_manifest(place, formats)
             if others is None:
                 raise UserError(f"{path}: exists and is not a former export; give a new directory")
             if others:
@@ -214,11 +214,11 @@ def check_replaceable(path: Path, format: str) -> None:
         raise UserError(f"{path}: {getattr(error, 'strerror', error)}; give another directory") from None
 
 
-def _files_beside_manifest(directory: Path, format: str) -> list[str] | None:
-    """The files that a manifest of this `format` does not list; None if there is no such manifest."""
+def _files_beside_manifest(directory: Path, formats: tuple[str, ...]) -> list[str] | None:
+    """The files that a manifest of one of these `formats` does not list; None if there is no such manifest."""
     try:
         manifest = read_json(directory / MANIFEST)
-        if manifest["format"] != format:
+        if manifest["format"] not in formats:
             return None
         listed = {MANIFEST, *(entry["name"] for entry in manifest["files"])}
     except (FileNotFoundError, CorruptError, KeyError, TypeError):

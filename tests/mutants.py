@@ -725,6 +725,13 @@ MUTANTS: list[Mutant] = [
             "layer.weight.t() if isinstance(layer, nn.Linear) else layer.weight",
             "layer.weight",
         ),
+        ("embeddings are exported as they are trained", "if model.head is None else normed(table)", ""),
+        ("gate and expansion change places", '"gate": "mlp.gate_proj"', '"gate": "mlp.up_proj"'),
+    ),
+    *of(
+        "sllm/export/transformers.py",
+        "tests/export/test_transformers.py::test_an_export_of_an_earlier_version_is_replaced",
+        ("an export of an earlier version is somebody's files", "FORMAT, FORMER_FORMAT)", "FORMAT)"),
     ),
     *of(
         "sllm/export/transformers.py",

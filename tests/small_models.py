@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 import torch
 
 from sllm.config import ModelConfig
@@ -13,17 +14,31 @@ from sllm.model.families import make_model
 from sllm.model.shared import LanguageModel
 from sllm.tokenizer import Tokenizer
 
-CONFIG = ModelConfig(d_model=32, n_layers=2, n_heads=2, d_ff=96, context_length=64, dropout=0.1)
+KINDS: dict[str, dict[str, Any]] = {
+    "gpt2": {"family": "gpt2"},
+    "gpt2 untied": {"family": "gpt2", "tie_embeddings": False},
+    "qwen3": {"family": "qwen3"},
+    "qwen3 untied, grouped": {"family": "qwen3", "tie_embeddings": False, "n_heads": 4, "n_kv_heads": 2},
+}
+each_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def small_config(kind: str = "gpt2") -> ModelConfig:
+    values = {"d_model": 32, "n_layers": 2, "n_heads": 2, "d_ff": 96, "context_length": 64}
+    return ModelConfig.model_validate({**values, "dropout": 0.0 if "qwen3" in kind else 0.1, **KINDS[kind]})
+
+
+CONFIG = small_config()
 GREEDY = Sampling(temperature=0)
 VOCAB_SIZE = Tokenizer([]).vocab_size
 PROMPTS = ["한국어", "a", "The quick brown fox", "", "대한민국의 수도는"]
 CTRL_C = "\x03"
 
 
-def random_model(seed: int = 0) -> LanguageModel:
+def random_model(seed: int = 0, kind: str = "gpt2") -> LanguageModel:
     """A model whose next token depends on the whole text: a fresh one would just repeat its last token."""
     torch.manual_seed(seed)
-    model = make_model(CONFIG, VOCAB_SIZE)
+    model = make_model(small_config(kind), VOCAB_SIZE)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.add_(torch.randn_like(parameter) * (0.5 if "norm" not in name else 0.1))

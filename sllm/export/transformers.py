@@ -25,7 +25,11 @@ from sllm.model.shared import LanguageModel, normed
 from sllm.model.storage import load_pair
 from sllm.tokenizer import Tokenizer
 
-FORMAT = "transformers-gpt2"
+FORMAT = "transformers"
+FORMER_FORMAT = "transformers-gpt2"
+
+OLDEST = "4.51.3"
+"""Of Transformers: the first release that loads a Qwen3, and asks for no other package to do so."""
 
 # Both compute in fp32 but add in different orders; logits are of the order of 1 to 10.
 TOLERANCE = 1e-3
@@ -45,11 +49,15 @@ def export(model_path: Path | str, output: Path | str, tokenizer_path: Path | st
         The largest difference between Transformers' logits and ours; None if Transformers is not installed.
 
     Raises:
-        UserError: no model there, other files than those of an export at `output`, or no place to write.
+        UserError: no model there, other files than those of an export at `output`, no place to write, or a Transformers
+            that is too old to know the model.
     """
     output = Path(output)
-    check_replaceable(output, FORMAT)
+    check_replaceable(output, FORMAT, FORMER_FORMAT)
     model, tokenizer = load_pair(model_path, tokenizer_path, "cpu")
+    installed = importlib.util.find_spec("transformers") is not None
+    if installed:
+        _check_version(model)
     difference = None
     try:
         with atomic_directory(output.resolve(), format=FORMAT) as directory:
@@ -58,13 +66,24 @@ def export(model_path: Path | str, output: Path | str, tokenizer_path: Path | st
             write_json(directory / "generation_config.json", generation_config(tokenizer))
             tokenizer.save(directory / "tokenizer.json")
             write_json(directory / "tokenizer_config.json", _tokenizer_config(model, tokenizer))
-            if importlib.util.find_spec("transformers"):
+            if installed:
                 difference = compare(model, tokenizer, directory)
     except (OSError, SafetensorError) as error:
         if isinstance(error, OSError) and error.errno is None:  # Transformers', not the disk's
             raise
         raise UserError(f"{output}: cannot be written ({getattr(error, 'strerror', error)})") from error
     return difference
+
+
+def _check_version(model: LanguageModel) -> None:
+    from transformers import CONFIG_MAPPING, __version__
+
+    family = model.config.family
+    if family not in CONFIG_MAPPING:
+        raise UserError(
+            f"transformers {__version__} does not know {family}, so the export cannot be checked: "
+            f"install {OLDEST} or later, or uninstall it"
+        )
 
 
 def their_weights(model: LanguageModel) -> dict[str, Tensor]:
@@ -146,6 +165,7 @@ def _gpt2_config(model: LanguageModel) -> dict[str, Any]:
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
         "n_positions": config.context_length,
+        "n_ctx": config.context_length,  # the name by which llama.cpp asks
         "n_embd": config.d_model,
         "n_layer": config.n_layers,
         "n_head": config.n_heads,
@@ -174,7 +194,12 @@ def _qwen3_config(model: LanguageModel) -> dict[str, Any]:
         "attention_bias": False,
         "attention_dropout": 0.0,
         "rms_norm_eps": EPS,
+        # Told though they are Transformers' defaults: others, vLLM among them, have defaults of their own.
         "rope_theta": ROPE_BASE,
+        "rope_scaling": None,
+        "use_sliding_window": False,
+        "sliding_window": None,
+        "max_window_layers": config.n_layers,
     }
 
 

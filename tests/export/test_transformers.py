@@ -11,13 +11,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerBase
+from small_models import KINDS, small_config
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from sllm.config import ModelConfig
 from sllm.errors import UserError
 from sllm.export.transformers import export, generation_config
+from sllm.inference.decode import prefill
 from sllm.inference.generator import TextGenerator
-from sllm.manifests import read_manifest
+from sllm.manifests import read_manifest, write_manifest
 from sllm.model.families import make_model
 from sllm.model.storage import load_model, save_model
 from sllm.tokenizer import Tokenizer
@@ -27,14 +29,12 @@ T, H, E, SPACE, EA, B0 = (FIRST_BYTE + byte for byte in (*b"the ", 0xEA, 0xB0))
 MERGES = [(T, H), (FIRST_MERGE, E), (EA, B0), (SPACE, FIRST_MERGE + 1)]
 
 
-@pytest.fixture(scope="module")
-def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("model")
+def save_random_model(kind: str, directory: Path) -> Path:
+    """A model in which every tensor matters, as training leaves it."""
     tokenizer = Tokenizer(MERGES)
     tokenizer.save(directory / "tokenizer.json")
     torch.manual_seed(0)
-    config = ModelConfig(d_model=32, n_layers=2, n_heads=2, d_ff=96, context_length=64, dropout=0.1)
-    model = make_model(config, tokenizer.vocab_size)
+    model = make_model(small_config(kind), tokenizer.vocab_size)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
@@ -42,13 +42,26 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / "best"
 
 
-@pytest.fixture(scope="module")
-def exported(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("export") / "hf"
-    difference = export(model_path, output)
+@pytest.fixture(scope="module", params=KINDS)
+def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A model of each kind, and its export."""
+    directory = tmp_path_factory.mktemp("model")
+    model_path = save_random_model(request.param, directory)
+    difference = export(model_path, directory / "hf")
     assert difference is not None
     assert difference < 1e-4
-    return output
+    return model_path, directory / "hf"
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_random_model("gpt2", tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def exported(model_path: Path) -> Path:
+    export(model_path, model_path.parent / "hf")
+    return model_path.parent / "hf"
 
 
 @pytest.fixture(scope="module")
@@ -56,28 +69,62 @@ def their_tokenizer(exported: Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(exported)
 
 
-def test_the_logits_are_ours(model_path: Path, exported: Path) -> None:
-    ours = load_model(model_path)
-    theirs = AutoModelForCausalLM.from_pretrained(exported).eval()
-    assert isinstance(theirs, GPT2LMHeadModel)
+def test_the_logits_are_ours(both: tuple[Path, Path]) -> None:
+    ours, theirs = load_model(both[0]), AutoModelForCausalLM.from_pretrained(both[1]).eval()
+    assert type(theirs).__module__.startswith(f"transformers.models.{ours.config.family}.")
     tokens = torch.randint(ours.vocab_size, (3, 64))
     with torch.no_grad():
-        torch.testing.assert_close(theirs(tokens).logits, ours(tokens), atol=1e-4, rtol=0)
+        found, expected = theirs(tokens).logits, ours(tokens)
+    assert expected.std() > 0.5
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("prompt", ["the 가", "", "<bos>", "대한"])
-def test_a_greedy_text_is_ours(
-    prompt: str, model_path: Path, exported: Path, their_tokenizer: PreTrainedTokenizerBase
-) -> None:
+def test_a_greedy_text_is_ours(prompt: str, both: tuple[Path, Path]) -> None:
     """Their tokenizer, model and generate as anybody calls them, against our TextGenerator, from prompt to text."""
-    theirs = AutoModelForCausalLM.from_pretrained(exported).eval()
+    model_path, exported = both
+    their_tokenizer, theirs = (each.from_pretrained(exported) for each in (AutoTokenizer, AutoModelForCausalLM))
     inputs = their_tokenizer(prompt, return_tensors="pt")
     assert inputs.input_ids[0, 0] == 2
-    out = theirs.generate(**inputs, max_length=60, do_sample=False)[0, inputs.input_ids.shape[1] :]
+    out = theirs.eval().generate(**inputs, max_length=60, do_sample=False)[0, inputs.input_ids.shape[1] :]
     ours = TextGenerator(model_path, device="cpu").generate(prompt, 60, temperature=0, valid_utf8=False)
     # They write U+FFFD for a character that the limit cut in two, we leave it out.
     assert their_tokenizer.decode(out, skip_special_tokens=True).rstrip("\ufffd") == ours[0].rstrip("\ufffd")
     assert len(ours[0]) > 5
+
+
+def test_a_padded_batch_is_read_as_ours(both: tuple[Path, Path]) -> None:
+    """A model that counts positions from the padding, or looks at it, finds other logits."""
+    ours, theirs = load_model(both[0]), AutoModelForCausalLM.from_pretrained(both[1]).eval()
+    batch = AutoTokenizer.from_pretrained(both[1])(["the 가", "대한민국의 수도는"], padding=True, return_tensors="pt")
+    padding = (1 - batch.attention_mask).sum(dim=1)
+    assert padding.tolist()[0] > 0
+    with torch.no_grad():
+        found = theirs.generate(
+            **batch, max_new_tokens=1, do_sample=False, output_logits=True, return_dict_in_generate=True
+        )
+        torch.testing.assert_close(found.logits[0], prefill(ours, batch.input_ids, padding=padding), atol=1e-4, rtol=0)
+
+
+def test_a_context_longer_than_their_sliding_window(tmp_path: Path) -> None:
+    """Qwen3's configuration has a window of 4,096 tokens unless told otherwise, and not every reader asks whether it is
+    used."""
+    Tokenizer([]).save(tmp_path / "tokenizer.json")
+    config = ModelConfig(family="qwen3", d_model=8, n_layers=1, n_heads=1, d_ff=8, context_length=4200)
+    model = make_model(config, Tokenizer([]).vocab_size)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    save_model(tmp_path / "best", model, tmp_path / "tokenizer.json")
+    export(tmp_path / "best", tmp_path / "hf")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "hf").eval()
+    tokens = torch.randint(model.vocab_size, (1, 4200))
+    mask = torch.ones_like(tokens)
+    mask[:, 0] = 0  # so that a mask is made
+    with torch.no_grad():
+        found = theirs(tokens, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(0)).logits[:, 1:]
+        expected = model.logits(model.hidden(tokens, padding=torch.tensor([1]))[:, 1:])
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
 @settings(max_examples=200, deadline=None)
@@ -155,6 +202,22 @@ def test_a_former_export_is_replaced_as_a_whole(model_path: Path, tmp_path: Path
     read_manifest(tmp_path / "hf", checksums=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "link"]
     assert (tmp_path / "link").is_symlink()
+
+
+def test_an_export_of_an_earlier_version_is_replaced(model_path: Path, tmp_path: Path) -> None:
+    export(model_path, tmp_path / "hf")
+    write_manifest(tmp_path / "hf", format="transformers-gpt2")
+    export(model_path, tmp_path / "hf")
+    assert read_manifest(tmp_path / "hf")["format"] == "transformers"
+
+
+def test_a_transformers_that_does_not_know_the_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As 4.50 does not."""
+    monkeypatch.delitem(CONFIG_MAPPING._mapping, "qwen3")
+    model_path = save_random_model("qwen3", tmp_path / "model")
+    with pytest.raises(UserError, match=r"does not know qwen3, .* install 4\.51\.3 or later"):
+        export(model_path, tmp_path / "hf")
+    assert not (tmp_path / "hf").exists()
 
 
 def test_other_files_are_not_replaced(model_path: Path, tmp_path: Path) -> None:

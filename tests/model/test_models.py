@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_models import KINDS, each_kind
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from sllm.config import ModelConfig, TrainConfig, load_experiment
@@ -18,15 +19,6 @@ from sllm.training.checkpoint import Checkpoints
 from sllm.training.optim import make_optimizers
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-
-
-KINDS = {
-    "gpt2": {"family": "gpt2"},
-    "gpt2 untied": {"family": "gpt2", "tie_embeddings": False},
-    "qwen3": {"family": "qwen3"},
-    "qwen3 untied, grouped": {"family": "qwen3", "tie_embeddings": False, "n_kv_heads": 2},
-}
-each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def tiny(kind: str = "gpt2", **changes: float) -> ModelConfig:

@@ -606,14 +606,24 @@ def test_a_checkpoint_of_another_training_is_refused(configure: Callable[..., Pa
     assert "was trained with other settings (model.d_model 32 → 48)" in log_of(config)
 
 
-def test_a_trained_checkpoint_gives_transformers_the_same_logits(straight: Path, tmp_path: Path) -> None:
-    from transformers import GPT2LMHeadModel
+MODERN = {"family": "qwen3", "n_kv_heads": 1, "tie_embeddings": False, "dropout": 0.0}
+
+
+@pytest.mark.parametrize("model", [{}, {"tie_embeddings": False}, MODERN], ids=["gpt2", "gpt2 untied", "qwen3"])
+def test_a_trained_checkpoint_gives_transformers_the_same_logits(
+    model: dict[str, Any], configure: Callable[..., Path], tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
 
     from sllm.export.transformers import export
 
-    export(straight / "best", tmp_path / "exported")
-    theirs = GPT2LMHeadModel.from_pretrained(tmp_path / "exported").eval()
-    ours = load_model(straight / "checkpoints" / f"step-{STEPS:08d}")
+    config = configure("trained", max_steps=STEPS, checkpoint={"every": STEPS}, optimizer="muon" if model else "adamw")
+    values = yaml.safe_load(config.read_text(encoding="utf-8"))
+    config.write_text(yaml.safe_dump({**values, "model": {**values["model"], **model}}), encoding="utf-8")
+    ranks.run(config, 1)
+    export(config.parent / "best", tmp_path / "exported")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "exported").eval()
+    ours = load_model(config.parent / "checkpoints" / f"step-{STEPS:08d}")
     tokens = torch.randint(0, ours.vocab_size, (4, ours.config.context_length), generator=torch.manual_seed(0))
     with torch.inference_mode():
         torch.testing.assert_close(ours(tokens), theirs(tokens).logits, atol=1e-4, rtol=0)
