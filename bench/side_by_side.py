@@ -91,11 +91,11 @@ def twin(model: LanguageModel) -> Any:
     if importlib.util.find_spec("transformers") is None:
         print("transformers is not installed (pip install -e '.[bench]'): sllm alone")
         return None
-    from transformers import GPT2Config, GPT2LMHeadModel
+    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.set_verbosity_error()
-    theirs: Any = GPT2LMHeadModel(GPT2Config(**their_config(model, Tokenizer([]))))
+    theirs: Any = AutoModelForCausalLM.from_config(AutoConfig.for_model(**their_config(model, Tokenizer([]))))
     theirs.load_state_dict(their_weights(model), strict=False)
     theirs.tie_weights()
     theirs.generation_config.eos_token_id = None  # neither side ends early

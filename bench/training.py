@@ -1,4 +1,4 @@
-"""Training steps, beside a Transformers `GPT2LMHeadModel` of the same shape: `python bench/training.py`.
+"""Training steps, beside a Transformers model of the same shape: `python bench/training.py`.
 
 A step is forward, backward, clipping and fused AdamW over one micro-batch of random tokens. Both sides start from the
 same weights and take turns. On a CPU the default is a mini shape and takes about two minutes; on a GPU it is `small`

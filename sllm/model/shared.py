@@ -71,7 +71,7 @@ class LanguageModel(nn.Module, ABC):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """(B, T) → (B, T, C)."""
-        found = self.embedding(tokens)
+        found = self.embedding(tokens).to(self.positions.dtype)  # fp32 also where the table alone is bf16
         return found if self.head is None else normed(found)
 
     def places(self, length: int, start: int, padding: Tensor | None) -> Tensor:
@@ -138,9 +138,12 @@ def attend(
         keys[:, :, start : start + T] = k
         values[:, :, start : start + T] = v
         k, v = keys[:, :, : start + T], values[:, :, : start + T]
-    causal = mask is None and T > 1
-    grouped = k.shape[1] != H
-    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, enable_gqa=grouped)
+    groups = k.shape[1]
+    if T == 1:
+        # A new token's queries of one group are rows of one head, which read its keys and values once for all.
+        y = F.scaled_dot_product_attention(q.reshape(B, groups, H // groups, D), k, v, mask, dropout)
+        return y.reshape(B, 1, H * D)
+    y = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None, enable_gqa=groups != H)
     return y.transpose(1, 2).reshape(B, T, H * D)
 
 

@@ -3,11 +3,12 @@
 import codecs
 import itertools
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
-from small_models import CONFIG, GREEDY, PROMPTS, VOCAB_SIZE, Scripted, random_model, talk
-from transformers import GPT2Config, GPT2LMHeadModel
+from small_models import CONFIG, GREEDY, PROMPTS, VOCAB_SIZE, Scripted, each_kind, random_model, talk
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from sllm.errors import UserError
 from sllm.export.transformers import their_config, their_weights
@@ -15,15 +16,17 @@ from sllm.inference.generator import TextGenerator, complete, continue_ids, next
 from sllm.inference.sampling import Sampling, utf8_table
 from sllm.model.families import make_model
 from sllm.model.shared import LanguageModel
+from sllm.model.storage import save_model
 from sllm.tokenizer import Tokenizer
 from sllm.tokenizer.codec import FIRST_BYTE, FIRST_MERGE
 
 
+@each_kind
 @pytest.mark.parametrize("penalty", [1.0, 1.4])
-def test_greedy_ids_are_those_of_transformers(penalty: float) -> None:
-    model = random_model(seed=7).eval()
+def test_greedy_ids_are_those_of_transformers(penalty: float, kind: str) -> None:
+    model = random_model(seed=7, kind=kind).eval()
     prompt = torch.randint(FIRST_BYTE, VOCAB_SIZE, (1, 10))
-    theirs = GPT2LMHeadModel(GPT2Config(**their_config(model, Tokenizer([])))).eval()
+    theirs = AutoModelForCausalLM.from_config(AutoConfig.for_model(**their_config(model, Tokenizer([])))).eval()
     theirs.load_state_dict(their_weights(model), strict=False)
     theirs.tie_weights()
     expected = theirs.generate(
@@ -41,6 +44,20 @@ def test_greedy_is_the_same_without_the_cache(generator: TextGenerator, penalty:
     cached = generator.generate(PROMPTS, **arguments)
     assert cached == generator.generate(PROMPTS, **arguments, use_cache=False)
     assert all(cached)
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "qwen3 untied, grouped"])
+def test_a_qwen3_continues_texts_as_gpt2_does(kind: str, tmp_path: Path) -> None:
+    """The same with and without the cache, in a batch and alone; streamed, and with weights in bf16."""
+    Tokenizer([]).save(tmp_path / "tokenizer.json")
+    save_model(tmp_path / "best", random_model(kind=kind), tmp_path / "tokenizer.json")
+    generator = TextGenerator(tmp_path / "best", device="cpu")
+    texts = generator.generate(PROMPTS, 64, temperature=0)
+    assert len(set(texts)) == len(PROMPTS)
+    assert texts == generator.generate(PROMPTS, 64, temperature=0, use_cache=False)
+    assert texts == [generator.generate(prompt, 64, temperature=0)[0] for prompt in PROMPTS]
+    assert texts[0] == "".join(generator.stream(PROMPTS[0], 64, temperature=0))
+    assert all(TextGenerator(tmp_path / "best", device="cpu", dtype="bf16").generate(PROMPTS, 64, temperature=0))
 
 
 @pytest.mark.parametrize("max_length", [40, 64, 500])
