@@ -1,8 +1,14 @@
-"""Parameters and FLOPs, counted by hand."""
+"""Parameters and FLOPs, counted by hand and by torch."""
 
 from pathlib import Path
 
+import torch
+from small_models import each_kind, small_config
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
 from sllm.config import ModelConfig, load_experiment
+from sllm.model.families import make_model
 from sllm.model.size import flops_per_token, parameter_count
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -21,3 +27,15 @@ def test_flops_of_a_model_small_enough_to_count_by_hand() -> None:
     config = ModelConfig(d_model=64, n_layers=2, n_heads=4, d_ff=256, context_length=32)
     assert parameter_count(config, 1000) == (164_096, 100_096)
     assert flops_per_token(config, 1000) == 6 * 164_096 + 49_152
+
+
+@each_kind
+def test_flops_are_those_that_torch_counts(kind: str) -> None:
+    """But for the vectors, whose additions are no matrix product."""
+    config = small_config(kind).model_copy(update={"dropout": 0.0})
+    model, tokens = make_model(config, 1000), torch.randint(1000, (2, config.context_length + 1))
+    vectors = sum(parameter.numel() for parameter in model.parameters() if parameter.ndim == 1)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # of the others it counts none
+        model(tokens[:, :-1], tokens[:, 1:]).backward()
+    counted = counter.get_total_flops() / (2 * config.context_length)
+    assert counted == flops_per_token(config, 1000) - 6 * vectors
