@@ -891,8 +891,15 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/model/shared.py",
+        "sllm/model/first_weights.py",
         "tests/model/test_models.py",
+        (
+            "every head looks one token back",
+            "zip(queries, itertools.cycle(LOOKS_BACK)",
+            "zip(queries, itertools.cycle((1,))",
+        ),
+        ("heads look ahead", "] = -size * (angles", "] = size * (angles"),
+        ("syllables are not taken apart", ' if "가" <= character <= "힣" else character', " if False else character"),
         (
             "the residual projections start as all others",
             "INIT_STD / math.sqrt(2 * config.n_layers) if into_residual else INIT_STD\n",
@@ -903,6 +910,10 @@ MUTANTS: list[Mutant] = [
             " and into_residual:\n            nn.init.zeros_",
             " and False:\n            nn.init.zeros_",
         ),
+    ),
+    *of(
+        "sllm/model/shared.py",
+        "tests/model/test_models.py",
         (
             "embeddings are not normed as they are looked up",
             "        return found if self.head is None else normed(found)\n",

@@ -114,8 +114,8 @@ class RatesConfig(Section):
 
     embedding: Rate | None = None
     """Of the table of embeddings."""
-    head: Rate | None = None
-    """Of the output layer, if it is one of its own."""
+    head: Annotated[float, Field(gt=0, le=10_000)] | None = None
+    """Of the output layer, if it is one of its own, times model.d_model: a step moves a logit as far at any width."""
     vectors: Rate | None = None
     """Of norms and biases."""
 

@@ -1,9 +1,8 @@
-"""What the families share: the frame around the blocks, the key–value cache, places of tokens, first weights, the loss.
+"""What the families share: the frame around the blocks, the key–value cache, places of tokens, the loss.
 
 Shapes: B batch, T time, C width (d_model), H heads, D head width (C / H), F feed-forward width, V vocabulary.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
@@ -54,7 +53,6 @@ class LanguageModel(nn.Module, ABC):
         self.blocks = nn.ModuleList(blocks)
         self.final_norm = final_norm
         self.head = None if config.tie_embeddings else nn.Linear(config.d_model, vocab_size, bias=False)
-        initialize(self)
 
     @abstractmethod
     def hidden(
@@ -145,32 +143,3 @@ def attend(
         return y.reshape(B, 1, H * D)
     y = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None, enable_gqa=groups != H)
     return y.transpose(1, 2).reshape(B, T, H * D)
-
-
-# --- first weights ----------------------------------------------------------------------------------
-
-
-def initialize(model: LanguageModel) -> None:
-    """Draw every weight; biases are zero, norms one.
-
-    Tied, as GPT-2 does: normal(0, 0.02), and projections into the residual stream divided by √(2·layers). With an
-    output layer of its own: embeddings of size 0.8, an output near zero, projections into the residual stream
-    zero, the others uniform with a standard deviation of 1/√inputs, times 0.4 where they widen it.
-    """
-    config = model.config
-    for name, module in model.named_modules():
-        into_residual = name.endswith(("attention.out", "contract"))
-        if isinstance(module, nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)
-        if isinstance(module, nn.Linear | nn.Embedding) and config.tie_embeddings:
-            std = INIT_STD / math.sqrt(2 * config.n_layers) if into_residual else INIT_STD
-            nn.init.normal_(module.weight, std=std)
-        elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=0.8)
-        elif isinstance(module, nn.Linear) and module is model.head:
-            nn.init.normal_(module.weight, std=0.001)
-        elif isinstance(module, nn.Linear) and into_residual:
-            nn.init.zeros_(module.weight)
-        elif isinstance(module, nn.Linear):
-            std = (0.4 if name.endswith(("expand", "gate")) else 1.0) / math.sqrt(module.in_features)
-            nn.init.uniform_(module.weight, -math.sqrt(3) * std, math.sqrt(3) * std)

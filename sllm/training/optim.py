@@ -29,7 +29,8 @@ def make_optimizers(model: LanguageModel, config: TrainConfig) -> list[torch.opt
 def parameter_groups(model: LanguageModel, config: TrainConfig) -> dict[str, dict[str, Any]]:
     """Every parameter in one of the groups embedding, head, matrices and vectors, with its peak rate and decay."""
     rates = config.rates
-    peaks = {"embedding": rates.embedding, "head": rates.head, "matrices": None, "vectors": rates.vectors}
+    head = rates.head and rates.head / model.config.d_model
+    peaks = {"embedding": rates.embedding, "head": head, "matrices": None, "vectors": rates.vectors}
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         part = name.partition(".")[0]

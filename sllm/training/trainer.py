@@ -53,7 +53,9 @@ class Trainer:
         length, batch = experiment.model.context_length, self.config.global_batch
         self.sampler = Sampler(self.data, phases[0], length, experiment.seed, global_batch=batch, phases=phases)
         seed(world.device, experiment.seed)
-        self.model = make_model(experiment.model, self.tokenizer.vocab_size).to(world.device)
+        self.model = make_model(experiment.model, self.tokenizer.vocab_size, self.tokenizer.token_bytes).to(
+            world.device
+        )
         self.model.activation_checkpointing = self.config.activation_checkpointing
         self.optimizers = make_optimizers(self.model, self.config)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.config.precision == "fp16")

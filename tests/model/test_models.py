@@ -1,5 +1,8 @@
 """The architectures, with Transformers' GPT-2 and Qwen3 as oracles."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,9 @@ from sllm.config import ModelConfig, TrainConfig, load_experiment
 from sllm.export.transformers import their_config, their_weights
 from sllm.inference.decode import new_cache
 from sllm.model.families import make_model
+from sllm.model.first_weights import spelled
 from sllm.model.gpt2 import sinusoidal_positions
+from sllm.model.qwen3 import Block, rotate
 from sllm.model.shared import LanguageModel
 from sllm.model.size import checkpoint_bytes, parameter_count
 from sllm.tokenizer import Tokenizer
@@ -182,13 +187,71 @@ def test_a_tied_model_starts_as_gpt2_does(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["gpt2 untied", "qwen3 untied, grouped"])
 def test_start_values_with_an_output_layer_of_its_own(kind: str) -> None:
     torch.manual_seed(0)
-    for name, parameter in make_model(tiny(kind, d_model=64), 260).named_parameters():
+    model = make_model(tiny(kind, d_model=64), 260)
+    for name, parameter in model.named_parameters():
         if "attention.out" in name or "contract" in name:
             assert not parameter.any(), name
-        elif parameter.ndim == 2:
+        elif parameter.ndim == 2 and not name.endswith(("q.weight", "k.weight")):
             stds = {"embedding": 0.8, "head": 0.001, "expand": 0.4 / 8, "gate": 0.4 / 8}
             std = next((std for part, std in stds.items() if part in name), 1 / 8)
-            assert parameter.std().item() == pytest.approx(std, rel=0.1), name
+            assert parameter.std(dim=0).mean().item() == pytest.approx(std, rel=0.1), name
+    common = model.embedding.weight.mean(dim=0).square().mean().sqrt().item()
+    assert common == pytest.approx(0.6 if "qwen3" in kind else 0.0, abs=0.1)
+
+
+@pytest.mark.parametrize(("width", "heads", "kv_heads"), [(64, 4, 2), (128, 4, 4), (512, 4, 1)])
+def test_heads_look_back_at_the_start(width: int, heads: int, kv_heads: int) -> None:
+    torch.manual_seed(0)
+    model = make_model(tiny("qwen3 untied, grouped", d_model=width, n_heads=heads, n_kv_heads=kv_heads), 1000)
+    x = model.embed(torch.randint(1000, (8, 40)))
+    for block in model.blocks:
+        assert isinstance(block, Block)
+        attention, y = block.attention, block.attention_norm(x)
+        q, k = (layer(y).unflatten(-1, (-1, width // heads)).transpose(1, 2) for layer in (attention.q, attention.k))
+        q, k = rotate(attention.q_norm(q), model.positions), rotate(attention.k_norm(k), model.positions)
+        scores = (q @ k.repeat_interleave(heads // kv_heads, dim=1).mT) / (width // heads) ** 0.5
+        seen = scores.masked_fill(~torch.ones(40, 40).tril().bool(), -torch.inf).softmax(-1)
+        mean = torch.stack([seen.diagonal(-distance, 2, 3).mean(dim=(0, 2)) for distance in range(40)])
+        assert mean.argmax(dim=0).tolist() == [1, 2, 3, 0]
+        assert (mean[:8].sum(dim=0) > 0.5).all()
+
+
+def test_first_weights_are_the_same_in_every_process() -> None:
+    program = """
+import torch
+from sllm.config import ModelConfig
+from sllm.model.families import make_model
+config = ModelConfig(
+    family="qwen3", d_model=32, n_layers=2, n_heads=2, d_ff=48, context_length=16, tie_embeddings=False, dropout=0.0
+)
+torch.manual_seed(3)
+model = make_model(config, 99, [bytes([97 + a, 97 + b, 97 + a]) for a in range(9) for b in range(11)])
+print([weight.detach().view(torch.int32).sum(dtype=torch.int64).item() for weight in model.parameters()])
+"""
+    found = [
+        subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True)
+        for seed in ("1", "2")
+    ]
+    assert found[0].stdout == found[1].stdout
+    assert found[0].stdout.count(b",") > 10, found[0].stderr
+
+
+def test_tokens_that_are_spelt_alike_start_alike() -> None:
+    torch.manual_seed(0)
+    words = ["walk", " walk", "Walking", "zebra", "학교", "학생", "는", "은", "\n", "<", " "]
+    tokens = [b"", *(word.encode() for word in words), "한".encode()[:2]]
+    table = dict(zip(["", *words, "half"], spelled(tokens, 4096), strict=True))
+
+    def alike(a: str, b: str) -> float:
+        return torch.cosine_similarity(table[a], table[b], dim=0).item()
+
+    assert alike("walk", " walk") > 0.3
+    assert alike("walk", "Walking") > 0.3
+    assert alike("walk", "zebra") < 0.2
+    assert alike("학교", "학생") > alike("학교", "zebra") + 0.1
+    assert alike("는", "은") > 0.2, "both end in ㅡㄴ"
+    assert all(abs(alike("", other)) < 0.1 for other in ["walk", "\n", "half"])
+    assert all(vector.std().item() == pytest.approx(1, rel=0.1) for vector in table.values())
 
 
 @each_kind

@@ -89,7 +89,7 @@ def test_sums_as_large_as_they_may_be_are_right() -> None:
 
 MICRO_BATCHES = 12  # one, two, three and four ranks have equally many
 MODERN_MODEL = {"family": "qwen3", "n_kv_heads": 1, "tie_embeddings": False, "dropout": 0.0}
-MODERN_TRAINING = {"optimizer": "muon", "learning_rate": 0.02, "rates": {"embedding": 0.1, "head": 0.004}}
+MODERN_TRAINING = {"optimizer": "muon", "learning_rate": 0.02, "rates": {"embedding": 0.1, "head": 0.128}}
 PHASES = [
     {"from": 0.3, "weights": {"sample-korean": 0.0}},
     {"from": 0.7, "weights": {"sample-korean": 2.0, "sample-english": 0.1}},

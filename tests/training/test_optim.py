@@ -83,7 +83,7 @@ def test_every_parameter_is_in_one_group_and_only_matrices_decay(config: ModelCo
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_each_group_falls_from_a_rate_of_its_own_by_the_same_share(optimizer: str) -> None:
-    rates = {"embedding": 0.2, "head": 0.004, "vectors": 0.01}
+    rates = {"embedding": 0.2, "head": 0.064, "vectors": 0.01}
     config = train(optimizer=optimizer, learning_rate=0.02, min_learning_rate=0.002, rates=rates)
     model = make_model(MODELS[-1], 300)
     optimizers = make_optimizers(model, config)
