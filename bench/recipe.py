@@ -30,10 +30,10 @@ SEED = {"model.d_ff": 4.0, "train.learning_rate": 6e-3, "train.min_learning_rate
 GPT2 = {
     "model.d_ff": 4.0,
     "model.tie_embeddings": False,
-    "train.learning_rate": 1e-3,
+    "train.learning_rate": 2e-3,
     "train.min_learning_rate": 0.0,
     "train.rates.embedding": 0.46,
-    "train.rates.head": 0.0244,
+    "train.rates.head": 3.1,
     "train.rates.vectors": 0.01,
     "train.beta1": 0.8,
     "train.eps": 1e-5,
@@ -51,12 +51,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "seed": SEED,
     "seed, dropout 0.1": SEED | {"model.dropout": 0.1},
     "gpt2": GPT2,
-    "gpt2, one rate": GPT2 | {"train.rates.embedding": 1e-3, "train.rates.head": 1e-3, "train.rates.vectors": 1e-3},
+    "gpt2, one rate": {k: v for k, v in GPT2.items() if not k.startswith("train.rates")},
     "gpt2, muon": GPT2 | {"train.optimizer": "muon", "train.learning_rate": 0.01},
     "qwen3": QWEN3,
-    "qwen3, adamw": QWEN3 | {"train.optimizer": "adamw", "train.learning_rate": 1e-3},
+    "qwen3, adamw": QWEN3 | {"train.optimizer": "adamw", "train.learning_rate": 2e-3},
     "qwen3, cosine": {k: v for k, v in QWEN3.items() if k != "train.decay"} | {"train.schedule": "cosine"},
-    "qwen3, half the rates": QWEN3 | {"train.rates.embedding": 0.23, "train.rates.head": 0.0122},
+    "qwen3, half the rates": QWEN3 | {"train.rates.embedding": 0.23, "train.rates.head": 1.55},
     "qwen3, tied": QWEN3 | {"model.tie_embeddings": True, "train.rates.embedding": 0.0061},
 }
 """What they set, over `configs/smoke.yaml` (d_ff as a share of the width). The first is GPT-2's recipe, `gpt2` the same
