@@ -1,7 +1,7 @@
 """What a training starts from, `train.init_from`: the weights of a model, or a step of another run.
 
 The key of the training holds their content. A submit copies them into the run, as its first checkpoint
-(`jobs.launch.origin`); from then on what they were copied from may change or vanish. Needs no torch.
+(`jobs.launch.start`); from then on what they were copied from may change or vanish. Needs no torch.
 """
 
 import contextlib
@@ -35,7 +35,9 @@ class Origin(NamedTuple):
     directory: Path
     """A model, or a checkpoint."""
     step: int
-    """0 for a model: of a checkpoint of this run's own, too, then only the weights are taken."""
+    """0 for a model, which may be a checkpoint, too: then its weights alone are meant."""
+    about: dict[str, Any]
+    """The config.json in it."""
     content: Content | None
     """None if it is a step of a run that itself began with random weights."""
     trajectory: dict[str, Any] | None
@@ -56,13 +58,14 @@ def read_origin(told: str) -> Origin:
 
 
 def _read_step(run: RunDirectory, step: int) -> Origin:
-    steps = checkpoint_steps(run.checkpoints)
+    steps = [step for step in checkpoint_steps(run.checkpoints) if step]
     if step not in steps:
         there = f"there are those of {', '.join(map(str, steps))}" if steps else "there is none"
         raise UserError(f"train.init_from: {run.path}: no checkpoint of step {step}; {there}")
     directory = checkpoint_path(run.checkpoints, step)
     trajectory = read_object(directory / "state.json", "trajectory")["trajectory"]
-    return Origin(directory, step, trajectory["train"].get("init_from"), trajectory)
+    about = read_object(directory / CONFIG, "model", "vocab_size")
+    return Origin(directory, step, about, trajectory["train"].get("init_from"), trajectory)
 
 
 def _find_model(path: Path) -> Path:
@@ -82,11 +85,14 @@ def _find_model(path: Path) -> Path:
 
 
 def _read_model(directory: Path) -> Origin:
-    if "model" not in read_object(directory / CONFIG):
+    about = read_object(directory / CONFIG)
+    if not about.keys() >= {"model", "vocab_size"}:
         raise UserError(f"train.init_from: {directory}: not a model of sllm; of an export give what it was made from")
     checksums = {entry["name"]: entry["sha256"] for entry in read_manifest(directory)["files"]}
+    if WEIGHTS not in checksums:
+        raise CorruptError(f"{directory} has no {WEIGHTS}")
     tokenizer = Tokenizer.load(tokenizer_of(directory)).fingerprint
-    return Origin(directory, 0, {"weights": checksums[WEIGHTS][:16], "tokenizer": tokenizer[:16]}, None)
+    return Origin(directory, 0, about, {"weights": checksums[WEIGHTS][:16], "tokenizer": tokenizer[:16]}, None)
 
 
 def tokenizer_of(directory: Path) -> Path:
@@ -145,14 +151,13 @@ def _known(experiment: Experiment) -> dict[str, Content | None]:
 
 def _misfits(experiment: Experiment, origin: Origin) -> list[str]:
     """Settings of the model and of the vocabulary that would need other weights."""
-    about = read_object(origin.directory / CONFIG, "model", "vocab_size")
-    theirs = validate(ModelConfig, about["model"], str(origin.directory / CONFIG)).model_dump(mode="json")
+    theirs = validate(ModelConfig, origin.about["model"], str(origin.directory / CONFIG)).model_dump(mode="json")
     pairs = {
         f"model.{name}": (value, theirs[name])
         for name, value in experiment.model.model_dump(mode="json").items()
         if name not in WITHOUT_WEIGHTS
     }
-    pairs["tokenizer.vocab_size"] = (experiment.tokenizer.vocab_size, about["vocab_size"])
+    pairs["tokenizer.vocab_size"] = (experiment.tokenizer.vocab_size, origin.about["vocab_size"])
     return [
         f"{name}: {to_json(ours)}, but the model of train.init_from has {to_json(other)}; set {name}={to_json(other)}"
         for name, (ours, other) in pairs.items()

@@ -335,6 +335,7 @@ def test_a_checkpoint_that_vanishes_during_the_submit_is_missed(vanishing: RunDi
         ("x" * 300, [], r"{runs}/x+: File name too long"),
         ("base@30", [], r"{runs}/base: no checkpoint of step 30; there are those of 20, 40, 48, 60"),
         ("nowhere@20", [], r"{runs}/nowhere: no checkpoint of step 20; there is none"),
+        ("base@0", [], r"{runs}/base: no checkpoint of step 0; there are those of 20, 40, 48, 60"),
         ("base@latest", [], r"{runs}/base@latest: no model here; "),
         (
             "base@20",
@@ -389,7 +390,9 @@ def test_an_export_is_no_model_of_ours(configure: Configure, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("told", ["copy", "copy@40"])
-def test_damage_is_found_before_anything_is_written(told: str, vanishing: RunDirectory, configure: Configure) -> None:
+def test_damage_is_found_before_anything_is_written(
+    told: str, base: RunDirectory, vanishing: RunDirectory, configure: Configure
+) -> None:
     for directory in (vanishing.best, vanishing.checkpoints / "step-00000040"):
         content = bytearray((directory / "model.safetensors").read_bytes())
         content[-1] ^= 1
@@ -401,6 +404,18 @@ def test_damage_is_found_before_anything_is_written(told: str, vanishing: RunDir
     (vanishing.checkpoints / "step-00000040" / "manifest.json").write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match=rf"^train.init_from: .*/{told}: damaged: .* is not valid JSON"):
         ordered(config)
+    write_manifest(vanishing.best)
+    write_manifest(vanishing.checkpoints / "step-00000040")
+    for directory in (vanishing.best, vanishing.checkpoints / "step-00000040"):
+        (directory / "config.json").write_text("[", encoding="utf-8")
+    with pytest.raises(UserError, match=rf"^train.init_from: .*/{told}: damaged: .*/config.json is not valid JSON"):
+        ordered(config)
+    (vanishing.best / "model.safetensors").unlink()
+    shutil.copyfile(base.best / "config.json", vanishing.best / "config.json")
+    write_manifest(vanishing.best)
+    if told == "copy":
+        with pytest.raises(UserError, match=r"^train.init_from: .*/copy: damaged: .*/best has no model.safetensors$"):
+            ordered(config)
     assert not run_of(config).path.exists()
 
 
