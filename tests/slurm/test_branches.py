@@ -17,6 +17,7 @@ from sllm.records import read_jsonl
 from sllm.run_directory import RunDirectory
 
 SHORT, DECAY, LONG = 400, 320, 800
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +51,7 @@ def test_two_budgets_branch_from_one_run(
         job = submitted_jobs(run)["pretrain"]
         wait(lambda: max(losses(run), default=0) > preempted_at, f"step {preempted_at} of {run.name}")
         cluster.preempt()
-        wait(lambda: cluster.job(job)["JobState"] not in ("PENDING", "RUNNING", "COMPLETING"), f"the end of {run.name}")
+        wait(lambda: cluster.job(job)["JobState"] in ENDED, f"the end of {run.name}")
         assert [line["ended"] for line in ledger.attempts(run, "pretrain")] == ["preempted", "finished"]
         return run
 
