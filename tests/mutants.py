@@ -1364,7 +1364,8 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "sllm/origin.py",
-        "tests/jobs/launch/test_origin.py",
+        "tests/jobs/launch/test_origin.py::test_the_training_is_known_by_the_content_of_the_model "
+        "tests/jobs/launch/test_origin.py::test_a_model_that_vanished_is_missed_only_where_it_is_needed",
         (
             "the training from one model is taken for that from another",
             '"weights": checksums[WEIGHTS][:16]',
@@ -1378,7 +1379,8 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "jobs/launch/start.py",
-        "tests/jobs/launch/test_origin.py",
+        "tests/jobs/launch/test_origin.py::test_what_is_not_there_or_does_not_fit_is_a_line "
+        "tests/jobs/launch/test_origin.py::test_damage_is_found_before_anything_is_written",
         (
             "a step after which two trainings are no longer the same is branched from",
             "    if origin.step <= shared:\n",
@@ -1392,7 +1394,7 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "sllm/training/loop.py",
-        "tests/jobs/launch/test_origin.py",
+        "tests/jobs/launch/test_origin.py::test_without_its_first_checkpoint_the_training_does_not_start_from_random_weights",
         (
             "a training whose model is lost begins with random weights",
             '        elif self.trajectory["train"].get("init_from"):\n',

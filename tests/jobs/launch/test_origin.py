@@ -18,7 +18,7 @@ from waiting import wait
 from jobs import ledger
 from jobs.launch.order import Order
 from jobs.launch.show import show_plan
-from jobs.launch.submit import submit
+from jobs.launch.submit import prepare, submit
 from jobs.pipeline import read_done
 from jobs.slurm.cluster import load_cluster
 from jobs.status.tables import run_table
@@ -155,6 +155,15 @@ def test_the_training_is_known_by_the_content_of_the_model(
     assert stage_keys(load_experiment(configure(tmp_path / "elsewhere"))) == stage_keys(
         load_experiment(configure("base"))
     )
+
+
+def test_the_scripts_in_sbatch_find_what_a_training_starts_from(base: RunDirectory, configure: Configure) -> None:
+    for told, step in (("base", 0), ("base@40", 40)):
+        experiment = load_experiment(configure(told, f"-{step}"))
+        order = Order(experiment, load_cluster("dev"), "slurm")
+        assert prepare(order).path == order.run.path
+        assert max(checkpoint_steps(order.run.checkpoints)) == step
+        assert (order.run.checkpoints / f"step-{step:08d}" / "optimizer.safetensors").is_file()
 
 
 def test_what_a_model_is_trained_with_may_differ_from_its_first_training(
