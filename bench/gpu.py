@@ -27,11 +27,12 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -40,6 +41,7 @@ from side_by_side import random_experiment, shape, take_turns
 
 from jobs.launch.prepare import commit
 from sllm.artifacts import Artifacts
+from sllm.config import ModelConfig
 from sllm.device import deterministic, device_name, synchronize
 from sllm.distributed import World
 from sllm.errors import UserError
@@ -71,7 +73,11 @@ PREDICTED = {
     "speed small 16": "331,000 tokens/s; 26.1 GB",
     "checkpoint default": "9–10 s",
     "checkpoint small": "2.9 s",
+    "speed modern 16": "135,000–160,000 tokens/s: as many FLOPs as default, heads of 128, no dropout, more norms",
+    "Muon modern": "15–25 ms of kernels, 25–40 in all: 1 % of a step of 2^19 tokens",
+    "AdamW default": "3 ms",
     "decoding default 1": "250–400 tokens/s, now that cuDNN's attention is left out",
+    "decoding modern 1": "200–350 tokens/s: more kernels a layer",
 }
 
 Report = Callable[..., None]
@@ -81,9 +87,25 @@ Report = Callable[..., None]
 # --- training at the real shapes --------------------------------------------------------------------
 
 
+MODERN = {"family": "qwen3", "tie_embeddings": False, "dropout": 0.0}
+MUON = {"optimizer": "muon", "learning_rate": 0.01, "rates": {"embedding": 0.05, "head": 0.005, "vectors": 1e-3}}
+
+
+def shape_of(name: str) -> tuple[ModelConfig, int]:
+    """That of `configs/<name>.yaml`, a tiny one on a CPU; `modern` has Qwen3's blocks, an output layer of its own and
+    the parameters of `default` within its blocks."""
+    like = "default" if name == "modern" else name
+    model, vocab_size = shape(like) if GPU else (shape("mini")[0].model_copy(update={"context_length": 64}), 512)
+    if name == "modern":
+        heads = {"n_heads": model.d_model // 128, "n_kv_heads": model.d_model // 256}
+        model = model.model_copy(update={**MODERN, **heads, "d_ff": 3 * model.d_model})
+    return model, vocab_size
+
+
 def trainer_of(name: str, place: Path, **train: Any) -> Trainer:
-    """A trainer of `configs/<name>.yaml` (a tiny one on a CPU) over random tokens."""
-    model, vocab_size = shape(name) if GPU else (shape("mini")[0].model_copy(update={"context_length": 64}), 512)
+    """A trainer of a shape over random tokens; of `modern` with Muon."""
+    model, vocab_size = shape_of(name)
+    train = {**(MUON if name == "modern" else {}), **train}
     micro_batch = train.setdefault("micro_batch", 16)
     tokens, train = 8_000_000 if GPU else 50_000, {"global_batch": 4 * micro_batch, **train}
     experiment = random_experiment(name, place, model, vocab_size, tokens, **train)
@@ -113,8 +135,8 @@ def try_speed(trainer: Trainer, name: str, report: Report, steps: int = 3) -> fl
     return float(middle["seconds"])
 
 
-def training(name: str, place: Path, report: Report) -> None:
-    """Determinism and speed of one shape: compiled, eager, under fp16."""
+def training(name: str, place: Path, report: Report, more: bool = False) -> None:
+    """Determinism and speed of one shape, compiled, and what its parts take; `more`: eager and under fp16 too."""
     micro_batch = 16 if GPU else 2
     with deterministic(DEVICE):
         with skip_what_fails(name, report):
@@ -124,6 +146,9 @@ def training(name: str, place: Path, report: Report) -> None:
             exact_sums(trainer, name, seconds, report)
             profile(trainer, name, report)
             stall(trainer, name, report)
+            optimizers(trainer, name, seconds, report)
+        if not more:
+            return
         trainer = None  # type: ignore[assignment]  # its memory is the next one's
         clean()
         with skip_what_fails(f"{name} eager", report):
@@ -157,6 +182,23 @@ def exact_sums(trainer: Trainer, name: str, step_seconds: float, report: Report)
         }
         report(f"exact sums {name} {way}", None, **figures)
         trainer.model.zero_grad()
+
+
+def optimizers(trainer: Trainer, name: str, step_seconds: float, report: Report) -> None:
+    """Milliseconds of each optimizer: of its kernels, and until they are done where nothing hides their launching;
+    and the share of a step of 2¹⁹ tokens, which some steps of this one make."""
+    tokens = trainer.experiment.train.global_batch * trainer.experiment.model.context_length
+    for parameter in trainer.model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    for optimizer in trainer.optimizers:
+        whole = 1000 * median_seconds(optimizer.step)
+        figures = {
+            "kernels ms": round(milliseconds(optimizer.step), 2),
+            "whole ms": round(whole, 2),
+            "of a step of 2^19 tokens": round(whole / (1000 * step_seconds * 2**19 / tokens), 4),
+        }
+        report(f"{type(optimizer).__name__} {name}", None, **figures)
+    trainer.model.zero_grad()
 
 
 def milliseconds_of_sums(sums: GradientSum) -> tuple[float, float]:
@@ -301,9 +343,15 @@ class Course:
     """Of its attempts; those after the last have as many as it."""
     like: str = "straight"
     train: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def fp16(self) -> bool:
+        return self.train.get("precision") == "fp16"
 
 
 FP16 = {"precision": "fp16"}
+GROUPED = {**MODERN, "n_kv_heads": 1}
 COURSES = {
     "straight": Course(),
     "killed": Course(killed),
@@ -318,6 +366,10 @@ COURSES = {
     "fp16": Course(like="fp16", train=FP16),
     # What it compiles itself, and then what bf16 and fp16 have left in the cache: no attempt may take the other's.
     "fp16 killed, then two ranks": Course(functools.partial(killed, fresh=1), (1, 2), like="fp16", train=FP16),
+    "modern": Course(like="modern", train=MUON, model=GROUPED),
+    "modern killed, then two ranks": Course(
+        functools.partial(killed, fresh=1), (1, 2), like="modern", train=MUON, model=GROUPED
+    ),
 }
 
 
@@ -335,7 +387,7 @@ def resume(place: Path, report: Report, names: list[str]) -> None:
     runs: dict[str, Future[Path]] = {}
     with ThreadPoolExecutor(len(courses) if GPU else 2) as pool:
         for name, course in courses.items():
-            after = runs.get("straight") if course.train else None  # fp16 finds the cache that bf16 has filled
+            after = runs.get("straight") if course.fp16 else None  # fp16 finds the cache that bf16 has filled
             runs[name] = pool.submit(take, place, name, course, after)
         for name, course in courses.items():
             with skip_what_fails(f"resume: {name}", report):
@@ -345,7 +397,7 @@ def resume(place: Path, report: Report, names: list[str]) -> None:
                 else:
                     report(f"resume: {name}", *compare(run, former, course))
     for name, course in courses.items():
-        if course.train and name != course.like:
+        if course.fp16 and name != course.like:
             with skip_what_fails("fp16: skipped steps", report):
                 report("fp16: skipped steps", *skips(runs[name].result()))
 
@@ -354,7 +406,7 @@ def take(place: Path, name: str, course: Course, after: Future[Path] | None) -> 
     """Its run directory, once it has ended."""
     if after:
         after.result()
-    experiment = write_experiment(place, name, **course.train)
+    experiment = write_experiment(place, name, course.model, **course.train)
     shutil.copytree(
         place / "runs" / "data" / "stages", place / "runs" / experiment.stem / "stages"
     )  # its data are done
@@ -366,7 +418,7 @@ def take(place: Path, name: str, course: Course, after: Future[Path] | None) -> 
     return attempt.run
 
 
-def write_experiment(place: Path, name: str, **train: Any) -> Path:
+def write_experiment(place: Path, name: str, model: Mapping[str, Any] = MappingProxyType({}), **train: Any) -> Path:
     size = {"d_model": 512, "n_layers": 8, "n_heads": 8, "d_ff": 2048, "context_length": 1024}
     tiny = {"d_model": 32, "n_layers": 2, "n_heads": 2, "d_ff": 64, "context_length": 64}
     values = {
@@ -381,7 +433,7 @@ def write_experiment(place: Path, name: str, **train: Any) -> Path:
             "validation_fraction": 0.1,
         },
         "tokenizer": {"vocab_size": 4096 if GPU else 300},
-        "model": {**(size if GPU else tiny), "dropout": 0.1},
+        "model": {**(size if GPU else tiny), "dropout": 0.1, **model},
         "train": {
             "max_steps": STEPS,
             "global_batch": 24,  # six micro-batches, for one, two or three ranks
@@ -560,8 +612,8 @@ def machine(place: Path, report: Report) -> None:
 
 def decoding(place: Path, report: Report) -> None:
     """Greedy decoding in bf16; the share of what the memory allows, were only the weights read."""
-    for name in ("default", "small") if GPU else ("mini",):
-        config, vocab_size = shape(name)
+    for name in ("default", "modern"):
+        config, vocab_size = shape_of(name)
         model = prepare(make_model(config, vocab_size).to(DEVICE).eval(), "bf16")
         weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
         for batch in (1, 32) if GPU else (1,):
@@ -602,8 +654,9 @@ def skip_what_fails(name: str, report: Report) -> Iterator[None]:
 
 CHECKS: dict[str, tuple[int, Callable[..., None]]] = {
     "resume": (400, resume),  # beside the first: it waits until that is done
-    "default": (150, functools.partial(training, "default")),
-    "small": (100, functools.partial(training, "small")),
+    "default": (150, functools.partial(training, "default", more=True)),
+    "modern": (100, functools.partial(training, "modern")),
+    "small": (80, functools.partial(training, "small")),
     "machine": (30, machine),
     "decoding": (90, decoding),
 }

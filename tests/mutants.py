@@ -1716,6 +1716,35 @@ MUTANTS: list[Mutant] = [
         ("a training that nothing happened to passes", "starts(run)[-1] < STEPS)", "True)"),
         ("steps that were skipped before a resume are enough", "steps[-1] > starts(run)[-1], {", "True, {"),
     ),
+    *of(
+        "bench/gpu.py",
+        "tests/test_gpu_bench.py::test_qwen3_and_muon_killed_end_on_two_ranks_in_the_same_bits",
+        (
+            "the modern training is the other one",
+            "write_experiment(place, name, course.model,",
+            "write_experiment(place, name, {},",
+        ),
+        ("every training must skip steps", "if course.fp16 and name != course.like", "if name != course.like"),
+    ),
+    *of(
+        "sllm/model/size.py",
+        "tests/model/test_size.py",
+        ("a grouped model's keys are counted in full", "(model.n_heads + model.kv_heads)", "(2 * model.n_heads)"),
+    ),
+    *of(
+        "sllm/model/shared.py",
+        "tests/inference/test_decode.py",
+        (
+            "queries of a group meet the keys of another",
+            "q.reshape(B, groups, H // groups, D)",
+            "q.reshape(B, H // groups, groups, D).transpose(1, 2)",
+        ),
+        (
+            "activations are bf16 where the table is",
+            "self.embedding(tokens).to(self.positions.dtype)",
+            "self.embedding(tokens)",
+        ),
+    ),
 ]
 
 

@@ -32,16 +32,20 @@ def run_bench(output: Path, *arguments: str) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_it_measures_on_a_cpu_what_is_tiny_and_writes_what_it_finds(tmp_path: Path) -> None:
-    all_lines = run_bench(tmp_path, "--only", "default", "machine", "decoding")
+    all_lines = run_bench(tmp_path, "--only", "default", "modern", "machine", "decoding")
     passed = [line["name"] for line in all_lines if line["passed"]]
-    assert passed == ["determinism default", "determinism default eager", "determinism default fp16"]
+    determinism = ["determinism default", "determinism default eager", "determinism default fp16"]
+    assert passed == [*determinism, "determinism modern"]
     lines = {line["name"]: line for line in all_lines}
     assert lines["speed default 2"]["figures"]["tokens_per_second"] > 0
     sums = lines["exact sums default eager"]["figures"]
     assert sums["add ms"] > 0
     assert sums["convert ms"] > 0
     assert sums["sums GB"] > 0.02, "eight bytes for each of three million parameters"
-    assert lines["decoding mini 1"]["figures"]["tokens_per_second"] > 0
+    assert lines["decoding default 1"]["figures"]["tokens_per_second"] > 0
+    assert lines["decoding modern 1"]["figures"]["tokens_per_second"] > 0
+    for name in ("AdamW default", "AdamW modern", "Muon modern"):
+        assert min(lines[name]["figures"]["kernels ms"], lines[name]["figures"]["whole ms"]) > 0
     assert lines["checkpoint default"]["figures"]["gigabytes"] > 0.03, "three million parameters and their moments"
     rows = (tmp_path / "gpu-tiny.md").read_text("utf-8").splitlines()[4:]
     assert len(rows) == 2 + len(all_lines)
@@ -62,6 +66,16 @@ def test_a_training_that_is_killed_and_skips_steps_ends_on_two_ranks_in_the_same
     steps = skipped["figures"]["steps"]
     assert steps[0] == 1
     assert steps[-1] > 8
+
+
+@pytest.mark.slow
+def test_qwen3_and_muon_killed_end_on_two_ranks_in_the_same_bits(tmp_path: Path) -> None:
+    name = "modern killed, then two ranks"
+    straight, killed = run_bench(tmp_path, "--only", "resume", "--courses", name)[1:]
+    assert straight["name"] == "resume: modern"
+    assert killed["passed"]
+    assert killed["figures"]["attempts from step"] == [0, 8]
+    assert killed["figures"]["weights"] == straight["figures"]["weights"]
 
 
 @pytest.fixture

@@ -243,7 +243,9 @@ def compare(model: LanguageModel, tokenizer: Tokenizer, directory: Path) -> floa
     the likeliest tokens.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     theirs = AutoModelForCausalLM.from_pretrained(directory, local_files_only=True).eval()
     their_tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     generator = torch.Generator().manual_seed(0)
