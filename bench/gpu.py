@@ -88,7 +88,7 @@ Report = Callable[..., None]
 
 
 MODERN = {"family": "qwen3", "tie_embeddings": False, "dropout": 0.0}
-MUON = {"optimizer": "muon", "learning_rate": 0.01, "rates": {"embedding": 0.05, "head": 0.005, "vectors": 1e-3}}
+MUON = {"optimizer": "muon", "learning_rate": 0.01, "rates": {"embedding": 0.1, "head": 0.8, "vectors": 1e-3}}
 
 
 def shape_of(name: str) -> tuple[ModelConfig, int]:
