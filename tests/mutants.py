@@ -898,6 +898,11 @@ MUTANTS: list[Mutant] = [
             "zip(queries, itertools.cycle(LOOKS_BACK)",
             "zip(queries, itertools.cycle((1,))",
         ),
+        (
+            "tokens that are spelt alike start alike in one process only",
+            "    return sorted(pieces)",
+            "    return list(pieces)",
+        ),
         ("heads look ahead", "] = -size * (angles", "] = size * (angles"),
         ("syllables are not taken apart", ' if "가" <= character <= "힣" else character', " if False else character"),
         (
