@@ -20,6 +20,7 @@ MOST_VALUES = 1_000_000
 """In one file, each alias counted with all that it stands for."""
 
 _TAG = "tag:yaml.org,2002:"
+_LINE_END = re.compile("\r\n|[\r\n\x85\u2028\u2029]")  # as PyYAML counts them
 
 
 def load_yaml(path: Path) -> Any:
@@ -74,7 +75,7 @@ def parse_yaml(text: str, where: str, *, lines: bool = True) -> Any:
     except yaml.MarkedYAMLError as cause:
         mark = cause.problem_mark or cause.context_mark
         line = mark.line if mark else 0
-        raise error(line, _explained(cause, text.split("\n")[line])) from None
+        raise error(line, _explained(cause, _LINE_END.split(text)[line])) from None
     except RecursionError:
         raise UserError(f"{where}: nested too deeply, or an alias (*name) stands inside what it names") from None
 

@@ -52,6 +52,12 @@ def test_a_byte_order_mark_and_nothing_at_all() -> None:
     assert parse_yaml("# nothing\n", "x") is None
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\x85", "\u2028"])
+def test_the_line_of_a_problem_is_found_whatever_ends_lines(end: str) -> None:
+    with pytest.raises(UserError, match=r"^x:3: not valid YAML: .*; put text with signs"):
+        parse_yaml(f"a: 1{end}b: 2{end}c: @", "x")
+
+
 MERGES = """
 defaults: &defaults {cpus: 4, memory: 8G, partition: cpu}
 large: &large {<<: *defaults, memory: 64G}
