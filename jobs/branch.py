@@ -60,7 +60,7 @@ def training_branch(run: RunDirectory, keys: Keys) -> Branch | None:
 
 
 def _because(run: RunDirectory, former: dict[str, Any], key: dict[str, Any]) -> str:
-    if shared := shared_steps(former, key):
+    if (shared := shared_steps(former, key)) or key["train"].get("decay"):
         way_out = _later(run, key, 0) or "train.checkpoint.keep_every keeps some"
         return f"there is no checkpoint up to step {shared:,}, where both part; {way_out}"
     ends = [decay_start(of["train"]["max_steps"], of["train"].get("decay") or DECAY) for of in (former, key)]
