@@ -1,4 +1,4 @@
-"""What only a GPU can show, in one command: `python bench/gpu.py`. Under eight minutes on one H100.
+"""What only a GPU can show, in one command: `python bench/gpu.py`. Six to seven minutes on one H100.
 
 Is a step deterministic at the real shapes; does a training that was killed or stopped, at the worst moments too, that
 skipped steps under fp16, or that went on on another number of ranks end in the same bits; what do exact sums cost; how
