@@ -974,6 +974,12 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
+        "sllm/training/optim.py",
+        "tests/training/test_optim.py::test_muon_in_fp32_is_that_of_torch_but_for_the_rounding",
+        ("Muon in fp32 has no Nesterov", 'parameter.grad.lerp(mean, group["momentum"])', "mean"),
+        ("Muon in fp32 has one length for all shapes", " * math.sqrt(max(1, rows / columns))", ""),
+    ),
+    *of(
         "sllm/training/checkpoint.py",
         "tests/training/test_exact.py::test_any_number_of_ranks_and_any_change_of_it_is_the_same_training",
         (

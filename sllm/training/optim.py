@@ -22,8 +22,41 @@ def make_optimizers(model: LanguageModel, config: TrainConfig) -> list[torch.opt
         torch.optim.AdamW(list(groups.values()), betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
     ]
     if muon:
-        optimizers.append(torch.optim.Muon(muon, momentum=config.momentum))
+        optimizers.append(Muon(muon, momentum=config.momentum))
     return optimizers
+
+
+class Muon(torch.optim.Muon):
+    """torch's. It multiplies in bf16, which most CPUs emulate; there this one takes fp32, and a quarter of the time."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        if self.param_groups[0]["params"][0].is_cuda:
+            return super().step(closure)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(parameter.grad)
+                mean = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
+                update = orthogonal(parameter.grad.lerp(mean, group["momentum"]), group)
+                rows, columns = update.shape
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(update, alpha=-group["lr"] * math.sqrt(max(1, rows / columns)))
+        return None
+
+
+def orthogonal(x: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+    """About U Vᵀ of x = U S Vᵀ: torch's iteration after Newton and Schulz, in the precision of x."""
+    a, b, c = group["ns_coefficients"]
+    tall = x.shape[0] > x.shape[1]
+    x = (x.T if tall else x) / x.norm().clamp(min=group["eps"])
+    for _ in range(group["ns_steps"]):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if tall else x
 
 
 def parameter_groups(model: LanguageModel, config: TrainConfig) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sllm.config import ModelConfig, TrainConfig, decay_start
 from sllm.model.families import make_model
-from sllm.training.optim import learning_rate, make_optimizers, set_learning_rate
+from sllm.training.optim import Muon, learning_rate, make_optimizers, set_learning_rate
 
 SHAPE = {"d_model": 16, "n_layers": 2, "n_heads": 2, "d_ff": 32, "context_length": 8}
 MODELS = [
@@ -111,3 +111,23 @@ def test_muon_moves_a_matrix_by_an_orthogonal_one() -> None:
         optimizer.step()
     values = torch.linalg.svdvals((before - model.blocks[0].attention.q.weight) / 0.5)
     assert ((values > 0.3) & (values < 1.3)).float().mean() > 0.8, values
+
+
+def test_muon_in_fp32_is_that_of_torch_but_for_the_rounding() -> None:
+    torch.manual_seed(0)
+    matrices = [torch.randn(shape) for shape in ((16, 16), (40, 16), (16, 40))]
+    both = []
+    for muon in (Muon, torch.optim.Muon):
+        parameters = [torch.nn.Parameter(matrix.clone()) for matrix in matrices]
+        optimizer = muon(parameters, lr=0.1, momentum=0.9, weight_decay=0.1)
+        draw = torch.Generator().manual_seed(1)
+        for _ in range(3):
+            for parameter in parameters:
+                parameter.grad = torch.randn(parameter.shape, generator=draw)
+            optimizer.step()
+        both.append((parameters, optimizer.state_dict()))
+    (ours, state), (theirs, their_state) = both
+    for matrix, a, b in zip(matrices, ours, theirs, strict=True):
+        assert (a - b).norm() < 0.02 * (a - matrix).norm()
+    assert state["param_groups"] == their_state["param_groups"]
+    torch.testing.assert_close(state["state"], their_state["state"])
