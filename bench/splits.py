@@ -99,7 +99,6 @@ def configure(arguments: argparse.Namespace) -> Experiment:
             # With so little text it is the number of steps that counts.
             "train.global_batch=4",
             "train.micro_batch=4",
-            "train.learning_rate=1.5e-3",
             "train.warmup_steps=60",
             "train.checkpoint.every=500",
             "validate.tokens=100000000",
