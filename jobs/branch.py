@@ -37,6 +37,8 @@ class Branch:
     def __str__(self) -> str:
         left = self.steps - self.step
         time = "" if self.step_seconds is None else f" (about {format_seconds(left * self.step_seconds)})"
+        if left == 0:
+            return f"Training is over at step {self.step:,}, that of the checkpoint in {hints.short(self.source)}"
         if self.because:
             return f"All {self.steps:,} steps are trained anew{time}: {self.because}"
         return (
@@ -61,6 +63,10 @@ def training_branch(run: RunDirectory, keys: Keys) -> Branch | None:
 
 def _because(run: RunDirectory, former: dict[str, Any], key: dict[str, Any]) -> str:
     if (shared := shared_steps(former, key)) or key["train"].get("decay"):
+        if not shared:
+            return (
+                "the rate depends on its end from the first step on; a smaller train.decay would leave steps before it"
+            )
         way_out = _later(run, key, 0) or "train.checkpoint.keep_every keeps some"
         return f"there is no checkpoint up to step {shared:,}, where both part; {way_out}"
     ends = [decay_start(of["train"]["max_steps"], of["train"].get("decay") or DECAY) for of in (former, key)]

@@ -168,4 +168,4 @@ def differences(old: Any, new: Any, at: str = "") -> list[str]:
         return found
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         return [line for i, pair in enumerate(zip(old, new, strict=True)) for line in differences(*pair, f"{at}.{i}")]
-    return [] if old == new else [f"{at} {old} → {new}"]
+    return [] if old == new else [f"{at} {'not set' if old is None else old} → {'not set' if new is None else new}"]

@@ -120,6 +120,7 @@ class RatesConfig(Section):
     """Of norms and biases."""
 
 
+MOMENTUM = 0.95
 DECAY = 0.2
 """The share of the steps in which wsd's learning rate falls, if nothing is said."""
 
@@ -149,7 +150,7 @@ class TrainConfig(Section):
     """wsd: the share of the steps, the last ones, in which the learning rate falls, linearly; 0.2 if not set."""
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.1
     """Of the matrices inside the blocks, times the learning rate."""
-    momentum: Probability = 0.95
+    momentum: Probability = MOMENTUM
     """Muon's."""
     beta1: Probability = 0.9
     """AdamW's, of the mean of the gradients."""
@@ -187,6 +188,8 @@ class TrainConfig(Section):
                 f"warmup_steps: {self.warmup_steps} is above {start}, where the decay starts (the last {self.decay:g} "
                 f"of {self.max_steps} steps); lower it, or decay"
             )
+        if self.optimizer == "adamw" and self.momentum != MOMENTUM:
+            problems.append(f"momentum: {self.momentum}, but AdamW has none; leave it out, or set optimizer=muon")
         if self.warmup_steps >= self.max_steps:
             problems.append(
                 f"warmup_steps: {self.warmup_steps} is not below max_steps ({self.max_steps}); "

@@ -86,9 +86,12 @@ def test_what_was_not_measured_is_assumed() -> None:
     assert hours(default) == pytest.approx(flops / (ASSUMED_SHARE * 989e12) / 3600, rel=0.01)
     assert hours(default, gpu="A100") == pytest.approx(hours(default) * 989 / 312, rel=0.01)
     assert "assumed" in training_time(preset("default"), 1, [(1, 1)], "A100"), "it was measured on another GPU"
-    for changed, factor in (("precision=fp32", 2), ("activation_checkpointing=true", 4 / 3), ("precision=fp16", 1)):
+    factors = {"precision=fp32": 2, "activation_checkpointing=true": 4 / 3, "precision=fp16": 1, "compile=false": 1.18}
+    for changed, factor in factors.items():
         slower = preset("default", "tokenizer.vocab_size=64000", "train.max_steps=300000", f"train.{changed}")
         assert hours(slower) == pytest.approx(factor * hours(default), rel=0.01)
+    muon = preset("default", "train.optimizer=muon")
+    assert "(assumed: " in training_time(muon, 1, [(1, 1)]), "another optimizer"
     qwen3 = preset("default", "model.family=qwen3", "model.dropout=0")
     assert "(assumed: " in training_time(qwen3, 1, [(1, 1)]), "blocks of another family"
     tiny = training_time(preset("smoke"), 1, [(1, 1)])

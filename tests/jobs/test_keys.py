@@ -149,7 +149,7 @@ def fingerprints(experiment: Experiment) -> dict[str, str]:
 def test_each_setting_changes_the_keys_of_the_stages_that_it_changes_and_no_others(values: dict[str, Any]) -> None:
     # A setting that can be nothing else beside the others of the first can be beside those of the second.
     model = {**values["model"], "family": "qwen3", "dropout": 0.0, "tie_embeddings": False}
-    train = {**values["train"], "schedule": "cosine", "decay": None}
+    train = {**values["train"], "schedule": "cosine", "decay": None, "optimizer": "muon"}
     data = {**values["data"], "phases": [{"from": 0.5, "weights": {"files": 2.0}}]}  # the others may have other names
     both = [values, {**values, "data": data, "model": model, "train": train}]
     bases = [(each, fingerprints(Experiment.model_validate(each))) for each in both]
