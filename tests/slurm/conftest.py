@@ -5,8 +5,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tiny
+import yaml
+from chains import STEPS, Chain
 from needs import cannot_run
 
 from jobs.cli import main
@@ -93,3 +97,51 @@ def sllm(
 
     yield run
     cluster.cancel_all()
+
+
+# --- chains ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("chains")
+
+
+@pytest.fixture(scope="module")
+def texts(place: Path) -> dict[str, Path]:
+    return tiny.write_texts(place / "texts")
+
+
+@pytest.fixture
+def chain(
+    place: Path, texts: dict[str, Path], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Chain]]:
+    """Makes a run whose stages before the training are done, for a cluster and a profile of pretrain."""
+    made: list[Chain] = []
+
+    def make(
+        cluster: DevCluster, *, prepared: bool = True, train: dict[str, Any] | None = None, **pretrain: Any
+    ) -> Chain:
+        name = request.node.name.removeprefix("test_").translate(str.maketrans("[", "-", "]"))
+        train = {"max_steps": STEPS, "checkpoint": {"every": 50}, **(train or {})}
+        config = tiny.write_experiment(place, texts, name, **train)
+        defaults = {"partition": "cpu", "cpus": 1, "memory": "1G", "time_minutes": 20, "signal_seconds": 20}
+        gpus = {"partition": "gpu", "gres": "gpu:h100:1", "device": "cpu"}  # they are not real
+        stages = {
+            "pretrain": {**gpus, "gres": "gpu:h100:2", "tasks_per_node": 2, **pretrain},
+            "validate": gpus,
+            "benchmark": gpus,
+        }
+        profile = place / f"{name}-cluster.yaml"
+        profile.write_text(yaml.safe_dump({"defaults": defaults, "stages": stages}), encoding="utf-8")
+        made.append(Chain(config, cluster, profile))
+        for variable, value in cluster.env.items():
+            monkeypatch.setenv(variable, value)  # for `jobs.slurm.commands` in this process
+        if prepared:
+            done = made[-1].sllm("submit", config, "--on", "here", "--until", "pack")
+            assert done.returncode == 0, done.stderr
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.cluster.cancel_all()

@@ -5,12 +5,11 @@ What survives is compared with a training that nobody disturbed: every loss and 
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 import tiny
 import yaml
+from chains import ROOT, STEPS, Chain
 from needs import cannot_run
 from rich.console import Console
 from waiting import wait
@@ -29,76 +29,9 @@ from jobs.tools.dev_cluster import DevCluster
 from jobs.tools.drill import drill
 from jobs.tools.patient import EVENTS, Event, lower_limit
 from jobs.tools.recovery import differences, digest
-from sllm.files import read_json
-from sllm.records import read_jsonl
 from sllm.run_directory import RunDirectory
 
-ROOT = Path(__file__).parents[2]
-STEPS = 400
-
 pytestmark = pytest.mark.slow
-
-
-class Chain:
-    """A run on a cluster: its command line, its files."""
-
-    def __init__(self, config: Path, cluster: DevCluster, profile: Path) -> None:
-        self.config, self.cluster, self.profile = config, cluster, profile
-        self.run = RunDirectory(config.parent / "runs" / config.stem)
-
-    def sllm(self, *arguments: str | Path, **environment: str) -> "subprocess.CompletedProcess[str]":
-        outside = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
-        return subprocess.run(
-            [sys.executable, "-m", "jobs.cli", *map(str, arguments)],
-            env={**outside, **self.cluster.env, "PYTHONPATH": str(ROOT), "COLUMNS": "250", **environment},
-            cwd=self.config.parent,
-            capture_output=True,
-            text=True,
-        )
-
-    def submit(self, *arguments: str) -> str:
-        result = self.sllm("submit", self.config, "--on", "slurm", "--cluster", self.profile, *arguments)
-        assert result.returncode == 0, result.stdout + result.stderr
-        return result.stdout
-
-    def job(self, stage: str = "pretrain") -> str:
-        return str(read_json(self.run.stage(stage) / "job.json")["job"])
-
-    def state(self, stage: str = "pretrain") -> str:
-        return self.cluster.job(self.job(stage))["JobState"]
-
-    def steps(self) -> list[int]:
-        return [record["step"] for record in read_jsonl(self.run.metrics) if record["kind"] == "train"]
-
-    def losses(self, kind: str = "train") -> dict[int, float]:
-        return {r["step"]: r["loss"] for r in read_jsonl(self.run.metrics) if r["kind"] == kind}
-
-    def wait_for_step(self, step: int) -> int:
-        """Wait until the training has come so far; the step it is at."""
-
-        def there() -> bool:
-            assert self.state() in ("PENDING", "RUNNING", "COMPLETING"), self.log()
-            return bool(self.steps()) and self.steps()[-1] >= step
-
-        wait(there, f"step {step}")
-        return self.steps()[-1]
-
-    def wait_for_end(self, stage: str = "pretrain") -> str:
-        ended = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
-        return str(wait(lambda: self.state(stage) in ended and self.state(stage), f"the end of {stage}"))
-
-    def preempt(self) -> None:
-        """Take the whole GPU partition for an instant."""
-        restarts = int(self.cluster.job(self.job())["Restarts"])
-        self.cluster.preempt()
-        wait(lambda: int(self.cluster.job(self.job())["Restarts"]) > restarts, "the preemption")
-
-    def ends(self, stage: str = "pretrain") -> list[str]:
-        return [line["ended"] for line in ledger.attempts(self.run, stage)]
-
-    def log(self, stage: str = "pretrain") -> str:
-        path = self.run.log(stage)
-        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
 def processes_of(job: str) -> list[int]:
@@ -115,51 +48,6 @@ def processes_of(job: str) -> list[int]:
         except OSError:
             continue
     return found
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("chains")
-
-
-@pytest.fixture(scope="module")
-def texts(place: Path) -> dict[str, Path]:
-    return tiny.write_texts(place / "texts")
-
-
-@pytest.fixture
-def chain(
-    place: Path, texts: dict[str, Path], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., Chain]]:
-    """Makes a run whose stages before the training are done, for a cluster and a profile of pretrain."""
-    made: list[Chain] = []
-
-    def make(
-        cluster: DevCluster, *, prepared: bool = True, train: dict[str, Any] | None = None, **pretrain: Any
-    ) -> Chain:
-        name = request.node.name.removeprefix("test_").translate(str.maketrans("[", "-", "]"))
-        train = {"max_steps": STEPS, "checkpoint": {"every": 50}, **(train or {})}
-        config = tiny.write_experiment(place, texts, name, **train)
-        defaults = {"partition": "cpu", "cpus": 1, "memory": "1G", "time_minutes": 20, "signal_seconds": 20}
-        gpus = {"partition": "gpu", "gres": "gpu:h100:1", "device": "cpu"}  # they are not real
-        stages = {
-            "pretrain": {**gpus, "gres": "gpu:h100:2", "tasks_per_node": 2, **pretrain},
-            "validate": gpus,
-            "benchmark": gpus,
-        }
-        profile = place / f"{name}-cluster.yaml"
-        profile.write_text(yaml.safe_dump({"defaults": defaults, "stages": stages}), encoding="utf-8")
-        made.append(Chain(config, cluster, profile))
-        for variable, value in cluster.env.items():
-            monkeypatch.setenv(variable, value)  # for `jobs.slurm.commands` in this process
-        if prepared:
-            done = made[-1].sllm("submit", config, "--on", "here", "--until", "pack")
-            assert done.returncode == 0, done.stderr
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.cluster.cancel_all()
 
 
 @pytest.fixture(scope="module")
@@ -321,60 +209,6 @@ def test_each_attempt_takes_the_nodes_that_there_are(
     # With as many threads as a rank has in the job: on a CPU they share out the sums within a micro-batch.
     assert one.sllm("submit", alone, "--on", "here", "--until", "pretrain", OMP_NUM_THREADS="1").returncode == 0
     assert not list(differences(one.run, RunDirectory(place / "runs" / "alone"), 1500))
-
-
-# --- made longer ----------------------------------------------------------------------------------
-
-
-def test_a_training_made_longer_twice_is_the_one_that_had_been_so_long_from_the_start(
-    chain: Callable[..., Chain], cluster: DevCluster, place: Path, texts: dict[str, Path]
-) -> None:
-    """Once after its end, once when it was stopped in its decay; preempted each time."""
-    train = {"max_steps": 400, "schedule": "wsd", "decay": 0.5, "warmup_steps": 20, "learning_rate": 1e-3}
-    one, often = chain(cluster, train=train), ["train.checkpoint.every=70", "validate.every=50"]
-
-    def submit(*changes: str) -> str:
-        return one.submit("--until", "pretrain", *often, *changes)
-
-    submit()
-    one.wait_for_step(100)
-    one.preempt()
-    assert one.wait_for_end() == "COMPLETED", one.log()
-    short = one.losses()
-    validated = one.losses("validation")
-
-    told = submit("train.max_steps=1000")
-    assert re.search(r"Training goes on from step 200 of \S+, up to which both are the same; steps 201 to 1,000", told)
-    one.wait_for_step(300)
-    one.preempt()
-    one.wait_for_step(550)
-    one.sllm("cancel", one.run.path)
-    assert one.wait_for_end() == "CANCELLED"
-    wait(lambda: cluster.run("squeue", "-h") == "", "an empty queue")
-    middle = one.losses()
-    assert max(middle) < 1000
-
-    assert "Training goes on from step 500 of" in submit("train.max_steps=1200")
-    one.wait_for_step(700)
-    one.preempt()
-    assert one.wait_for_end() == "COMPLETED", one.log()
-    lines = ledger.attempts(one.run, "pretrain")
-    assert [line["ended"] for line in lines] in [
-        ["preempted", "finished", "preempted", stop, "preempted", "finished"] for stop in ("cancelled", "killed")
-    ]
-    assert [lines[i]["first_step"] for i in (0, 2, 4)] == [1, 201, 501]
-
-    alone = tiny.write_experiment(place, texts, "as-long", **{**train, "max_steps": 1200})
-    assert one.sllm("submit", alone, "--on", "local", "--until", "pretrain", *often).returncode == 0
-    other = RunDirectory(place / "runs" / "as-long")
-    assert not list(differences(one.run, other, 1200))
-    losses, validations = one.losses(), one.losses("validation")
-    assert {step: short[step] for step in range(1, 201)} == {step: losses[step] for step in range(1, 201)}
-    assert {step: middle[step] for step in range(1, 501)} == {step: losses[step] for step in range(1, 501)}
-    assert short[201] == losses[201], "its loss is that of the weights before the step"
-    assert short[400] != losses[400]
-    assert {step: loss for step, loss in validated.items() if step <= 200}.items() <= validations.items()
-    assert validations == {r["step"]: r["loss"] for r in read_jsonl(other.metrics) if r["kind"] == "validation"}
 
 
 # --- ends for good --------------------------------------------------------------------------------
