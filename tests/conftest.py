@@ -26,6 +26,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=lambda item: item.path != Path(__file__).parent / "slurm" / "test_chain.py")
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For what this process trains: the bits of a sum depend on how many threads share it, and jobs have one."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def mount_disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     """Mounts a file system of its own, of a size such as `8m`."""

@@ -892,7 +892,7 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "sllm/model/first_weights.py",
-        "tests/model/test_models.py",
+        "tests/model/test_families.py",
         (
             "every head looks one token back",
             "zip(queries, itertools.cycle(LOOKS_BACK)",
@@ -918,7 +918,7 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "sllm/model/shared.py",
-        "tests/model/test_models.py",
+        "tests/model/test_families.py",
         (
             "embeddings are not normed as they are looked up",
             "        return found if self.head is None else normed(found)\n",
@@ -927,12 +927,12 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "sllm/model/gpt2.py",
-        "tests/model/test_models.py",
+        "tests/model/test_families.py",
         ("no dropout of attention", "self.dropout if self.training else 0.0", "0.0"),
     ),
     *of(
         "sllm/model/qwen3.py",
-        "tests/model/test_models.py",
+        "tests/model/test_families.py",
         (
             "keys are not normed",
             "rotate(self.k_norm(k.to(self.k_norm.weight.dtype)), positions)",
