@@ -1221,6 +1221,15 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
+        "jobs/launch/submit.py",
+        "tests/slurm/test_environment.py::test_a_reader_that_leaves_takes_no_run_from_its_jobs",
+        (
+            "`sllm submit | head` takes the run back from its jobs",
+            "    outlive_readers()  # else the lock would take the run back from jobs that are in the queue\n",
+            "",
+        ),
+    ),
+    *of(
         "jobs/launch/machine.py",
         "tests/jobs/test_pipeline.py::test_steps_that_are_left",
         ("a training that comes back begins anew", "RunDirectory(set_aside(run, key))", "run"),
@@ -1325,7 +1334,7 @@ MUTANTS: list[Mutant] = [
         (
             "a submit with other settings does not set the former training aside",
             "    moves = swap_training(order.run, order.keys)\n",
-            "    moves = list[Move]()\n",
+            "    moves: list[object] = []\n",
         ),
         (
             "a second submit runs the code of the first",

@@ -111,12 +111,12 @@ def _write(order: Order) -> list[str]:
 
 
 def _send(order: Order, live: LiveJobs, console: Console, stop: StopFlag) -> None:
+    outlive_readers()  # else the lock would take the run back from jobs that are in the queue
     if order.where == "slurm":
         before = {stage: job for stage, (job, _) in live.items()}
         new = submit_chain(order.run, order.plan(), before, order.cluster.with_site_defaults(), stop)
         show_jobs(order.run, before, new, console)
         return
-    outlive_readers()
     if order.where == "here":
         with without_foreign_variables():  # this process alone, whatever torchrun it was started in
             run_in_process(order, console, stop)

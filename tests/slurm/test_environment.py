@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tiny
 from foreign import OUTER_JOB, SITE
-from waiting import PATIENCE
+from waiting import PATIENCE, wait
 
 from jobs.slurm.commands import submitted_jobs
 from jobs.tools.dev_cluster import DevCluster
@@ -68,6 +68,25 @@ def test_a_submit_from_inside_a_job_at_a_site_with_settings(
     assert {"download.0", "download.1"} <= {path.name for path in (run.path / "stages").iterdir()}
     assert "jobs.slurm.attempt" not in (seen := (tmp_path / "site" / "seen").read_text(encoding="utf-8"))
     assert "submitit.core._submit" in seen
+
+
+def test_a_reader_that_leaves_takes_no_run_from_its_jobs(
+    cluster: DevCluster, config: Path, profile: Path, tmp_path: Path
+) -> None:
+    """`sllm submit … | head -1`."""
+    words = ["submit", str(config), "--on", "slurm", "--cluster", str(profile), "--until", "pack"]
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "jobs.cli", *words],
+        cwd=tmp_path,
+        env={**os.environ, **cluster.env, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait() == 0, process.stderr and process.stderr.read()
+    (run,) = (tmp_path / "runs").iterdir()
+    wait(lambda: (run / "stages" / "pack" / "done.json").is_file(), "the jobs of the submit")
 
 
 def test_the_scripts(
