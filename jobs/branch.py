@@ -54,7 +54,7 @@ def training_branch(run: RunDirectory, keys: Keys) -> Branch | None:
     steps = key["train"]["max_steps"]
     if shared := shared_checkpoint(run, key):
         other, step = shared
-        later = _later(run, key, step)
+        later = _later(run, former, key, step) if former is not None else ""
         return Branch(set_aside(run, other), step, steps, _step_seconds(run, other), later=later)
     if former is None or set_aside(run, key).is_dir() or not differ_in_their_end(former, key):
         return None
@@ -62,24 +62,21 @@ def training_branch(run: RunDirectory, keys: Keys) -> Branch | None:
 
 
 def _because(run: RunDirectory, former: dict[str, Any], key: dict[str, Any]) -> str:
-    if (shared := shared_steps(former, key)) or key["train"].get("decay"):
-        if not shared:
-            return (
-                "the rate depends on its end from the first step on; a smaller train.decay would leave steps before it"
-            )
-        way_out = _later(run, key, 0) or "train.checkpoint.keep_every keeps some"
+    if shared := shared_steps(former, key):
+        way_out = _later(run, former, key, 0) or "train.checkpoint.keep_every keeps some"
         return f"there is no checkpoint up to step {shared:,}, where both part; {way_out}"
+    if key["train"].get("decay"):
+        return "the rate depends on its end from the first step on; a smaller train.decay would leave steps before it"
     ends = [decay_start(of["train"]["max_steps"], of["train"].get("decay") or DECAY) for of in (former, key)]
     stay = min(*ends, last_step(run))
     would = f"; under train.schedule=wsd the first {stay:,} would have stayed" if stay > 0 else ""
     return f"the rate of a cosine depends on its end from the first step on{would}"
 
 
-def _later(run: RunDirectory, key: dict[str, Any], step: int) -> str:
+def _later(run: RunDirectory, former: dict[str, Any], key: dict[str, Any], step: int) -> str:
     """With which decay the training could begin at the checkpoint before that of the run's own, if this is later."""
-    former, steps = former_training(run), key["train"]["max_steps"]
-    start = steps_before_the_end(former) if former is not None else 0
-    if former is None or not step < start < steps or start not in checkpoint_steps(run.checkpoints):
+    start, steps = steps_before_the_end(former), key["train"]["max_steps"]
+    if not step < start < steps or start not in checkpoint_steps(run.checkpoints):
         return ""
     decay = f"{1 - start / steps:.6g}"
     other = {**key, "train": {**key["train"], "decay": float(decay)}}

@@ -13,6 +13,7 @@ from sllm.config import Experiment
 from sllm.errors import Stopped, UserError
 from sllm.files import CorruptError, fingerprint, read_object
 from sllm.manifests import read_manifest
+from sllm.origin import take_tokenizer
 from sllm.run_directory import RunDirectory, checkpoint_path, checkpoint_steps
 from sllm.stop import StopFlag
 
@@ -78,8 +79,6 @@ def _download_share(experiment: Experiment, artifacts: Artifacts, stop: StopFlag
 
 def _tokenizer(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, stop: StopFlag) -> dict[str, Any]:
     if "taken" in artifacts.keys["tokenizer"]:
-        from sllm.origin import take_tokenizer
-
         return take_tokenizer(experiment, artifacts.keys["pretrain"]["train"]["init_from"], artifacts.tokenizer)
     from sllm.tokenizer.training import tokenizer_stage
 

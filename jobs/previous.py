@@ -7,7 +7,6 @@ from typing import Any
 
 from jobs import hints
 from jobs.ask import ask, is_interactive
-from jobs.branch import training_branch
 from jobs.ledger import attempts
 from jobs.pipeline import Keys, former_training, last_step, read_done, set_aside, setting_changes
 from sllm.errors import UserError
@@ -59,11 +58,11 @@ def _amount(run: RunDirectory, place: RunDirectory, key: dict[str, Any]) -> tupl
     return last_step(place) or (done["summary"]["step"] if done else 0), seconds
 
 
-def confirm_moves(run: RunDirectory, keys: Keys, *, yes: bool) -> None:
-    """On a terminal, ask before more than an hour of training moves. Raises UserError if it must not."""
-    begins = (branch := training_branch(run, keys)) and f"{branch}. "
+def confirm_moves(run: RunDirectory, keys: Keys, start: str, *, yes: bool) -> None:
+    """On a terminal, ask before more than an hour of training moves; `start` tells where the new one begins, if there
+    is something to tell. Raises UserError if it must not."""
     for move in training_moves(run, keys):
-        question = f"{move}. {begins or ''}Go on?"
+        question = f"{move}. {start and f'{start}. '}Go on?"
         if move.changes and move.seconds > ASK_SECONDS and not yes and is_interactive() and not ask(question):
             raise UserError(f"{run.path}: nothing was changed; another name=… trains beside it")
 

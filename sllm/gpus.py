@@ -5,5 +5,5 @@ PEAK_FLOPS = {"H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 9
 
 
 def known_gpu(text: str) -> str | None:
-    """The key of PEAK_FLOPS that is named in a text: what the driver calls a GPU, or Slurm, as in `gpu:h100:2`."""
+    """The key of PEAK_FLOPS that is named in a text: what a driver or a profile calls it, as in `gpu:h100:2`."""
     return next((name for name in PEAK_FLOPS if name.upper() in text.upper()), None)

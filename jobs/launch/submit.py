@@ -63,7 +63,7 @@ def prepare(order: Order) -> RunDirectory:
     """
     with lock(order.run, Path(order.experiment.data_directory), command_line()):
         require_idle(order.run, order.keys)
-        confirm_moves(order.run, order.keys, yes=order.yes)
+        confirm_moves(order.run, order.keys, str(order.start), yes=order.yes)
         for line in filter(None, _write(order)):
             print(line, file=sys.stderr)  # standard output is for the path
     return order.run
@@ -91,7 +91,7 @@ def _confirm(order: Order, live: LiveJobs) -> None:
     require_no_processes(order.run)
     confirm_slow(slow(order), yes=order.yes)
     if not live:
-        confirm_moves(order.run, order.keys, yes=order.yes)
+        confirm_moves(order.run, order.keys, str(order.start), yes=order.yes)
 
 
 # --- write ----------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """One step of a model with its key–value cache, and the layout of the weights that makes such a step fast.
 
-Shapes: B batch, T time, V vocabulary (see `sllm.model.gpt2`).
+Shapes: B batch, T time, V vocabulary (see `sllm.model.shared`).
 """
 
 import contextlib

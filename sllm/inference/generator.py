@@ -1,7 +1,7 @@
 """Text from a model: `next_tokens` repeats the step and the choice of a token, `complete` continues texts with a model
 in memory, `TextGenerator` is the same for a model on disk.
 
-Shapes: B batch (see `sllm.model.gpt2`).
+Shapes: B batch (see `sllm.model.shared`).
 """
 
 import functools

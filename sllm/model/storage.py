@@ -16,7 +16,7 @@ from sllm.config import ModelConfig, validate
 from sllm.errors import UserError
 from sllm.files import CorruptError, read_json, write_json
 from sllm.manifests import atomic_directory, read_manifest
-from sllm.model.families import make_model
+from sllm.model.families import frame
 from sllm.model.shared import LanguageModel
 from sllm.origin import CONFIG, TOKENIZER, WEIGHTS, tokenizer_of
 from sllm.tokenizer import Tokenizer
@@ -50,7 +50,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> LanguageModel:
         if not isinstance(about, dict) or not {"model", "vocab_size"} <= about.keys():
             raise UserError(f"{directory / CONFIG}: not the description of an sllm model")
         config = validate(ModelConfig, about["model"], str(directory / CONFIG))
-        model = make_model(config, about["vocab_size"])
+        model = frame(config, about["vocab_size"])
         weights = load_file(directory / WEIGHTS, device=str(device))
     except (CorruptError, SafetensorError) as error:
         raise UserError(f"{directory}: damaged model: {error}") from error
