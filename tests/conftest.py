@@ -1,5 +1,6 @@
 """Fixtures that several tests share."""
 
+import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -20,21 +21,15 @@ for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
         signal.signal(number, handler)
 
 
+# Of this process and of what it starts, as jobs have one: on how many threads share a sum its bits depend, and how many
+# there would be depends on the machine. PyTorch reads it as it is imported.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where processes share the tests, one of them begins with the file that takes longest, most of it waiting."""
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: item.path != Path(__file__).parent / "slurm" / "test_chain.py")
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """For what this process trains: the bits of a sum depend on how many threads share it, and jobs have one."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -267,6 +267,18 @@ def hangs(seconds: float) -> Fault:
     return fault
 
 
+def waits(release: threading.Event, most: float = 5.0) -> Fault:
+    """Nothing comes before the release, or before a client would give up; the next request then waits as well."""
+
+    def fault(handler: Handler, content: bytes) -> bool:
+        if not release.wait(most):
+            with handler.hub.lock:
+                handler.hub.faults.insert(0, fault)
+        return False
+
+    return fault
+
+
 # --- fixtures -------------------------------------------------------------------------------------
 
 

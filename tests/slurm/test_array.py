@@ -1,13 +1,14 @@
 """Download and pack as job arrays: from a hub with faults to a validated model, on CPU nodes that are taken away."""
 
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from hub import Fault, Hub, add_dataset, cut, fails, hangs, hub, reset, truncated
+from hub import Fault, Hub, add_dataset, cut, fails, hub, reset, truncated, waits
 from tiny import ENGLISH, KOREAN
 from waiting import wait
 
@@ -79,9 +80,9 @@ def test_from_a_hub_with_faults_to_a_validated_model(
     defaults = {"partition": "cpu", "cpus": 1, "memory": "2G", "time_minutes": 20, "signal_seconds": 20}
     stages = {"download": {"array": 3}, "pack": {"array": 2}, "pretrain": {"tasks_per_node": 2}}
     profile.write_text(yaml.safe_dump({"defaults": defaults, "stages": stages}), encoding="utf-8")
-    slow = [hangs(2.0)] * 8
+    release = threading.Event()  # whatever this machine takes to look at them, the shares are at work until then
     broken: list[Fault] = [fails(503), fails(429, Retry_After="1"), cut, reset, truncated]
-    hub.faults = [*slow, *broken, *slow]
+    hub.faults = [*[waits(release)] * 3, *broken]
 
     code, out, err = sllm("submit", config, "--on", "slurm", "--cluster", profile, "--until", "validate")
     assert code == 0, err
@@ -96,6 +97,8 @@ def test_from_a_hub_with_faults_to_a_validated_model(
     # One alone: the number of this task is that of the array.
     array = str(read_json(run.stage("download") / "array.json")["job"])
     cluster.run("scancel", "--signal=USR2", f"{array}_2")
+    wait(lambda: [line["ended"] for line in ledger.attempts(run, "download.2")][1:2] == ["signal"], "its end by it")
+    release.set()
 
     wait(lambda: read_done(run, "validate"), "the end of validate")
     ends = {name: [line["ended"] for line in ledger.attempts(run, name)] for name in sorted(names(run))}

@@ -19,7 +19,7 @@ from sllm.run_directory import RunDirectory
 SHORT, DECAY, LONG = 400, 320, 800
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
+pytestmark = pytest.mark.slow
 
 
 def losses(run: RunDirectory) -> dict[int, float]:

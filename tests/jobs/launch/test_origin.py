@@ -84,7 +84,7 @@ def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def base(folder: Path, texts: dict[str, Path], one_thread: None) -> RunDirectory:
+def base(folder: Path, texts: dict[str, Path]) -> RunDirectory:
     """A training that ended, with the checkpoints of steps 20, 40, 48, 60."""
     train(tiny.write_experiment(folder, texts, "base", **TRAIN))
     return RunDirectory(folder / "runs" / "base")
