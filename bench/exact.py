@@ -42,12 +42,14 @@ class Plain(Trainer):
             return model
         return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
-    def _accumulate(self) -> tuple[list[float], bool, float]:
-        losses, mine = torch.zeros(self.gradients.micro_batches, dtype=torch.float64), self._micro_batches()
+    def _accumulate(self) -> tuple[torch.Tensor, torch.Tensor, float]:
+        losses, largest = torch.zeros(2, self.gradients.micro_batches, dtype=torch.float64)
+        mine = self._micro_batches()
+        self.gradients.begin(1.0)
         for number in mine:
             with self._no_sync(unless=number == mine[-1]):
                 losses[number] = self._forward_backward(self._tokens(number), number)
-        return self.world.sum(losses.tolist()), False, 0.0
+        return losses, largest, 0.0
 
 
 WAYS = {"exact": Trainer, "plain": Plain}

@@ -128,7 +128,8 @@ def try_speed(trainer: Trainer, name: str, report: Report, steps: int = 3) -> fl
         trainer.train_step()
     if GPU:
         torch.cuda.reset_peak_memory_stats()
-    figures = [trainer.train_step() for _ in range(steps)]
+    taken = [trainer.train_step() for _ in range(steps)]
+    figures = [trainer.read(step, step.mine()) for step in taken]
     middle = sorted(figures, key=lambda figure: figure["seconds"])[steps // 2]
     shown = {key: middle[key] for key in ("seconds", "tokens_per_second", "data_wait", "memory_bytes", "loss")}
     report(name, None, mfu=middle.get("mfu"), **shown)

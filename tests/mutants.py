@@ -1183,13 +1183,13 @@ MUTANTS: list[Mutant] = [
         ),
         (
             "every micro-batch has the same samples",
-            "        return self.step * self.config.global_batch + micro_batch * self.config.micro_batch\n",
-            "        return self.step * self.config.global_batch\n",
+            "        return (step - 1) * self.config.global_batch + micro_batch * self.config.micro_batch\n",
+            "        return (step - 1) * self.config.global_batch\n",
         ),
         (
             "the norm is reported after clipping",
-            '            "gradient_norm": finite(float(norm)),',
-            '            "gradient_norm": finite(min(float(norm), self.config.clip_norm)),',
+            '            "gradient_norm": finite(float(taken.figures[-1])),',
+            '            "gradient_norm": finite(min(float(taken.figures[-1]), self.config.clip_norm)),',
         ),
     ),
     *of(
@@ -1657,6 +1657,17 @@ MUTANTS: list[Mutant] = [
         ),
         ("a sum may overflow", "self._unit * 2.0**63 / self.micro_batches", "self._unit * 2.0**63"),
         ("sums go on over the steps", "            total.zero_()\n", "            pass\n"),
+        ("one overflow spoils every later step", "        self._worst.zero_()\n", ""),
+        (
+            "what does not fit is forgotten after its micro-batch",
+            "        self._worst = torch.maximum(self._worst, largest)\n",
+            "        self._worst = largest\n",
+        ),
+        (
+            "an overflow before the last micro-batch of a rank is not told to the others",
+            "self._too_large(torch.maximum(self._worst, self._largest))",
+            "self._too_large(self._largest)",
+        ),
         (
             "a digest does not see every bit",
             "tensor.detach().view(torch.int32).sum(dtype=torch.int64)",
@@ -1665,12 +1676,31 @@ MUTANTS: list[Mutant] = [
         (
             "ranks are added as floats",
             """        future = dist.all_reduce(total, group=self.group, async_op=True).get_future()
-        return future.then(lambda _: gradients.copy_(self._mean(total)))
+        return future.then(lambda _: gradients.copy_(self._mean(total[:-1], total[-1])))
 """,
-            """        gradients.copy_(self._mean(total))
+            """        gradients.copy_(self._mean(total[:-1], total[-1]))
         future = dist.all_reduce(gradients, group=self.group, async_op=True).get_future()
         return future.then(lambda _: gradients)
 """,
+        ),
+    ),
+    *of(
+        "sllm/training/loop.py",
+        "tests/training/test_training.py::test_a_signal_to_one_rank_stops_all_at_a_step_boundary",
+        (
+            "a checkpoint is saved before its last step is recorded",
+            "        self.settle()\n        if self.step <= self.saved",
+            "        if self.step <= self.saved",
+        ),
+    ),
+    *of(
+        "sllm/training/batches.py",
+        "tests/training/test_batches.py",
+        ("what was read ahead is given, whatever is wanted", "self._ahead[0] != sample", "False"),
+        (
+            "nothing is read ahead",
+            "self._ahead = following, self._thread.submit(self._read, following)\n        return",
+            "return",
         ),
     ),
     *of(

@@ -4,6 +4,7 @@ A resumed run goes on as if nothing had happened: bit for bit, on the same numbe
 """
 
 import contextlib
+import gc
 import logging
 import time
 from typing import Any
@@ -24,13 +25,17 @@ from sllm.stop import StopFlag, signals_blocked
 from sllm.training.best import BestModel
 from sllm.training.checkpoint import Checkpoints, restore
 from sllm.training.metrics import Metrics, cut_back
-from sllm.training.trainer import Trainer
+from sllm.training.trainer import TakenStep, Trainer
 from sllm.training.wandb_mirror import mirror_to_wandb
 
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
 """How long to wait before metrics that the disk had no room for are written again."""
+
+
+FIRST_STEPS = 2
+"""After them, what is there is there for good: Python's collector, which looks for what is not, shall pass it over."""
 
 
 def pretrain(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, stop: StopFlag) -> dict[str, Any]:
@@ -45,6 +50,7 @@ def pretrain(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, st
         stack.enter_context(deterministic(world.device))
         trainer = stack.enter_context(contextlib.closing(Trainer(experiment, artifacts, world)))
         training = Training(trainer, run, artifacts, stop)
+        stack.callback(gc.unfreeze)
         loading = time.perf_counter()
         training.resume()
         if trainer.step < experiment.train.max_steps:
@@ -52,9 +58,9 @@ def pretrain(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, st
         training.start_recording(seconds=round(time.perf_counter() - loading, 3))
         if world.main:
             stack.enter_context(mirror_to_wandb(experiment, run))
-        bar = stack.enter_context(track("pretrain", experiment.train.max_steps, "steps", start=trainer.step))
+        training.bar = stack.enter_context(track("pretrain", experiment.train.max_steps, "steps", start=trainer.step))
         while True:
-            if training.asked_to_stop(bar):
+            if training.asked_to_stop():
                 training.save()
                 return training.summary("stopped")
             if training.validation_due():
@@ -64,9 +70,7 @@ def pretrain(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, st
             elif trainer.step == experiment.train.max_steps:
                 return training.summary("finished")
             else:
-                figures = trainer.train_step()
-                training.record("train", **figures)
-                show(bar, trainer.step, figures)
+                training.take_step()
 
 
 def warm_up(trainer: Trainer) -> None:
@@ -87,15 +91,6 @@ def warm_up(trainer: Trainer) -> None:
         log.info("compiled in %.0f s", time.perf_counter() - started)
 
 
-def show(bar: Bar, step: int, figures: dict[str, Any]) -> None:
-    bar.update(
-        step,
-        loss=f"{figures['loss']:.3f}",
-        lr=f"{figures['learning_rate']:.2e}",
-        **{"tokens/s": f"{figures['tokens_per_second']:,.0f}"},
-    )
-
-
 class Training:
     """A trainer, and what its run keeps of it: metrics, validation losses, the best model, checkpoints."""
 
@@ -104,6 +99,8 @@ class Training:
         self.experiment, self.world = trainer.experiment, trainer.world
         self.trajectory = artifacts.keys["pretrain"]
         self.metrics: Metrics | None = None  # of rank 0
+        self.bar: Bar | None = None
+        self.unread: list[TakenStep] = []  # steps whose figures are not known yet
         self.validated: dict[int, float | None] = {}  # step → validation loss, of this run so far
         self.best = BestModel(run.best, artifacts.tokenizer / TOKENIZER, fingerprint(self.trajectory))
         self.best_is_gone = False
@@ -111,6 +108,7 @@ class Training:
         self.branch = steps_before_the_end(self.trajectory)
         self.checkpoints = Checkpoints(run.checkpoints, self.experiment.train.checkpoint, keep=self.branch)
         self.origin: str | None = None  # train.init_from, as long as no step was saved since
+        self.taken = 0  # steps of this attempt
         self.saved = 0  # the last step that a checkpoint was tried at
         self.arithmetic = sorted(set(self.world.gather(arithmetic(self.world.device))))
 
@@ -139,18 +137,51 @@ class Training:
         if self.metrics:
             self.metrics.write(kind, self.step, **figures)
 
-    def asked_to_stop(self, bar: Bar) -> bool:
-        """Whether any rank was asked to stop. Waits, all ranks together, while the metrics cannot be written."""
+    def take_step(self) -> None:
+        self.unread.append(self.trainer.train_step())
+        self.taken += 1
+        if self.taken == FIRST_STEPS:
+            gc.collect()
+            gc.freeze()
+
+    def asked_to_stop(self) -> bool:
+        """Whether any rank was asked to stop: what the ranks agree on once a step, at which they also tell each other
+        the figures of the step before the last. The last is still computed, on a GPU.
+
+        Waits, all ranks together, while the metrics cannot be written.
+        """
         while True:
             trouble = self.metrics.trouble if self.metrics else ""
-            stop, waiting = self.world.sum([float(self.stop.requested), float(bool(trouble))])
-            if waiting or "waiting" in bar.fields:
-                bar.update(self.step, waiting=f"for room ({trouble})" if trouble else None)
+            stop, waiting = self._agree(self.unread[:-1], self.stop.requested, bool(trouble))
+            if self.bar and (waiting or "waiting" in self.bar.fields):
+                self.bar.update(self.bar.completed, waiting=f"for room ({trouble})" if trouble else None)
             if stop or not waiting:
-                return stop > 0
+                return stop
             time.sleep(RETRY_SECONDS)
             if self.metrics:
                 self.metrics.flush()
+
+    def settle(self) -> None:
+        """Wait for the steps that were taken, and record them."""
+        if self.unread:
+            self._agree(self.unread)
+
+    def _agree(self, steps: list[TakenStep], *flags: bool) -> list[bool]:
+        """Which of the flags any rank has raised. Records the steps."""
+        found = self.world.sum([*map(float, flags), *(figure for taken in steps for figure in taken.mine())])
+        figures = found[len(flags) :]
+        self.unread = self.unread[len(steps) :]
+        for taken in steps:
+            of_step, figures = figures[: len(taken.figures) - 1], figures[len(taken.figures) - 1 :]
+            self._record_step(taken.step, self.trainer.read(taken, of_step))
+        return [flag > 0 for flag in found[: len(flags)]]
+
+    def _record_step(self, step: int, figures: dict[str, Any]) -> None:
+        if self.metrics:
+            self.metrics.write("train", step, **figures)
+        if self.bar:
+            shown = {"tokens/s": f"{figures['tokens_per_second']:,.0f}"}
+            self.bar.update(step, loss=f"{figures['loss']:.3f}", lr=f"{figures['learning_rate']:.2e}", **shown)
 
     # --- validation -------------------------------------------------------------------------------
 
@@ -160,6 +191,7 @@ class Training:
 
     def validate(self) -> None:
         """Measure, keep the best model, show samples. Does nothing if a stop was requested before it was measured."""
+        self.settle()
         started = time.perf_counter()
         result = self._measure()
         if result is None:
@@ -263,6 +295,7 @@ class Training:
 
     def save(self) -> None:
         """Commit a checkpoint on rank 0 while the others wait. A full disk costs this checkpoint, not the training."""
+        self.settle()
         if self.step <= self.saved:
             return
         self.trainer.check_ranks_agree()

@@ -7,7 +7,8 @@ import contextlib
 import math
 import time
 import warnings
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from sllm.artifacts import Artifacts
 from sllm.config import Experiment, TrainConfig, check_world_size, phase_weights
 from sllm.data.sampler import PackedData, Sampler
-from sllm.device import autocast, memory_bytes, seed
+from sllm.device import Moment, autocast, memory_bytes, seed
 from sllm.distributed import World
 from sllm.errors import UserError
 from sllm.files import finite
@@ -24,6 +25,7 @@ from sllm.model.families import make_model
 from sllm.model.shared import LanguageModel
 from sllm.origin import TOKENIZER
 from sllm.tokenizer import Tokenizer
+from sllm.training.batches import Batches
 from sllm.training.exact import GradientSum, RanksDifferError, digest
 from sllm.training.metrics import mfu
 from sllm.training.optim import learning_rate, make_optimizers, set_learning_rate
@@ -34,6 +36,26 @@ COMPARE_EVERY = 100
 
 SMALLEST_SCALE = 2.0**-16
 """Of fp16's losses. The scaler begins at 2¹⁶ and halves it at each overflow, for ever if nobody minds."""
+
+
+class TakenStep(NamedTuple):
+    """A step whose work is under way, on a GPU, or done."""
+
+    step: int
+    learning_rate: float
+    figures: torch.Tensor
+    """float64, on the host once `ended` has come: the loss of each micro-batch of all ranks, the largest element of its
+    gradient, zero for those of other ranks, and the norm of their mean."""
+    limit: float
+    data_seconds: float
+    began: Moment
+    ended: Moment
+
+    def mine(self) -> list[float]:
+        """What is added over the ranks. Waits for the end of the step."""
+        self.ended.wait()
+        found: list[float] = self.figures[:-1].tolist()
+        return found
 
 
 class Trainer:
@@ -52,6 +74,7 @@ class Trainer:
         }
         length, batch = experiment.model.context_length, self.config.global_batch
         self.sampler = Sampler(self.data, phases[0], length, experiment.seed, global_batch=batch, phases=phases)
+        self.batches = Batches(self.sampler, self.config.micro_batch, world.device)
         seed(world.device, experiment.seed)
         self.model = make_model(experiment.model, self.tokenizer.vocab_size, self.tokenizer.token_bytes).to(
             world.device
@@ -81,26 +104,26 @@ class Trainer:
         return distributed
 
     def close(self) -> None:
-        """Let go of DDP's C++ reducer before the process group ends.
+        """End the thread that reads ahead, and let go of DDP's C++ reducer before the process group ends.
 
         It shares the group: were it the last to hold it, it would destroy it under the interpreter's lock and join
         gloo's thread, which may itself be waiting for that lock. (Seen as a rank that never exits.)
         """
+        self.batches.close()
         if isinstance(self.forward, DistributedDataParallel):
             del self.forward.reducer, self.forward.logger
 
-    def train_step(self) -> dict[str, Any]:
-        """One optimizer step over one global batch. Returns its figures; the loss is the mean over the batch.
+    def train_step(self) -> "TakenStep":
+        """One optimizer step over one global batch, whose figures `read` returns. A GPU is still at it then.
 
         Raises:
-            UserError: on every rank, if a loss or gradient is not finite.
             RanksDifferError: on every rank, if their weights are not the same.
         """
-        started = time.perf_counter()
+        began = Moment(self.world.device)
         self.model.train()
         rate = learning_rate(self.step + 1, self.config)
         set_learning_rate(self.optimizers, rate, self.config)
-        losses, overflow, data_seconds = self._accumulate()
+        losses, largest, waited = self._accumulate()
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
@@ -109,31 +132,47 @@ class Trainer:
         self.scaler.update()
         self.model.zero_grad()
         self.step += 1
+        figures = torch.cat([losses, largest, norm.double().view(1)])
+        if figures.is_cuda:
+            figures = torch.empty_like(figures, device="cpu", pin_memory=True).copy_(figures, non_blocking=True)
+        taken = TakenStep(self.step, rate, figures, self.gradients.limit, waited, began, Moment(self.world.device))
         if self.step % COMPARE_EVERY == 0:
             self.check_ranks_agree()
+        return taken
 
-        seconds = time.perf_counter() - started
+    def read(self, taken: "TakenStep", found: Sequence[float]) -> dict[str, Any]:
+        """The figures of a step, given `taken.mine()` added over the ranks. The loss is the mean over the batch.
+
+        Raises:
+            UserError: on every rank, if a loss is not finite, or a gradient other than under fp16, where the scaler
+                has skipped the step and lowered its scale.
+        """
+        half = len(found) // 2
+        losses, largest = found[:half], found[half:]
+        too_large = [number for number, norm in enumerate(largest) if not norm < taken.limit]
+        self._check_finite(taken.step, [] if self.scaler.is_enabled() else too_large, losses)
+        seconds = taken.ended.seconds_since(taken.began)
         step_tokens = self.config.global_batch * self.experiment.model.context_length
         speed = step_tokens / seconds
         share = mfu(speed / self.world.size, self.experiment.model, self.tokenizer.vocab_size, self.world.device)
         return {
-            "tokens": self.step * step_tokens,
+            "tokens": taken.step * step_tokens,
             "loss": math.fsum(losses) / len(losses),
-            "learning_rate": rate,
-            "gradient_norm": finite(float(norm)),
+            "learning_rate": taken.learning_rate,
+            "gradient_norm": finite(float(taken.figures[-1])),
             "seconds": round(seconds, 5),
             "tokens_per_second": round(speed, 1),
-            "data_wait": round(data_seconds / seconds, 5),
+            "data_wait": round(taken.data_seconds / seconds, 5),
             "memory_bytes": memory_bytes(self.world.device),
             **({"mfu": round(share, 4)} if share is not None else {}),
-            **({"overflow": True} if overflow else {}),
+            **({"overflow": True} if too_large else {}),
         }
 
-    def _accumulate(self) -> tuple[list[float], bool, float]:
-        """Leave the mean gradient of the global batch in the parameters, on every rank.
+    def _accumulate(self) -> tuple[torch.Tensor, torch.Tensor, float]:
+        """Leave the mean gradient of the global batch in the parameters, on every rank; NaN, if any of it overflowed.
 
-        Returns the loss of each micro-batch of all ranks; whether a gradient overflowed, which under fp16 is the
-        scaler's business: it skips the step and lowers its scale; and the seconds that the data took.
+        Returns, of each micro-batch of all ranks, the loss and the largest element of its gradient, float64 on the
+        device and zero for those of the others; and the seconds that this rank waited for data.
         """
         data_seconds = 0.0
         mine = self._micro_batches()
@@ -150,14 +189,7 @@ class Trainer:
             largest[number] = self.gradients.reduced() if reducing else self.gradients.add()
         if self.forward is self.model:
             self.gradients.finish()
-        figures = self.world.sum([*losses.tolist(), *largest.tolist()])
-        found, norms = figures[: len(losses)], figures[len(losses) :]
-        too_large = [number for number, norm in enumerate(norms) if not norm < self.gradients.limit]
-        self._check_finite([] if self.scaler.is_enabled() else too_large, found)
-        if too_large:
-            for parameter in self.model.parameters():
-                parameter.grad = torch.full_like(parameter, math.nan)
-        return found, bool(too_large), data_seconds
+        return losses, largest, data_seconds
 
     def _scale(self) -> float:
         scale = self.scaler.get_scale()
@@ -183,16 +215,16 @@ class Trainer:
         """
         return range(self.world.rank, self.config.global_batch // self.config.micro_batch, self.world.size)
 
-    def _sample(self, micro_batch: int) -> int:
-        """The number of a micro-batch's first sample in the whole training."""
-        return self.step * self.config.global_batch + micro_batch * self.config.micro_batch
+    def _sample(self, micro_batch: int, step: int) -> int:
+        """The number, in the whole training, of the first sample of a micro-batch of step `step`."""
+        return (step - 1) * self.config.global_batch + micro_batch * self.config.micro_batch
 
     def _tokens(self, micro_batch: int) -> torch.Tensor:
-        """Token ids (micro_batch, context_length + 1) on the device."""
-        tokens = torch.from_numpy(self.sampler.batch(self._sample(micro_batch), self.config.micro_batch))
-        if self.world.device.type == "cuda":
-            return tokens.pin_memory().to(self.world.device, non_blocking=True)
-        return tokens
+        """Token ids (micro_batch, context_length + 1), on the device, of this rank's part of the next step."""
+        mine = self._micro_batches()
+        step, after = self.step + 1, micro_batch + mine.step
+        following = self._sample(after, step) if after in mine else self._sample(mine[0], step + 1)
+        return self.batches.take(self._sample(micro_batch, step), following)
 
     def _no_sync(self, *, unless: bool) -> contextlib.AbstractContextManager[Any]:
         """Gradients of all but the last micro-batch stay on the rank; the last one's backward adds all ranks'."""
@@ -200,21 +232,21 @@ class Trainer:
             return contextlib.nullcontext()
         return self.forward.no_sync()
 
-    def _check_finite(self, too_large: list[int], losses: list[float]) -> None:
+    def _check_finite(self, step: int, too_large: list[int], losses: Sequence[float]) -> None:
         """Stop if the loss or gradient of a micro-batch is not finite: name step, rank and documents."""
         documents: dict[int, set[str]] = {}
         for number in {*too_large, *(number for number, loss in enumerate(losses) if not math.isfinite(loss))}:
-            documents.setdefault(number % self.world.size, set()).update(self._documents(number))
+            documents.setdefault(number % self.world.size, set()).update(self._documents(number, step))
         if documents:
             told = [f"rank {rank}: documents {_first(sorted(documents[rank]))}" for rank in sorted(documents)]
             raise UserError(
-                f"the loss or gradient of step {self.step + 1} is not finite ({'; '.join(told)}); lower "
+                f"the loss or gradient of step {step} is not finite ({'; '.join(told)}); lower "
                 f"train.learning_rate or look at these documents; the last checkpoint is untouched"
             )
 
-    def _documents(self, micro_batch: int) -> list[str]:
+    def _documents(self, micro_batch: int, step: int) -> list[str]:
         names, length = [], self.experiment.model.context_length
-        for source, window in self.sampler.windows(self._sample(micro_batch), self.config.micro_batch):
+        for source, window in self.sampler.windows(self._sample(micro_batch, step), self.config.micro_batch):
             found = self.data.documents_of(source, window * length, (window + 1) * length + 1)
             names += [self.data.document_name(source, document) for document in found]
         return names

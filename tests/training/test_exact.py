@@ -1,10 +1,11 @@
 """The same bits twice: on any number of ranks, through changes of it; and what says so when they are not."""
 
+import contextlib
 import itertools
 import math
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from ranks import outcome
+from torch.nn.parallel import DistributedDataParallel
 from waiting import wait
 
 from sllm.artifacts import Artifacts
@@ -78,6 +80,45 @@ def test_what_might_not_fit_into_a_sum_is_seen(element: float, fits: bool, scale
     for weight, elements in zip(weights, ([1.0, 2.0], [3.0, element], [4.0, 5.0]), strict=True):
         weight.grad = torch.tensor(elements) * scale
     assert bool(one.add() < one.limit) == fits
+
+
+@pytest.fixture
+def group() -> Iterator[None]:
+    """Of this process alone, over which DDP adds."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("distributed", [False, True])
+@pytest.mark.parametrize("overflows", [[], [0], [1], [2]])
+def test_what_might_not_fit_makes_the_mean_nan_for_this_step_alone(
+    overflows: list[int], distributed: bool, group: None
+) -> None:
+    """Whichever micro-batch it comes in: the last is the one during which DDP adds."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    one = GradientSum(model.parameters(), 3, compiled=False, group=None)
+    forward = DistributedDataParallel(model) if distributed else model
+    if isinstance(forward, DistributedDataParallel):
+        forward.register_comm_hook(None, one.reduce)
+    for step in (1, 2):
+        one.begin(1.0)
+        for number in range(3):
+            size = 2.0**22 if number in overflows and step == 1 else 3.0
+            reducing = isinstance(forward, DistributedDataParallel) and number == 2
+            with contextlib.nullcontext() if reducing or not distributed else forward.no_sync():  # type: ignore[operator]
+                forward(torch.tensor([[size]])).sum().backward()
+            largest = one.reduced() if reducing else one.add()
+            assert largest == size
+        if not distributed:
+            one.finish()
+        assert model.weight.grad is not None
+        assert bool(model.weight.grad.isnan()) == (step == 1 and bool(overflows))
+        if not model.weight.grad.isnan():
+            assert model.weight.grad == 3.0
+        model.zero_grad()
+    if isinstance(forward, DistributedDataParallel):
+        del forward.reducer, forward.logger
 
 
 def test_sums_as_large_as_they_may_be_are_right() -> None:
