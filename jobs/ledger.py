@@ -15,7 +15,7 @@ from typing import Any
 
 from jobs.slurm.cluster import Retries
 from sllm.files import CorruptError, read_object, to_json, write_json
-from sllm.records import append_jsonl, read_jsonl
+from sllm.records import append_jsonl, iterate_jsonl, read_jsonl
 from sllm.run_directory import RunDirectory
 
 log = logging.getLogger(__name__)
@@ -236,22 +236,28 @@ def _training_figures(run: RunDirectory, attempt: dict[str, Any], before: dict[s
     From the end of the attempt before (in the queue), to the job's launch, to the loading of the checkpoint (starting:
     interpreter, imports, process group, model), to the loop (loading), to the end of its first step.
     """
-    records = [record for record in read_jsonl(run.metrics, "kind", "time") if record["time"] >= attempt["started"]]
-    steps = [record for record in records if record["kind"] == "train"]
-    begun = next((record for record in records if record["kind"] == "start"), None)
+    begun, first, last, in_save = None, None, None, 0
+    for record in iterate_jsonl(run.metrics, "kind", "time"):
+        if record["time"] >= attempt["started"]:
+            if record["kind"] == "train":
+                first, last = first or record, record
+            elif record["kind"] == "start":
+                begun = begun or record
+            elif record["kind"] == "checkpoint":
+                in_save += record["seconds"]
     launched = attempt.get("launched") or attempt["started"]
     queued = launched - before["started"] - before["seconds"] if before and before["job"] == attempt["job"] else None
     spans = {
         "seconds_in_queue": queued if attempt["job"] else None,
         "seconds_starting": begun["time"] - begun["seconds"] - launched if begun else None,
         "seconds_loading": begun["seconds"] if begun else None,
-        "seconds_to_first_step": steps[0]["time"] - launched if steps else None,
-        "seconds_in_save": sum(record["seconds"] for record in records if record["kind"] == "checkpoint"),
+        "seconds_to_first_step": first["time"] - launched if first else None,
+        "seconds_in_save": in_save,
     }
     origin = {"init_from": begun["init_from"]} if begun and "init_from" in begun else {}
     return {
         **origin,
-        "first_step": steps[0]["step"] if steps else None,
-        "last_step": steps[-1]["step"] if steps else None,
+        "first_step": first["step"] if first else None,
+        "last_step": last["step"] if last else None,
         **{name: None if seconds is None else round(seconds, 3) for name, seconds in spans.items()},
     }

@@ -73,7 +73,11 @@ class World:
 
     def from_main(self, make: Callable[[], T]) -> T:
         """What `make` returns on rank 0, on every rank: ranks on different nodes may see a file at different times."""
-        return self.gather(make() if self.main else None)[0]
+        found: list[Any] = [make() if self.main else None]
+        if self.control is not None:  # not gathered: that would take room for as many of it as there are ranks
+            dist.broadcast_object_list(found, 0, group=self.control)
+        made: T = found[0]
+        return made
 
     def tensors_from_main(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rank 0's `tensors` on every rank, on its device."""

@@ -1,6 +1,7 @@
 """Records, a line of JSON each: .jsonl files that grow while others read them, and the .jsonl.zst shards of a corpus,
 whose readers are in the tokenizer and in `sllm.data` alike."""
 
+import contextlib
 import io
 import json
 import os
@@ -23,16 +24,26 @@ def read_jsonl(path: Path, *keys: str) -> list[dict[str, Any]]:
     Raises:
         UserError: one of them is damaged: no object, or one without these keys.
     """
-    if not path.exists():
-        return []
-    records = []
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
-        if line:
+    return list(iterate_jsonl(path, *keys))
+
+
+def iterate_jsonl(path: Path, *keys: str) -> Iterator[dict[str, Any]]:
+    """`read_jsonl`, one record in memory at a time: those of a million steps take 2 GB."""
+    for number, line in enumerate(_whole_lines(path), 1):
+        if line != b"\n":
             record = _parse_record(line, keys)
             if record is None:
                 raise UserError(f"{path}: line {number} is damaged; delete this line")
-            records.append(record)
-    return records
+            yield record
+
+
+def _whole_lines(path: Path, offset: int = 0) -> Iterator[bytes]:
+    """Each with its end, from byte `offset` on; none if there is no file."""
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        file.seek(offset)
+        for line in file:
+            if line.endswith(b"\n"):
+                yield line
 
 
 def _parse_record(line: bytes, keys: tuple[str, ...]) -> dict[str, Any] | None:
@@ -44,23 +55,19 @@ def _parse_record(line: bytes, keys: tuple[str, ...]) -> dict[str, Any] | None:
     return record if isinstance(record, dict) and record.keys() >= set(keys) else None
 
 
-def lines_up_to(path: Path, step: int) -> list[tuple[bytes, dict[str, Any]]]:
+def lines_up_to(path: Path, step: int) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """The whole lines of metrics.jsonl of steps up to this one, each with the record that it holds."""
-    lines = ((line + b"\n", json.loads(line)) for line in path.read_bytes().split(b"\n")[:-1])
-    return [(line, record) for line, record in lines if record["step"] <= step]
+    lines = ((line, json.loads(line)) for line in _whole_lines(path))
+    return ((line, record) for line, record in lines if record["step"] <= step)
 
 
-def read_new_jsonl(path: Path, offset: int, *keys: str) -> tuple[list[dict[str, Any]], int]:
-    """The whole lines of a growing .jsonl file after byte `offset`, and the offset to go on from. Who watches a file
-    grow passes over a damaged line; `read_jsonl` names it."""
-    if not path.exists():
-        return [], offset
-    with path.open("rb") as file:
-        file.seek(offset)
-        text = file.read()
-    end = text.rfind(b"\n") + 1
-    records = (_parse_record(line, keys) for line in text[:end].split(b"\n"))
-    return [record for record in records if record is not None], offset + end
+def read_new_jsonl(path: Path, offset: int, *keys: str) -> Iterator[tuple[dict[str, Any], int]]:
+    """The whole lines of a growing .jsonl file after byte `offset`, each with the offset to go on from. Who watches a
+    file grow passes over a damaged line; `read_jsonl` names it."""
+    for line in _whole_lines(path, offset):
+        offset += len(line)
+        if (record := _parse_record(line, keys)) is not None:
+            yield record, offset
 
 
 def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:

@@ -6,9 +6,11 @@ import os
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
+from itertools import islice
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
@@ -16,6 +18,10 @@ from typing import Any, TypeVar
 from sllm.stop import Check, StopFlag, no_check, signals_blocked
 
 R = TypeVar("R")
+
+AHEAD = 1000
+"""Arguments that are handed out at a time, at most: all of these are looked through whenever one is done, and results
+that come early wait for the one before them, on a disk perhaps."""
 
 
 @contextmanager
@@ -42,9 +48,10 @@ def in_processes(
         yield _here(function, arguments, stop, tick)
         return
     with _pool(min(workers, len(arguments))) as pool:
+        futures = (pool.submit(function, *each, check=no_check) for each in arguments)
         with signals_blocked():  # a pool starts its processes when it is first given work
-            futures = [pool.submit(function, *each, check=no_check) for each in arguments]
-        yield _in_order(futures, stop, tick)
+            first = list(islice(futures, AHEAD))
+        yield _in_order(first, futures, stop, tick)
 
 
 def _here(function: Callable[..., R], arguments: Sequence[tuple[Any, ...]], stop: StopFlag, tick: Check) -> Iterator[R]:
@@ -53,15 +60,19 @@ def _here(function: Callable[..., R], arguments: Sequence[tuple[Any, ...]], stop
         tick()
 
 
-def _in_order(futures: Sequence[Future[R]], stop: StopFlag, tick: Check) -> Iterator[R]:
-    waiting = set(futures)
-    for future in futures:
+def _in_order(first: Sequence[Future[R]], more: Iterator[Future[R]], stop: StopFlag, tick: Check) -> Iterator[R]:
+    queue, waiting = deque(first), set(first)
+    while queue:
+        future = queue.popleft()
         while future in waiting:
             stop.check()
             done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
             for each in done:
                 each.result()  # raises what failed, whoever's turn it is
             tick()
+        for another in islice(more, 1):
+            queue.append(another)
+            waiting.add(another)
         yield future.result()
 
 

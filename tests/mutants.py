@@ -651,11 +651,59 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "sllm/data/sampler.py",
+        "tests/data/test_sampler.py::test_windows_of_trillions_of_tokens_take_no_memory_that_stays",
+        (
+            "windows are read through a map",
+            "        return np.frombuffer(content, self.dtype)\n",
+            "        return self.tokens(split, source)[index * length : (index + 1) * length + 1]\n",
+        ),
+    ),
+    *of(
+        "sllm/records.py",
+        "tests/test_records.py::test_of_metrics_that_are_long_little_is_in_memory",
+        (
+            "all lines are held at once",
+            "    for line in _whole_lines(path, offset):",
+            "    for line in list(_whole_lines(path, offset)):",
+        ),
+    ),
+    *of(
+        "sllm/workers.py",
+        "tests/test_workers.py::test_work_is_handed_out_little_by_little",
+        ("all work is handed out at once", "islice(futures, AHEAD)", "futures"),
+        ("what was not handed out at first never is", "islice(more, 1)", "islice(more, 0)"),
+    ),
+    *of(
+        "sllm/tokenizer/training.py",
+        "tests/tokenizer/test_tokenizer_stage.py::test_of_a_large_source_some_shards_are_read",
+        ("every shard is read", "return [paths[i * len(paths) // count] for i in range(count)]", "return paths"),
+        (
+            "a sample from few shards is as many times smaller",
+            "fraction = wanted * sum(map(sizes.__getitem__, paths)) / sum(map(sizes.__getitem__, chosen))",
+            "fraction = wanted",
+        ),
+    ),
+    *of(
+        "sllm/data/parts.py",
+        "tests/data/test_download.py::test_shards_without_a_line_in_the_journal_go_and_no_others",
+        (
+            "shards that are in the journal go too",
+            'number = sum(line["shards"][split] for line in lines)',
+            "number = 0",
+        ),
+        (
+            "of the shards left behind one goes",
+            "            number += 1\n        for path",
+            "            break\n        for path",
+        ),
+    ),
+    *of(
+        "sllm/data/sampler.py",
         "tests/data/test_sampler.py::test_batches_are_the_windows_of_the_token_files",
         (
             "a window without its last target",
-            "[index * length : (index + 1) * length + 1]",
-            "[index * length : (index + 1) * length]",
+            "(length + 1) * size, index * length * size)",
+            "length * size, index * length * size)",
         ),
     ),
     *of(
@@ -715,7 +763,12 @@ MUTANTS: list[Mutant] = [
             "        return self.sum([float(flag)])[0] > 0",
             "        return flag",
         ),
-        ("each rank decides from the files that it sees", "make() if self.main else None)[0]", "make())[self.rank]"),
+        ("each rank looks at the files that it sees", "[make() if self.main else None]", "[make()]"),
+        (
+            "what the first rank sees stays there",
+            "if self.control is not None:  # not gathered",
+            "if False:  # not gathered",
+        ),
     ),
     *of(
         "sllm/export/transformers.py",
@@ -833,10 +886,14 @@ MUTANTS: list[Mutant] = [
         "tests/test_records.py",
         (
             "the second read of a growing file begins at the wrong byte",
-            "    return [record for record in records if record is not None], offset + end\n",
-            "    return [record for record in records if record is not None], end\n",
+            "    for line in _whole_lines(path, offset):\n        offset += len(line)\n",
+            "    start, offset = offset, 0\n    for line in _whole_lines(path, start):\n        offset += len(line)\n",
         ),
-        ("half a line is read", '    end = text.rfind(b"\\n") + 1\n    records', "    end = len(text)\n    records"),
+        (
+            "half a line is read",
+            '            if line.endswith(b"\\n"):\n                yield line\n',
+            "            yield line\n",
+        ),
     ),
     *of(
         "sllm/records.py",
@@ -886,8 +943,8 @@ MUTANTS: list[Mutant] = [
         ("metrics before a checkpoint are not flushed", "            os.fsync(file.fileno())\n", "            pass\n"),
         (
             "metrics are cut back in place",
-            "        with atomic_file(path) as file:\n            file.write(remaining)",
-            '        with path.open("wb") as file:\n            file.write(remaining)',
+            "        with atomic_file(path) as file:\n            file.writelines(",
+            '        with path.open("wb") as file:\n            file.writelines(',
         ),
     ),
     *of(

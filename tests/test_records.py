@@ -1,6 +1,7 @@
 """Lines that were cut off are no lines, and compressed files that were cut off are told."""
 
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -9,18 +10,39 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sllm.errors import UserError
-from sllm.records import append_jsonl, read_jsonl, read_new_jsonl, read_zstd_lines
+from sllm.records import append_jsonl, iterate_jsonl, json_line, read_jsonl, read_new_jsonl, read_zstd_lines
+from sllm.training.metrics import cut_back
 
 
 def test_a_growing_file_is_read_on_from_where_it_was_left(tmp_path: Path) -> None:
     path = tmp_path / "growing.jsonl"
-    records, offset = read_new_jsonl(path, 0)
-    assert (records, offset) == ([], 0)
+    offset = 0
+    assert not list(read_new_jsonl(path, offset))
     for content, new in [('{"n":1}\n{"n":', [1]), ('2}\n{"n"', [2]), ("", []), (':3}\n{"n":4}\n', [3, 4])]:
         with path.open("a", encoding="utf-8") as file:
             file.write(content)
-        records, offset = read_new_jsonl(path, offset)
-        assert [record["n"] for record in records] == new
+        read = list(read_new_jsonl(path, offset))
+        assert [record["n"] for record, _ in read] == new
+        offset = read[-1][1] if read else offset
+
+
+def test_of_metrics_that_are_long_little_is_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    for step in range(1, 3001):
+        kind = "validation" if step % 1000 == 0 else "train"
+        with path.open("ab") as file:
+            file.write(json_line({"kind": kind, "step": step, "loss": step / 7, "time": 1.0, "more": list(range(20))}))
+    size = path.stat().st_size
+    tracemalloc.start()
+    try:
+        assert [record["step"] for record in cut_back(path, 3000)] == [1000, 2000, 3000]
+        assert path.stat().st_size == size
+        assert [record["step"] for record in cut_back(path, 2500)] == [1000, 2000]
+        assert [record["step"] for record in iterate_jsonl(path)][-1] == 2500
+        assert [end for _, end in read_new_jsonl(path, 0)][-1] == path.stat().st_size < size
+        assert tracemalloc.get_traced_memory()[1] < size / 3
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_torn_last_line_is_not_a_line(tmp_path: Path) -> None:

@@ -129,8 +129,8 @@ class Deadline:
             inode = self._metrics.stat().st_ino
             if inode != self._inode:  # the resume has cut the file back, by writing it anew
                 self._inode, self._offset = inode, 0
-            records, self._offset = read_new_jsonl(self._metrics, self._offset, "kind", "time")
-            for record in records:
+            for record, end in read_new_jsonl(self._metrics, self._offset, "kind", "time"):
+                self._offset = end
                 if record["kind"] in self._seconds:
                     self._seconds[record["kind"]].append(record["seconds"])
                     self._has_stepped |= record["kind"] == "train" and record["time"] >= self._began

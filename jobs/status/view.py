@@ -135,8 +135,9 @@ class _Training:
         if self._path.exists():
             if (inode := self._path.stat().st_ino) != self._inode:  # the resume has cut the file back
                 self._inode, self._offset, self._records = inode, 0, {}
-            records, self._offset = read_new_jsonl(self._path, self._offset, "kind")
-            self._records |= {record["kind"]: record for record in records}
+            for record, end in read_new_jsonl(self._path, self._offset, "kind"):
+                self._offset = end
+                self._records[record["kind"]] = record
         validation, checkpoint = self._records.get("validation"), self._records.get("checkpoint")
         return [
             *([f"validation loss {validation['loss']:.3f} at step {validation['step']:,}"] if validation else []),

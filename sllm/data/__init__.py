@@ -11,6 +11,6 @@
     batch         int64 (sequences, context_length + 1)                                     sampler.py
 
 The download stage makes the shards, the pack stage the token files; both directories appear whole, with a manifest,
-or not at all. While training nothing is encoded and nothing is kept but memory maps: which windows make up batch s is
+or not at all. While training nothing is encoded and nothing is kept but open files: which windows make up batch s is
 computed from (seed, s), so there is no state to save and nothing that depends on the number of ranks.
 """

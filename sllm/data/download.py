@@ -15,6 +15,7 @@ other experiments with the same source take it from there: a corpus with one sou
 
 import os
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
@@ -136,7 +137,7 @@ def _bring(
             left = [(part,) for part in parts if not part.is_done()]
             with in_processes(download_part, left, workers, stop, apart=True, tick=lambda: progress.show(bar)) as done:
                 list(done)
-            progress.show(bar)
+            progress.show(bar, now=True)
         return skipped
 
 
@@ -176,13 +177,20 @@ class _Progress:
     def __init__(self, parts: list[Part]) -> None:
         self._parts = parts
         self._seen: dict[Path, tuple[int, int, int]] = {}
+        self._next = 0.0
 
     def documents(self) -> int:
         return self._sums()[0]
 
-    def show(self, bar: Bar) -> None:
-        documents, size = self._sums()
-        bar.update(documents, text=format_amount(size, "bytes"))
+    def show(self, bar: Bar, *, now: bool = False) -> None:
+        """At most a twentieth of the time, unless it is to be done `now`: thousands of journals on a shared file system
+        take seconds."""
+        started = time.monotonic()
+        if now or started >= self._next:
+            documents, size = self._sums()
+            bar.update(documents, text=format_amount(size, "bytes"))
+            ended = time.monotonic()
+            self._next = ended + 20 * (ended - started)
 
     def _sums(self) -> tuple[int, int]:
         for part in self._parts:

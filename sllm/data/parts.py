@@ -217,12 +217,16 @@ def _files_of(part: Part, split: str, number: int) -> list[Path]:
 
 
 def _remove_uncommitted(part: Part, lines: list[dict[str, Any]]) -> None:
-    """Delete shards that a kill left without their line in the journal."""
-    committed = {file["name"] for line in lines for file in line["files"]}
+    """Delete shards that a kill left without their line in the journal. They are looked for by name, since a store of
+    many parts has too many files to go through for each."""
     for split in SPLITS:
-        for path in part.store.glob(f"{split}-{part.number:05d}-*"):
-            if path.name not in committed:
-                path.unlink()
+        number = sum(line["shards"][split] for line in lines)
+        found = []
+        while left := [path for path in _files_of(part, split, number) if path.exists()]:
+            found += left
+            number += 1
+        for path in reversed(found):  # without a gap that would hide the rest, whenever this ends
+            path.unlink()
 
 
 def read_parts(source: Source, experiment: Experiment, store: Path) -> list[Part]:

@@ -6,6 +6,7 @@
 """
 
 import json
+import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -26,6 +27,10 @@ from sllm.tokenizer.words import Words, count_words
 
 HELD_OUT_BYTES = 4_000_000
 """Validation text of each language that the report measures, at most."""
+
+SHARDS_READ, SHARE_TAKEN = 32, 1 / 8
+"""Of each source the sample is drawn from so many shards at least, and from as many more as make it this share of their
+documents at most."""
 
 
 def train(texts: Iterable[str], vocab_size: int, *, stop: StopFlag | None = None) -> Tokenizer:
@@ -111,7 +116,8 @@ class Sample:
 
     A document of a source is in the sample with probability k times the weight of the source's language. k is the
     largest number that gives `sample_bytes` at most (in expectation) and no probability above 1: so the languages
-    stand in the ratio that the weights ask for, however much text there is.
+    stand in the ratio that the weights ask for, however much text there is. Of a large source only some shards are
+    read, or most of the time would go into text that is not taken.
     """
 
     def __init__(self, corpus: Path, manifest: dict[str, Any], config: TokenizerConfig, seed: int) -> None:
@@ -126,13 +132,23 @@ class Sample:
         self.expected_bytes = k * weighted_bytes
 
     def texts(self) -> Iterator[str]:
-        for source, fraction in self.fractions.items():
-            for path in shard_paths(self._corpus, self._manifest, source, "train"):
+        sizes = {self._corpus / file["name"]: file["bytes"] for file in self._manifest["files"]}
+        for source, wanted in self.fractions.items():
+            paths = shard_paths(self._corpus, self._manifest, source, "train")
+            chosen = spread(paths, max(SHARDS_READ, math.ceil(len(paths) * wanted / SHARE_TAKEN)))
+            fraction = wanted * sum(map(sizes.__getitem__, paths)) / sum(map(sizes.__getitem__, chosen))
+            for path in chosen:
                 # Seeded for each shard by name: what is drawn from one does not depend on the others.
                 draws = random.Random(f"{self._seed} {source} {path.name}")
                 for number, line in shard_lines(path):
                     if draws.random() < fraction:
                         yield parse_document(path, number, line)
+
+
+def spread(paths: list[Path], count: int) -> list[Path]:
+    """At most `count` of them, evenly spread."""
+    count = min(count, len(paths))
+    return [paths[i * len(paths) // count] for i in range(count)]
 
 
 def held_out(corpus: Path, manifest: dict[str, Any]) -> dict[str, list[str]]:
@@ -146,6 +162,8 @@ def held_out(corpus: Path, manifest: dict[str, Any]) -> dict[str, list[str]]:
     for name, source in sources.items():
         room = HELD_OUT_BYTES // languages[source["language"]]
         for path in shard_paths(corpus, manifest, name, "validation"):
+            if room <= 0:  # there may be thousands, and each takes a while to open
+                break
             for number, line in shard_lines(path):
                 if room <= 0:
                     break

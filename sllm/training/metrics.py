@@ -82,15 +82,18 @@ class Metrics:
 
 
 def cut_back(path: Path, step: int) -> list[dict[str, Any]]:
-    """Remove from metrics.jsonl what lies after `step` (and a torn last line); return what remains."""
+    """Remove from metrics.jsonl what lies after `step` (and a torn last line); return what validations remain."""
     if not path.exists():
         return []
-    kept = lines_up_to(path, step)
-    remaining = b"".join(line for line, _ in kept)
-    if len(remaining) != path.stat().st_size:
+    size, validations = 0, []
+    for line, record in lines_up_to(path, step):
+        size += len(line)
+        if record.get("kind") == "validation":
+            validations.append(record)
+    if size != path.stat().st_size:
         with atomic_file(path) as file:
-            file.write(remaining)
-    return [record for _, record in kept]
+            file.writelines(line for line, _ in lines_up_to(path, step))
+    return validations
 
 
 def mfu(tokens_per_second: float, config: ModelConfig, vocab_size: int, device: torch.device) -> float | None:

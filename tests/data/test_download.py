@@ -20,6 +20,7 @@ from small_corpora import downloaded, experiment, over_files, sentences, write_j
 from sllm.artifacts import VERSIONS
 from sllm.config import Experiment
 from sllm.data.download import download_stage, store_of
+from sllm.data.parts import Part, _remove_uncommitted
 from sllm.data.shards import read_shard
 from sllm.data.text import normalise
 from sllm.errors import Stopped, UserError
@@ -322,6 +323,23 @@ def test_a_local_file_is_gone_on_with_in_its_middle(tmp_path: Path) -> None:
     for name in ("stopped", "straight"):
         download_stage(made, tmp_path / name / "corpus", StopFlag(), workers=1)
     assert read_manifest(tmp_path / "stopped" / "corpus") == read_manifest(tmp_path / "straight" / "corpus")
+
+
+def test_shards_without_a_line_in_the_journal_go_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = over_files(tmp_path, {"en": sentences(1)})
+    store = tmp_path / "store"
+    store.mkdir()
+    part = Part(made.data.sources[0], 7, ("a",), (), None, store, made.data, 1)
+    committed = ["train-00007-00000", "validation-00007-00000", "validation-00007-00001"]
+    not_committed = ["train-00007-00001", "train-00007-00002", "validation-00007-00002"]
+    for stem in [*committed, "train-00008-00001", *not_committed]:
+        (store / f"{stem}.jsonl.zst").touch()
+        (store / f"{stem}.digests").touch()
+    (store / "train-00007-00002.jsonl.zst").unlink()  # its digests come before it
+    with monkeypatch.context() as context:
+        context.setattr(Path, "glob", None)  # of a store with a million files, for each of thousands of parts
+        _remove_uncommitted(part, [{"shards": {"train": 1, "validation": 2}}])
+    assert {path.name.split(".")[0] for path in store.iterdir()} == {*committed, "train-00008-00001"}
 
 
 def test_another_version_of_the_readers_reads_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

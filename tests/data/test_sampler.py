@@ -98,6 +98,35 @@ def phases(draw: st.DrawFn, windows: dict[str, int], last: int, most: int = 4) -
     return {"global_batch": batch, "phases": {step: draw(weights.filter(lambda w: any(w.values()))) for step in steps}}
 
 
+def test_windows_of_trillions_of_tokens_take_no_memory_that_stays(tmp_path: Path) -> None:
+    """The last of a file of 6 TB, which is one hole; a map of it would take a page of page tables for each."""
+    tokens, length = 3 * 10**12, 2048
+    last = (tokens - 1) // length - 1
+    with (tmp_path / "web.train.bin").open("wb") as file:
+        try:
+            file.truncate(2 * tokens)
+        except OSError as error:
+            pytest.skip(f"no file of 6 TB on this file system: {error}")
+        file.seek(2 * last * length)
+        file.write(np.arange(length + 1, dtype="<u2").tobytes())
+    sources = {"web": {"language": "en", "train": {"tokens": tokens}}}
+    data = PackedData(tmp_path, {"dtype": "<u2", "vocab_size": 260, "sources": sources})
+    big = Sampler(data, {"web": 1.0}, length, seed=0)
+    assert big.data.window("train", "web", last, length).tolist() == list(range(length + 1))
+    samples = range(0, tokens // length, tokens // length // 500)
+    assert len({big.locate(sample)[1] for sample in samples}) == len(samples)
+    before = page_tables()
+    for sample in samples:
+        assert big.batch(sample, 1).shape == (1, length + 1)
+    assert page_tables() - before < 500 * 1024  # of a map: 2 MB
+
+
+def page_tables() -> int:
+    """Bytes of this process."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return 1024 * int(status.split("VmPTE:")[1].split()[0])
+
+
 names = st.sampled_from(["a", "b", "c", "d", "e"])
 sizes = st.dictionaries(names, st.integers(1, 2000), min_size=1)
 

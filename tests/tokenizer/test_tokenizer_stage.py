@@ -172,6 +172,26 @@ def test_the_sample_is_a_function_of_the_seed(corpus: Path) -> None:
     assert len(sample(corpus)) == sum(s["train"]["documents"] for s in read_manifest(corpus)["sources"].values())
 
 
+def test_of_a_large_source_some_shards_are_read(tmp_path: Path) -> None:
+    sources: dict[str, Any] = {}
+    with atomic_directory(tmp_path / "corpus", kind="corpus", sources=sources) as directory:
+        for name, shards in (("korean", 200), ("english", 20)):
+            # Of different lengths, as the last shard of a file is.
+            texts = [[f"{name} {i} {k} " + "안녕 world " * 10 for k in range(20 + i % 60)] for i in range(shards)]
+            size = sum(write_shard(directory / name / f"train-{i:05d}.jsonl.zst", texts[i]) for i in range(shards))
+            language = {"korean": "ko", "english": "en"}[name]
+            sources[name] = {"language": language, "train": {"documents": 1, "bytes": size, "shards": shards}}
+    total = sum(source["train"]["bytes"] for source in sources.values())
+    for share in (0.01, 0.05):
+        texts = sample(tmp_path / "corpus", sample_bytes=int(share * total), language_weights={})
+        read = {name: len({t.split()[1] for t in texts if t.startswith(name)}) for name in sources}
+        assert sum(len(text.encode()) for text in texts) == pytest.approx(share * total, rel=0.25)
+        assert read["english"] > 10 or share < 0.05  # all of a small source
+        assert 20 < read["korean"] <= 200 * share * 8 + 32
+    shards = {int(text.split()[1]) for text in texts if text.startswith("korean")}
+    assert len([shard for shard in shards if shard < 100]) == pytest.approx(len(shards) / 2, rel=0.2)
+
+
 def test_dropped_documents_are_neither_learnt_nor_measured(corpus: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(corpus, tmp_path / "corpus")
     whole, measured = sample(corpus), held_out(corpus, read_manifest(corpus))["en"]
