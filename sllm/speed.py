@@ -18,6 +18,7 @@ from sllm.config import Experiment, ModelConfig, TrainConfig
 from sllm.device import autocast, device_name, memory_bytes, synchronize
 from sllm.distributed import connect
 from sllm.evaluation.results import write_results
+from sllm.inference.decode import Decoder, Record, recorder
 from sllm.inference.generator import TextGenerator, next_tokens
 from sllm.inference.sampling import Sampling
 from sllm.model.families import make_model
@@ -73,8 +74,12 @@ def measure_generation(
     new_tokens: int,
     repeats: int,
     after_each: Callable[[], None] = lambda: None,
+    record: Record | None = None,
 ) -> dict[str, float]:
     """Greedy decoding of `batch` random prompts, timed token by token; medians over all repeats.
+
+    Args:
+        record: what the steps go through, see `Decoder`; default, that of the device.
 
     Returns:
         prefill_tokens_per_second (prompts read), decode_tokens_per_second (all rows together), first_token_ms,
@@ -83,7 +88,9 @@ def measure_generation(
     device = model.positions.device
     prompts = torch.randint(model.vocab_size, (batch, prompt_tokens)).tolist()
     greedy = Sampling(temperature=0)
-    for _ in next_tokens(model, prompts, 2, greedy):
+    decoder = Decoder(model, batch, prompt_tokens + new_tokens, greedy, record=record or recorder(device))
+    arguments = (greedy, None, None, decoder)
+    for _ in next_tokens(model, prompts, new_tokens if device.type == "cuda" else 2, *arguments):  # what is recorded
         pass
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -93,8 +100,7 @@ def measure_generation(
         times = []
         synchronize(device)
         last = time.perf_counter()
-        for _ in next_tokens(model, prompts, new_tokens, greedy):
-            synchronize(device)
+        for _ in next_tokens(model, prompts, new_tokens, *arguments):
             now = time.perf_counter()
             times.append(now - last)
             last = now
@@ -114,6 +120,15 @@ def measure_generation(
         figures["decode_tokens_per_second"] = batch * len(rest) / sum(rest)
         figures["token_p50_ms"], figures["token_p99_ms"] = (1000 * seconds for seconds in percentiles)
     return figures
+
+
+def bytes_of_a_step(model: LanguageModel, batch: int, positions: int) -> int:
+    """What a decode step must read: every weight, once for all rows, but not a table that is only looked up, and the
+    keys and values of so many positions a row."""
+    tables = 0 if model.head is None else model.embedding.weight.nbytes
+    config = model.config
+    cache = 2 * config.n_layers * config.kv_heads * config.head_width * model.positions.element_size()
+    return sum(weight.nbytes for weight in model.parameters()) - tables + batch * positions * cache
 
 
 def measure_training(

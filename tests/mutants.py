@@ -909,8 +909,47 @@ MUTANTS: list[Mutant] = [
         "tests/inference/test_sampling.py::test_sampling_frequencies_are_the_probabilities",
         (
             "top_p leaves out the token that reaches it",
-            "ordered.cumsum(dim=-1) - ordered >= top_p",
-            "ordered.cumsum(dim=-1) >= top_p",
+            "    return bits >= smallest\n",
+            "    return bits > smallest\n",
+        ),
+    ),
+    *of(
+        "sllm/inference/sampling.py",
+        "tests/inference/test_sampling.py::test_nothing_that_avoids_sorting_draws_another_token",
+        (
+            "a seed draws other tokens with top_k",
+            "noise = noise.gather(-1, tokens)",
+            "noise = noise[:, :top_k]",
+        ),
+        (
+            "likeliest counts what begins otherwise",
+            "mass.masked_fill(bits >> (shift + 10) != smallest, 0)",
+            "mass",
+        ),
+    ),
+    *of(
+        "sllm/inference/sampling.py",
+        "tests/inference/test_decode.py::test_texts_are_those_of_reading_them_anew",
+        ("tokens of the text before are penalized", "        self.seen.zero_()\n", ""),
+        ("a recorded choice is another tensor", "self.token.copy_(sample(", "self.token = (sample("),
+    ),
+    *of(
+        "sllm/inference/decode.py",
+        "tests/inference/test_decode.py::test_texts_are_those_of_reading_them_anew",
+        ("every step writes at the place of the first", "        self._at += 1\n", ""),
+        (
+            "a ragged batch's padding is that of the batch before",
+            "        self._padding.copy_(torch.tensor(gaps))\n",
+            "",
+        ),
+    ),
+    *of(
+        "sllm/inference/generator.py",
+        "tests/inference/test_generator.py::test_two_streams_at_once_are_what_each_is_alone",
+        (
+            "two streams share a cache",
+            "        decoder, self._kept = self._kept, None\n",
+            "        decoder = self._kept\n",
         ),
     ),
     *of(
@@ -1002,8 +1041,8 @@ MUTANTS: list[Mutant] = [
         ),
         (
             "positions count from the padding",
-            "        positions = self.places(tokens.shape[1], start, padding)\n",
-            "        positions = self.places(tokens.shape[1], start, None)\n",
+            "        positions = self.places(tokens.shape[1], at, padding)\n",
+            "        positions = self.places(tokens.shape[1], at, None)\n",
         ),
     ),
     *of(

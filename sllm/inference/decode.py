@@ -1,42 +1,145 @@
-"""One step of a model with its key–value cache, and the layout of the weights that makes such a step fast.
+"""One step of a model with its key–value cache, in shapes that stay the same so that a GPU can record it, and the
+layout of the weights that makes it fast.
 
 Shapes: B batch, T time, V vocabulary (see `sllm.model.shared`).
 """
 
 import contextlib
 import functools
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sllm.device import without_cudnn_attention
+from sllm.inference.sampling import Choice, Sampling
 from sllm.model.shared import LanguageModel, LayerCache
 
 Dtype = Literal["fp32", "bf16"]
 
+Record = Callable[[Callable[[], None]], Callable[[], None]]
+"""Makes of a step one that does the same again."""
+
+BUCKET = 128
+"""A step attends to as many places as the cache holds, rounded up to a multiple of this."""
+
 
 def new_cache(model: LanguageModel, batch: int, capacity: int) -> list[LayerCache]:
-    """Room for the keys and values of `capacity` positions, for every layer."""
+    """Room for the keys and values of `capacity` positions, for every layer; finite, since nothing times NaN is NaN."""
     config = model.config
     shape = (batch, config.kv_heads, capacity, config.head_width)
-    return [(model.positions.new_empty(shape), model.positions.new_empty(shape)) for _ in range(config.n_layers)]
+    return [(model.positions.new_zeros(shape), model.positions.new_zeros(shape)) for _ in range(config.n_layers)]
 
 
 def prefill(
     model: LanguageModel, tokens: Tensor, cache: list[LayerCache] | None = None, padding: Tensor | None = None
 ) -> Tensor:
     """Read the prompts (B, T), left-padded by `padding` (B,), into the cache; logits (B, V) of the token after them."""
-    return model.logits(model.hidden(tokens, cache, 0, padding)[:, -1])
+    return model.logits(model.hidden(tokens, cache, None, padding)[:, -1])
 
 
 def decode(
-    model: LanguageModel, tokens: Tensor, cache: list[LayerCache], filled: int, padding: Tensor | None = None
+    model: LanguageModel, tokens: Tensor, cache: list[LayerCache], at: Tensor, padding: Tensor | None = None
 ) -> Tensor:
-    """Add one token a row (B,) to a cache that holds `filled` positions; logits (B, V) of the token after it."""
-    return model.logits(model.hidden(tokens[:, None], cache, filled, padding)[:, -1])
+    """Add one token a row (B,) to the cache, `at` (1,) the same place for all; logits (B, V) of the token after it."""
+    return model.logits(model.hidden(tokens[:, None], cache, at, padding)[:, -1])
+
+
+class Decoder:
+    """A batch of texts that a model goes on with, one token a row in each step.
+
+    A step reads and writes tensors that stay where they are, and has the same shapes until the next bucket of lengths
+    begins, so that it can be recorded.
+
+    Args:
+        capacity: how long the texts may become.
+        utf8: see `Choice`.
+        record: see `recorder`; for a model whose weights stay where they are.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        rows: int,
+        capacity: int,
+        sampling: Sampling,
+        utf8: Tensor | None = None,
+        record: Record = lambda step: step,
+    ) -> None:
+        device = model.positions.device
+        self.model = model
+        self.rows = rows
+        self.capacity = _rounded_up(capacity)
+        self.choice = Choice(sampling, rows, model.vocab_size, device, utf8)
+        self._cache = new_cache(model, rows, self.capacity)
+        self._at = torch.zeros(1, dtype=torch.long, device=device)
+        self._padding = torch.zeros(rows, dtype=torch.long, device=device)
+        self._record = record
+        self._steps: dict[int, Callable[[], None]] = {}
+
+    def begin(self, prompts: Sequence[Sequence[int]], generator: torch.Generator | None) -> None:
+        """Read prompts of any lengths, and choose the token after each; nothing is left of what was there before."""
+        self._generator = generator
+        self._filled = max(len(prompt) for prompt in prompts)
+        gaps = [self._filled - len(prompt) for prompt in prompts]
+        rows = [[0] * gap + list(prompt) for gap, prompt in zip(gaps, prompts, strict=True)]
+        self._padding.copy_(torch.tensor(gaps))
+        self._at.fill_(self._filled)
+        self.choice.begin(prompts)
+        self.choice.draw(generator)
+        tokens = torch.tensor(rows, device=self._at.device)
+        self.choice(prefill(self.model, tokens, self._cache, self._padding if any(gaps) else None))
+
+    def advance(self) -> None:
+        """Add the tokens that were chosen last, and choose those after them."""
+        self._filled += 1
+        length = _rounded_up(self._filled)
+        if length not in self._steps:
+            self._steps[length] = self._record(functools.partial(self._step, length))
+        self.choice.draw(self._generator)
+        self._steps[length]()
+
+    def _step(self, length: int) -> None:
+        """What is recorded. It depends on nothing but `length` what it does and in which shapes."""
+        cache = [(keys[:, :, :length], values[:, :, :length]) for keys, values in self._cache]
+        self.choice(decode(self.model, self.choice.token, cache, self._at, self._padding))
+        self._at += 1
+
+
+def _rounded_up(length: int) -> int:
+    return -(-length // BUCKET) * BUCKET
+
+
+def recorder(device: torch.device) -> Record:
+    """On a GPU a step becomes a CUDA graph, hundreds of kernels launched as one; on a CPU it stays as it is."""
+    if device.type != "cuda":
+        return lambda step: step
+    pool = torch.cuda.graph_pool_handle()  # one for all: what is in it lives no longer than a step
+    return lambda step: _Recorded(step, pool)
+
+
+class _Recorded:
+    """A step that is taken as it is the first time, which loads its kernels, and is recorded the second."""
+
+    def __init__(self, step: Callable[[], None], pool: Any) -> None:
+        self._step, self._pool = step, pool
+        self._loaded = False
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self) -> None:
+        if not self._loaded:
+            self._step()
+            self._loaded = True
+            return
+        if self._graph is None:
+            graph = torch.cuda.CUDAGraph()
+            # Other threads may go on with their own work.
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                self._step()
+            self._graph = graph
+        self._graph.replay()
 
 
 @contextlib.contextmanager

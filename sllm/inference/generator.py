@@ -1,9 +1,10 @@
-"""Text from a model: `next_tokens` repeats the step and the choice of a token, `complete` continues texts with a model
+"""Text from a model: `next_tokens` repeats a step, `complete` continues texts with a model
 in memory, `TextGenerator` is the same for a model on disk.
 
 Shapes: B batch (see `sllm.model.shared`).
 """
 
+import contextlib
 import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,12 +13,11 @@ import torch
 from torch import Tensor
 
 from sllm.errors import UserError
-from sllm.inference.decode import Dtype, decode, eval_mode, new_cache, prefill, prepare
-from sllm.inference.sampling import Sampling, penalize_repetition, sample, seeded, utf8_table
+from sllm.inference.decode import Decoder, Dtype, eval_mode, prepare, recorder
+from sllm.inference.sampling import Sampling, seeded, utf8_table
 from sllm.model.shared import LanguageModel
 from sllm.model.storage import load_pair
 from sllm.tokenizer import Tokenizer
-from sllm.tokenizer.characters import BETWEEN, BROKEN
 
 
 @torch.inference_mode()
@@ -28,46 +28,30 @@ def next_tokens(
     sampling: Sampling,
     generator: torch.Generator | None = None,
     utf8: Tensor | None = None,
-    use_cache: bool = True,
+    decoder: Decoder | None = None,
 ) -> Iterator[Tensor]:
-    """The next token of every prompt (B,), `steps` times; it stays on the model's device and never waits for it.
+    """The next token of every prompt (B,), `steps` times, on the CPU.
 
     Prompts may differ in length: each row is computed as if it were alone. A row that has come to its end is
     still continued; the caller cuts it. A model knows no bytes, so `sampling.valid_utf8` is for the caller, who gives
-    `utf8`, the `utf8_table` of the tokenizer, or None for any token. The prompts end with whole characters.
+    `utf8`, the `utf8_table` of the tokenizer, or None for any token. The prompts end with whole characters. `decoder`:
+    one of these rows, sampling and `utf8` that is not in use, where the same is done several times.
     """
-    device = model.positions.device
-    longest = max(len(prompt) for prompt in prompts)
-    gaps = [longest - len(prompt) for prompt in prompts]
-    tokens = torch.tensor([[0] * gap + list(prompt) for gap, prompt in zip(gaps, prompts, strict=True)], device=device)
-    padding = torch.tensor(gaps, device=device) if any(gaps) else None
-    seen = None
-    if sampling.repetition_penalty != 1:
-        seen = torch.zeros(len(prompts), model.vocab_size, dtype=torch.bool, device=device)
-        for row, prompt in enumerate(prompts):
-            seen[row, list(prompt)] = True
-    state = torch.full((len(prompts),), BETWEEN, dtype=torch.long, device=device)
-
-    cache = new_cache(model, len(prompts), longest + steps) if use_cache else None
-    logits = prefill(model, tokens, cache, padding)
-    for filled in range(longest, longest + steps):
-        if seen is not None:
-            logits = penalize_repetition(logits, seen, sampling.repetition_penalty)
-        if utf8 is not None:
-            logits = logits.masked_fill(utf8[state] == BROKEN, -torch.inf)
-        token = sample(logits, sampling.temperature, sampling.top_k, sampling.top_p, generator)
-        yield token
-        if filled + 1 == longest + steps:
-            return
-        if seen is not None:
-            seen.scatter_(1, token[:, None], True)
-        if utf8 is not None:
-            state = utf8[state, token].long()
-        if cache is not None:
-            logits = decode(model, token, cache, filled, padding)
+    if decoder is None:
+        decoder = Decoder(model, len(prompts), max(map(len, prompts)) + steps, sampling, utf8)
+    decoder.begin(prompts, generator)
+    for last in [False] * (steps - 1) + [True]:
+        token = decoder.choice.token.to("cpu", non_blocking=True, copy=True)
+        if decoder.choice.token.is_cuda:  # which takes the next step while this token is on its way to its reader
+            here = torch.cuda.current_stream().record_event()
+            if not last:
+                decoder.advance()
+            here.synchronize()
+            yield token
         else:
-            tokens = torch.cat([tokens, token[:, None]], dim=1)
-            logits = prefill(model, tokens, None, padding)
+            yield token
+            if not last:
+                decoder.advance()
 
 
 def continue_ids(
@@ -78,18 +62,16 @@ def continue_ids(
     sampling: Sampling,
     generator: torch.Generator | None = None,
     utf8: Tensor | None = None,
-    use_cache: bool = True,
+    decoder: Decoder | None = None,
 ) -> list[list[int]]:
     """New token ids of each prompt: up to its limit, or to the `<eos>` before it, which is left out."""
-    # Reading the flag waits for the GPU; a few tokens too many cost less. A CPU has nothing to wait for.
-    interval = 16 if model.positions.device.type == "cuda" else 1
-    limit = torch.tensor(limits, device=model.positions.device)
+    limit = torch.tensor(limits)
     done = limit <= 0
     columns = []
-    for token in next_tokens(model, prompts, max(limits), sampling, generator, utf8, use_cache):
+    for token in next_tokens(model, prompts, max(limits), sampling, generator, utf8, decoder):
         columns.append(token)
         done = done | (token == eos_id) | (len(columns) >= limit)
-        if len(columns) % interval == 0 and bool(done.all()):
+        if bool(done.all()):
             break
     rows = torch.stack(columns, dim=1).tolist()
     rows = [row[:most] for row, most in zip(rows, limits, strict=True)]
@@ -182,10 +164,23 @@ class TextGenerator:
             dtype = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
         model, self.tokenizer = load_pair(model_path, tokenizer_path, device)
         self.model = prepare(model, dtype)
+        self._kept: Decoder | None = None
 
     @functools.cached_property
     def _utf8(self) -> Tensor:
         return utf8_table(self.tokenizer, self.model.positions.device)
+
+    @contextlib.contextmanager
+    def _decoder(self, rows: int, capacity: int, sampling: Sampling) -> Iterator[Decoder]:
+        """The one that was used last, with what it has recorded, if it serves and nobody else has it."""
+        decoder, self._kept = self._kept, None
+        if not decoder or (decoder.rows, decoder.choice.sampling) != (rows, sampling) or decoder.capacity < capacity:
+            utf8 = self._utf8 if sampling.valid_utf8 else None
+            decoder = Decoder(self.model, rows, capacity, sampling, utf8, recorder(self.model.positions.device))
+        try:
+            yield decoder
+        finally:
+            self._kept = decoder
 
     def generate(
         self,
@@ -198,7 +193,6 @@ class TextGenerator:
         repetition_penalty: float = 1.0,
         valid_utf8: bool = True,
         seed: int | None = None,
-        use_cache: bool = True,
     ) -> list[str]:
         """Continuations, without the prompts, one for each prompt.
 
@@ -209,7 +203,6 @@ class TextGenerator:
                 context_length, where every continuation ends.
             temperature, top_k, top_p, repetition_penalty, valid_utf8: see `Sampling`.
             seed: equal seeds give equal text; None takes a new one.
-            use_cache: False reads the whole text again for each token; slow, equal, for comparison.
 
         Raises:
             UserError: a prompt that leaves no room for a token, or a value without meaning.
@@ -228,8 +221,9 @@ class TextGenerator:
             raise UserError("\n".join(problems))
         ids, limits = zip(*encoded, strict=True)
         generator = seeded(seed, self.model.positions.device)
-        utf8 = self._utf8 if valid_utf8 else None
-        rows = continue_ids(self.model, ids, limits, self.tokenizer.eos_id, sampling, generator, utf8, use_cache)
+        with self._decoder(len(ids), max(map(len, ids)) + max(limits), sampling) as decoder:
+            eos_id = self.tokenizer.eos_id
+            rows = continue_ids(self.model, ids, limits, eos_id, sampling, generator, decoder=decoder)
         return [_text(self.tokenizer, row) for row in rows]
 
     def stream(
@@ -253,12 +247,13 @@ class TextGenerator:
         """The text that follows token ids, piece by piece; a character cut in two by the end is left out."""
         decoder = self.tokenizer.stream_decoder()
         generator = seeded(seed, self.model.positions.device)
-        utf8 = self._utf8 if sampling.valid_utf8 else None
-        for token in next_tokens(self.model, [ids], new_tokens, sampling, generator, utf8):
-            if token.item() == self.tokenizer.eos_id:
-                return
-            if piece := decoder.feed(int(token.item())):
-                yield piece
+        # A chat's texts become longer: room for all of them, so that they share what is recorded.
+        with self._decoder(1, self.model.config.context_length, sampling) as steps:
+            for token in next_tokens(self.model, [ids], new_tokens, sampling, generator, decoder=steps):
+                if token.item() == self.tokenizer.eos_id:
+                    return
+                if piece := decoder.feed(int(token.item())):
+                    yield piece
 
     def _prompt(self, text: str, max_length: int) -> tuple[list[int], int]:
         """Token ids of a prompt and how many may follow."""

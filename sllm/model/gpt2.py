@@ -45,10 +45,10 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.d_model, 3 * config.d_model)
         self.out = nn.Linear(config.d_model, config.d_model)
 
-    def forward(self, x: Tensor, cache: LayerCache | None, start: int, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, cache: LayerCache | None, at: Tensor | None, mask: Tensor | None) -> Tensor:
         B, T, C = x.shape
         q, k, v = self.qkv(x).view(B, T, 3, self.n_heads, C // self.n_heads).permute(2, 0, 3, 1, 4)  # 3 × (B, H, T, D)
-        return self.out(attend(q, k, v, cache, start, mask, self.dropout if self.training else 0.0))
+        return self.out(attend(q, k, v, cache, at, mask, self.dropout if self.training else 0.0))
 
 
 class Block(nn.Module):
@@ -61,8 +61,8 @@ class Block(nn.Module):
         self.contract = nn.Linear(config.d_ff, config.d_model)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, cache: LayerCache | None, start: int, mask: Tensor | None) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), cache, start, mask))
+    def forward(self, x: Tensor, cache: LayerCache | None, at: Tensor | None, mask: Tensor | None) -> Tensor:
+        x = x + self.dropout(self.attention(self.attention_norm(x), cache, at, mask))
         hidden = F.gelu(self.expand(self.feed_forward_norm(x)), approximate="tanh")
         return x + self.dropout(self.contract(hidden))
 
@@ -74,7 +74,11 @@ class GPT2(LanguageModel):
         self.dropout = nn.Dropout(config.dropout)
 
     def hidden(
-        self, tokens: Tensor, cache: list[LayerCache] | None = None, start: int = 0, padding: Tensor | None = None
+        self,
+        tokens: Tensor,
+        cache: list[LayerCache] | None = None,
+        at: Tensor | None = None,
+        padding: Tensor | None = None,
     ) -> Tensor:
-        x = self.dropout(self.embed(tokens) + self.places(tokens.shape[1], start, padding))
-        return self.final_norm(self.through_blocks(x, cache, start, padding))
+        x = self.dropout(self.embed(tokens) + self.places(tokens.shape[1], at, padding))
+        return self.final_norm(self.through_blocks(x, cache, at, padding))

@@ -48,13 +48,13 @@ class Attention(nn.Module):
         self.out = nn.Linear(config.d_model, config.d_model, bias=False)
 
     def forward(
-        self, x: Tensor, cache: LayerCache | None, start: int, mask: Tensor | None, positions: Tensor
+        self, x: Tensor, cache: LayerCache | None, at: Tensor | None, mask: Tensor | None, positions: Tensor
     ) -> Tensor:
         q, k, v = (layer(x).unflatten(-1, (-1, self.head_width)).transpose(1, 2) for layer in (self.q, self.k, self.v))
         # Norm and rotation in the precision of the norms' weights, fp32 in training, whatever the products have.
         q = rotate(self.q_norm(q.to(self.q_norm.weight.dtype)), positions).to(v.dtype)
         k = rotate(self.k_norm(k.to(self.k_norm.weight.dtype)), positions).to(v.dtype)
-        return self.out(attend(q, k, v, cache, start, mask))
+        return self.out(attend(q, k, v, cache, at, mask))
 
 
 class Block(nn.Module):
@@ -68,9 +68,9 @@ class Block(nn.Module):
         self.contract = nn.Linear(config.d_ff, config.d_model, bias=False)
 
     def forward(
-        self, x: Tensor, cache: LayerCache | None, start: int, mask: Tensor | None, positions: Tensor
+        self, x: Tensor, cache: LayerCache | None, at: Tensor | None, mask: Tensor | None, positions: Tensor
     ) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), cache, start, mask, positions)
+        x = x + self.attention(self.attention_norm(x), cache, at, mask, positions)
         hidden = self.feed_forward_norm(x)
         return x + self.contract(F.silu(self.gate(hidden)) * self.expand(hidden))
 
@@ -81,7 +81,11 @@ class Qwen3(LanguageModel):
         super().__init__(config, vocab_size, rotary_positions(config), blocks, nn.RMSNorm(config.d_model, eps=EPS))
 
     def hidden(
-        self, tokens: Tensor, cache: list[LayerCache] | None = None, start: int = 0, padding: Tensor | None = None
+        self,
+        tokens: Tensor,
+        cache: list[LayerCache] | None = None,
+        at: Tensor | None = None,
+        padding: Tensor | None = None,
     ) -> Tensor:
-        positions = self.places(tokens.shape[1], start, padding)
-        return self.final_norm(self.through_blocks(self.embed(tokens), cache, start, padding, positions))
+        positions = self.places(tokens.shape[1], at, padding)
+        return self.final_norm(self.through_blocks(self.embed(tokens), cache, at, padding, positions))

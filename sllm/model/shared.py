@@ -16,7 +16,7 @@ from sllm.config import ModelConfig
 INIT_STD = 0.02
 """GPT-2's, of a model whose output layer is its table of embeddings."""
 
-# Keys and values of one layer, each (B, kv heads, capacity, D); the caller owns them and says how much is filled.
+# Keys and values of one layer, each (B, kv heads, capacity, D); the caller owns them and says where tokens go.
 LayerCache = tuple[Tensor, Tensor]
 
 
@@ -30,7 +30,7 @@ class LanguageModel(nn.Module, ABC):
         config: widths, depth, dropout.
         vocab_size: V, the number of token ids.
         positions: what the tokens' places are told by, a row for each of `context_length`.
-        blocks: called with (x, cache, start, mask) and what `through_blocks` was given.
+        blocks: called with (x, cache, at, mask) and what `through_blocks` was given.
         final_norm: of (…, C).
     """
 
@@ -56,13 +56,18 @@ class LanguageModel(nn.Module, ABC):
 
     @abstractmethod
     def hidden(
-        self, tokens: Tensor, cache: list[LayerCache] | None = None, start: int = 0, padding: Tensor | None = None
+        self,
+        tokens: Tensor,
+        cache: list[LayerCache] | None = None,
+        at: Tensor | None = None,
+        padding: Tensor | None = None,
     ) -> Tensor:
         """Last-layer states (B, T, C) of token ids (B, T).
 
         Args:
-            cache: keys and values of the positions before `start`, one pair a layer; the new ones are written into it.
-            start: how many tokens the cache holds.
+            cache: keys and values of the tokens before these, one pair a layer; the new ones are written into it.
+            at: the tokens' places in the cache, (T,), which they attend to as far as themselves; nothing has a shape
+                that depends on its values. None: they are the first.
             padding: how many filler tokens stand at the left of each row, (B,). Nothing attends to them, and a row's
                 positions count from its first real token, so a row means what it would mean alone.
         """
@@ -72,25 +77,31 @@ class LanguageModel(nn.Module, ABC):
         found = self.embedding(tokens).to(self.positions.dtype)  # fp32 also where the table alone is bf16
         return found if self.head is None else normed(found)
 
-    def places(self, length: int, start: int, padding: Tensor | None) -> Tensor:
-        """The rows of `positions` for the tokens `start` to `start + length`, (T, …), or with padding (B, T, …)."""
-        if padding is None:
-            return self.positions[start : start + length]
-        index = torch.arange(start, start + length, device=padding.device) - padding[:, None]  # (B, T)
+    def places(self, length: int, at: Tensor | None, padding: Tensor | None) -> Tensor:
+        """The rows of `positions` for the tokens `at` those places, (T, …), or with padding (B, T, …)."""
+        if at is None and padding is None:
+            return self.positions[:length]
+        at = torch.arange(length, device=self.positions.device) if at is None else at
+        index = at if padding is None else at - padding[:, None]  # (T,) or (B, T)
         return self.positions[index.clamp(0, self.config.context_length - 1)]
 
     def through_blocks(
-        self, x: Tensor, cache: list[LayerCache] | None, start: int, padding: Tensor | None, *also: Tensor
+        self,
+        x: Tensor,
+        cache: list[LayerCache] | None,
+        at: Tensor | None,
+        padding: Tensor | None,
+        *also: Tensor,
     ) -> Tensor:
         """(B, T, C) → (B, T, C), before the last norm. `also` is given to every block."""
-        T = x.shape[1]
-        # Attention knows two cases by itself: the whole sequence is here, or the one new token sees all there is.
-        mask = None if padding is None and (start == 0 or T == 1) else visible(start, T, padding, x.device)
+        mask = None  # where the whole text is here, attention is causal by itself
+        if at is not None or padding is not None:
+            mask = visible(x, at, padding, x.shape[1] if at is None or cache is None else cache[0][0].shape[2])
         for i, block in enumerate(self.blocks):
             if self.activation_checkpointing and self.training:
-                x = checkpoint(block, x, None, 0, None, *also, use_reentrant=False)
+                x = checkpoint(block, x, None, None, None, *also, use_reentrant=False)
             else:
-                x = block(x, cache[i] if cache else None, start, mask, *also)
+                x = block(x, cache[i] if cache else None, at, mask, *also)
         return x
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -111,31 +122,39 @@ def normed(embeddings: Tensor) -> Tensor:
     return F.rms_norm(embeddings, embeddings.shape[-1:], eps=1e-6)
 
 
-def visible(start: int, length: int, padding: Tensor | None, device: torch.device) -> Tensor:
-    """Which positions each of the tokens `start` to `start + length` may attend to, bool (B or 1, 1, T, start + T).
+def visible(x: Tensor, at: Tensor | None, padding: Tensor | None, length: int) -> Tensor:
+    """Which of `length` places the tokens x (B, T, C) `at` theirs may attend to, (B or 1, 1, T, length): 0, or -inf,
+    which is added to the scores.
 
     Causal, and never the `padding` (B,) filler tokens at the left of a row. A filler token sees itself, since a
     softmax over nothing is NaN.
     """
-    keys = torch.arange(start + length, device=device)
-    queries = keys[start:, None]
+    keys = torch.arange(length, device=x.device)
+    queries = (keys if at is None else at)[:, None]
     mask = keys <= queries
     if padding is not None:
         mask = mask & (keys >= padding[:, None, None]) | (keys == queries)
-    return mask.view(-1, 1, length, start + length)
+    return x.new_zeros(mask.shape).masked_fill_(~mask, -torch.inf).view(-1, 1, x.shape[1], length)
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, cache: LayerCache | None, start: int, mask: Tensor | None, dropout: float = 0.0
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cache: LayerCache | None,
+    at: Tensor | None,
+    mask: Tensor | None,
+    dropout: float = 0.0,
 ) -> Tensor:
-    """Causal attention of queries (B, H, T, D) to these keys and values (B, kv heads, T, D), which follow those of the
-    cache and are written into it. Returns (B, T, C)."""
+    """Causal attention of queries (B, H, T, D) to these keys and values (B, kv heads, T, D), which are written into the
+    cache, and with `at` to all that the cache holds. Returns (B, T, C)."""
     B, H, T, D = q.shape
     if cache is not None:
         keys, values = cache
-        keys[:, :, start : start + T] = k
-        values[:, :, start : start + T] = v
-        k, v = keys[:, :, : start + T], values[:, :, : start + T]
+        if at is None:
+            keys[:, :, :T], values[:, :, :T] = k, v
+        else:
+            k, v = keys.index_copy_(2, at, k), values.index_copy_(2, at, v)
     groups = k.shape[1]
     if T == 1:
         # A new token's queries of one group are rows of one head, which read its keys and values once for all.

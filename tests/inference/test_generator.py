@@ -38,23 +38,14 @@ def test_greedy_ids_are_those_of_transformers(penalty: float, kind: str) -> None
     assert len(set(tokens)) > 5
 
 
-@pytest.mark.parametrize("penalty", [1.0, 1.5])
-def test_greedy_is_the_same_without_the_cache(generator: TextGenerator, penalty: float) -> None:
-    arguments = {"max_length": 64, "temperature": 0, "repetition_penalty": penalty}
-    cached = generator.generate(PROMPTS, **arguments)
-    assert cached == generator.generate(PROMPTS, **arguments, use_cache=False)
-    assert all(cached)
-
-
 @pytest.mark.parametrize("kind", ["qwen3", "qwen3 untied, grouped"])
 def test_a_qwen3_continues_texts_as_gpt2_does(kind: str, tmp_path: Path) -> None:
-    """The same with and without the cache, in a batch and alone; streamed, and with weights in bf16."""
+    """The same in a batch and alone; streamed, and with weights in bf16."""
     Tokenizer([]).save(tmp_path / "tokenizer.json")
     save_model(tmp_path / "best", random_model(kind=kind), tmp_path / "tokenizer.json")
     generator = TextGenerator(tmp_path / "best", device="cpu")
     texts = generator.generate(PROMPTS, 64, temperature=0)
     assert len(set(texts)) == len(PROMPTS)
-    assert texts == generator.generate(PROMPTS, 64, temperature=0, use_cache=False)
     assert texts == [generator.generate(prompt, 64, temperature=0)[0] for prompt in PROMPTS]
     assert texts[0] == "".join(generator.stream(PROMPTS[0], 64, temperature=0))
     assert all(TextGenerator(tmp_path / "best", device="cpu", dtype="bf16").generate(PROMPTS, 64, temperature=0))
@@ -158,13 +149,12 @@ def begins_a_text(tokenizer: Tokenizer, ids: list[int]) -> bool:
     return "\ufffd" not in text and not b"\xed\xa0" <= held_back[:2] < b"\xee"
 
 
-@pytest.mark.parametrize("use_cache", [True, False])
-def test_only_tokens_that_make_text_are_chosen(use_cache: bool) -> None:
+def test_only_tokens_that_make_text_are_chosen() -> None:
     """Every step takes the likeliest of the tokens that Python's decoder takes; each row has a state of its own."""
     model, tokenizer = model_of_halves()
     prompts = [tokenizer.encode(text, bos=True) for text in ("가", "a", "The")]
     utf8 = utf8_table(tokenizer, torch.device("cpu"))
-    steps = torch.stack(list(next_tokens(model, prompts, 20, GREEDY, None, utf8, use_cache)), dim=1).tolist()
+    steps = torch.stack(list(next_tokens(model, prompts, 20, GREEDY, None, utf8)), dim=1).tolist()
     cut = 0
     for prompt, found in zip(prompts, steps, strict=True):
         for i, token in enumerate(found):
@@ -199,6 +189,24 @@ def test_a_stream_is_the_generated_text(generator: TextGenerator, seed: int) -> 
     assert all(pieces)
 
 
+def test_two_streams_at_once_are_what_each_is_alone(generator: TextGenerator) -> None:
+    prompts = ["한국", "The quick"]
+    alone = [list(generator.stream(prompt, seed=2)) for prompt in prompts]
+    both = list(itertools.zip_longest(*(generator.stream(prompt, seed=2) for prompt in prompts)))
+    assert [[piece for piece in pieces if piece] for pieces in zip(*both, strict=True)] == alone
+    assert "".join(alone[0]) != "".join(alone[1])
+    assert list(generator.stream(prompts[0], seed=2)) == alone[0]
+
+
+def test_what_was_recorded_serves_again(generator: TextGenerator) -> None:
+    list(generator.stream("한국"))
+    kept = generator._kept
+    talk(generator, PROMPTS, sampling=Sampling())
+    assert generator._kept is kept
+    generator.generate(PROMPTS)
+    assert generator._kept is not kept
+
+
 def test_hangul_streams_in_whole_characters() -> None:
     """Each syllable is three tokens here; it appears when the third has come."""
     pieces = list(Scripted("안녕하세요, 세계!").stream("가"))
@@ -208,7 +216,7 @@ def test_hangul_streams_in_whole_characters() -> None:
 def test_a_character_cut_in_two_is_left_out(generator: TextGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
     hangul = generator.tokenizer.encode("한국")
     steps = [torch.tensor([token]) for token in [*hangul, *hangul[:2]]]
-    monkeypatch.setattr("sllm.inference.generator.next_tokens", lambda *_: iter(steps))
+    monkeypatch.setattr("sllm.inference.generator.next_tokens", lambda *_, **__: iter(steps))
     assert generator.generate("a", 10) == ["한국"]
     assert list(generator.stream("a", 10)) == ["한", "국"]
 

@@ -12,12 +12,15 @@ from transformers.generation.logits_process import RepetitionPenaltyLogitsProces
 
 from sllm.errors import UserError
 from sllm.inference.generator import TextGenerator
-from sllm.inference.sampling import Sampling, penalize_repetition, sample
+from sllm.inference.sampling import Sampling, likeliest, penalize_repetition, sample
+
+
+def noise(logits: torch.Tensor, seed: int = 0) -> torch.Tensor:
+    return torch.empty(logits.shape).exponential_(generator=torch.Generator().manual_seed(seed))
 
 
 def drawn(logits: torch.Tensor, top_k: int | None, top_p: float, draws: int = 60) -> list[set[int]]:
-    generator = torch.Generator().manual_seed(1)
-    rows = [sample(logits, 1.0, top_k, top_p, generator) for _ in range(draws)]
+    rows = [sample(logits, noise(logits, seed), 1.0, top_k, top_p) for seed in range(draws)]
     return [set(column) for column in torch.stack(rows, dim=1).tolist()]
 
 
@@ -44,14 +47,55 @@ def test_sampling_frequencies_are_the_probabilities(top_k: int | None, top_p: fl
     if top_p < 1:
         expected = TopPLogitsWarper(top_p)(None, expected)
     draws = 20_000
-    tokens = sample(logits.expand(draws, 20), temperature, top_k, top_p, torch.Generator().manual_seed(0))
+    rows = logits.expand(draws, 20)
+    tokens = sample(rows, noise(rows), temperature, top_k, top_p)
     frequencies = torch.bincount(tokens, minlength=20) / draws
     torch.testing.assert_close(frequencies, expected.softmax(-1)[0], atol=0.015, rtol=0)
 
 
+def by_sorting(
+    logits: torch.Tensor, temperature: float, top_k: int | None, top_p: float, generator: torch.Generator
+) -> torch.Tensor:
+    """As a token is drawn where sorting costs nothing."""
+    probabilities = (logits / temperature).softmax(dim=-1)
+    if top_k is not None:
+        kept, tokens = logits.topk(top_k)
+        probabilities = torch.full_like(logits, -torch.inf).scatter(-1, tokens, kept / temperature).softmax(dim=-1)
+    ordered, tokens = probabilities.sort(dim=-1, descending=True)
+    left_out = ordered.cumsum(dim=-1) - ordered >= top_p
+    probabilities = torch.zeros_like(ordered).scatter(-1, tokens, ordered.masked_fill(left_out, 0))
+    return torch.multinomial(probabilities, num_samples=1, generator=generator).squeeze(-1)
+
+
+@pytest.mark.parametrize("top_k", [None, 7, 300])
+@pytest.mark.parametrize("top_p", [0.02, 0.5, 0.95, 1.0])
+def test_nothing_that_avoids_sorting_draws_another_token(top_k: int | None, top_p: float) -> None:
+    for seed in range(10):
+        logits = torch.randn(16, 2000, generator=torch.Generator().manual_seed(seed)) * (1 + seed % 4)
+        expected = by_sorting(logits, 0.7, top_k, top_p, torch.Generator().manual_seed(seed))
+        assert torch.equal(sample(logits, noise(logits, seed), 0.7, top_k, top_p), expected)
+
+
+@given(
+    st.lists(st.sampled_from([1, 1, 2, 3, 100, 10_000]), min_size=1, max_size=60),
+    st.floats(0, 1, exclude_min=True) | st.sampled_from([0.25, 0.5, 0.75]),
+)
+def test_the_likeliest_that_reach_a_probability_together(weights: list[int], top_p: float) -> None:
+    probabilities = torch.tensor([weights], dtype=torch.float32)
+    probabilities /= probabilities.sum()
+    larger = [sum(other for other in weights if other > weight) for weight in weights]
+    near = [abs(before / sum(weights) - top_p) < 1e-6 for before in larger]
+    expected = [before / sum(weights) < top_p for before in larger]
+    found = likeliest(probabilities, top_p)[0].tolist()
+    assert [a for a, unsure in zip(found, near, strict=True) if not unsure] == [
+        a for a, unsure in zip(expected, near, strict=True) if not unsure
+    ]
+    assert found[weights.index(max(weights))]
+
+
 def test_temperature_zero_takes_the_likeliest() -> None:
     logits = torch.randn(4, 50)
-    assert sample(logits, 0).tolist() == logits.argmax(-1).tolist()
+    assert sample(logits, noise(logits), 0).tolist() == logits.argmax(-1).tolist()
 
 
 @pytest.mark.parametrize("penalty", [0.7, 1.3])
@@ -111,7 +155,7 @@ def test_any_numbers_give_a_token(
     logits = penalize_repetition(logits, seen.view_as(logits), penalty)
     if masked:
         logits[:, 1:] = -torch.inf
-    tokens = sample(logits, temperature, top_k, top_p, torch.Generator().manual_seed(0))
+    tokens = sample(logits, noise(logits), temperature, top_k, top_p)
     assert tokens.shape == (len(rows),)
     assert logits.gather(1, tokens[:, None]).isfinite().all()
 
@@ -131,18 +175,18 @@ def test_numbers_are_refused_or_serve(temperature: float, top_k: int | None, top
         Sampling(temperature, top_k, top_p, penalty)
     if serves:
         penalized = penalize_repetition(logits, logits > 0, penalty)
-        assert 0 <= sample(penalized, temperature, top_k, top_p).item() < 4
+        assert 0 <= sample(penalized, noise(penalized), temperature, top_k, top_p).item() < 4
 
 
 @pytest.mark.parametrize("temperature", [1e-38, 1e-45, 5e-324])
 def test_the_smallest_temperatures_are_greedy(temperature: float) -> None:
     logits = torch.randn(4, 50)
-    assert sample(logits, temperature).tolist() == logits.argmax(-1).tolist()
+    assert sample(logits, noise(logits), temperature).tolist() == logits.argmax(-1).tolist()
 
 
 def test_the_smallest_top_p_keeps_the_likeliest() -> None:
     logits = torch.randn(4, 50)
-    assert sample(logits, 1.0, top_p=1e-300).tolist() == logits.argmax(-1).tolist()
+    assert sample(logits, noise(logits), 1.0, top_p=1e-300).tolist() == logits.argmax(-1).tolist()
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64, -(10**30)])

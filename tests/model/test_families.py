@@ -105,7 +105,7 @@ def test_reading_in_pieces_through_a_cache_changes_nothing(kind: str, pieces: li
     parts, start = [], 0
     with torch.no_grad():
         for length in pieces:
-            parts.append(model.hidden(tokens[:, start : start + length], cache, start))
+            parts.append(model.hidden(tokens[:, start : start + length], cache, torch.arange(start, start + length)))
             start += length
         torch.testing.assert_close(torch.cat(parts, dim=1), model.hidden(tokens), atol=1e-5, rtol=1e-5)
 
@@ -122,8 +122,8 @@ def test_padding_on_the_left_changes_nothing(kind: str, cached: bool) -> None:
         alone = model.hidden(row)[0]
         if cached:
             cache = new_cache(model, 2, 25)
-            first = model.hidden(batch[:, :20], cache, 0, padding)
-            rest = [model.hidden(batch[:, i : i + 1], cache, i, padding) for i in range(20, 25)]
+            first = model.hidden(batch[:, :20], cache, None, padding)
+            rest = [model.hidden(batch[:, i : i + 1], cache, torch.tensor([i]), padding) for i in range(20, 25)]
             padded = torch.cat([first, *rest], dim=1)
         else:
             padded = model.hidden(batch, padding=padding)
