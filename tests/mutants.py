@@ -1802,7 +1802,11 @@ MUTANTS: list[Mutant] = [
     *of(
         "sllm/training/loop.py",
         "tests/training/test_exact.py::test_a_bit_that_flips_on_one_rank_stops_all",
-        ("a checkpoint is saved of ranks that differ", "        self.trainer.check_ranks_agree()\n", ""),
+        (
+            "a checkpoint is saved of ranks that differ",
+            "        self.trainer.check_ranks_agree()\n        self.saved",
+            "        self.saved",
+        ),
     ),
     *of(
         "sllm/evaluation/loss.py",

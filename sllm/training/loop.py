@@ -30,6 +30,9 @@ from sllm.training.wandb_mirror import mirror_to_wandb
 
 log = logging.getLogger(__name__)
 
+COMPARE_EVERY = 100
+"""Steps between comparisons of the ranks' weights, which are one pass over them; each checkpoint is preceded by one."""
+
 RETRY_SECONDS = 1.0
 """How long to wait before metrics that the disk had no room for are written again."""
 
@@ -139,6 +142,9 @@ class Training:
 
     def take_step(self) -> None:
         self.unread.append(self.trainer.train_step())
+        if self.step % COMPARE_EVERY == 0:
+            self.settle()
+            self.trainer.check_ranks_agree()
         self.taken += 1
         if self.taken == FIRST_STEPS:
             gc.collect()

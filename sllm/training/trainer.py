@@ -30,10 +30,6 @@ from sllm.training.exact import GradientSum, RanksDifferError, digest
 from sllm.training.metrics import mfu
 from sllm.training.optim import learning_rate, make_optimizers, set_learning_rate
 
-COMPARE_EVERY = 100
-"""Steps between comparisons of the ranks' weights, which are one pass over them; each checkpoint is preceded by one."""
-
-
 SMALLEST_SCALE = 2.0**-16
 """Of fp16's losses. The scaler begins at 2¹⁶ and halves it at each overflow, for ever if nobody minds."""
 
@@ -114,11 +110,7 @@ class Trainer:
             del self.forward.reducer, self.forward.logger
 
     def train_step(self) -> "TakenStep":
-        """One optimizer step over one global batch, whose figures `read` returns. A GPU is still at it then.
-
-        Raises:
-            RanksDifferError: on every rank, if their weights are not the same.
-        """
+        """One optimizer step over one global batch, whose figures `read` returns. A GPU is still at it then."""
         began = Moment(self.world.device)
         self.model.train()
         rate = learning_rate(self.step + 1, self.config)
@@ -135,10 +127,7 @@ class Trainer:
         figures = torch.cat([losses, largest, norm.double().view(1)])
         if figures.is_cuda:
             figures = torch.empty_like(figures, device="cpu", pin_memory=True).copy_(figures, non_blocking=True)
-        taken = TakenStep(self.step, rate, figures, self.gradients.limit, waited, began, Moment(self.world.device))
-        if self.step % COMPARE_EVERY == 0:
-            self.check_ranks_agree()
-        return taken
+        return TakenStep(self.step, rate, figures, self.gradients.limit, waited, began, Moment(self.world.device))
 
     def read(self, taken: "TakenStep", found: Sequence[float]) -> dict[str, Any]:
         """The figures of a step, given `taken.mine()` added over the ranks. The loss is the mean over the batch.
