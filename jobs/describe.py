@@ -143,9 +143,11 @@ def run_room(experiment: Experiment) -> tuple[str, int]:
 def kept_checkpoints(train: TrainConfig) -> int:
     """How many are there after the last step, at most."""
     config, kept = train.checkpoint, 0
-    if config.keep_every:
+    if config.keep_every and isinstance(config.every, int):
         kept = train.max_steps // math.lcm(config.every, config.keep_every)
         kept += train.max_steps % config.keep_every == 0 and train.max_steps % config.every != 0
+    elif config.keep_every:
+        kept = train.max_steps // config.keep_every
     return kept + (train.schedule == "wsd") + config.keep_last  # wsd: the one before the decay
 
 

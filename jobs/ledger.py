@@ -244,7 +244,7 @@ def _training_figures(run: RunDirectory, attempt: dict[str, Any], before: dict[s
             elif record["kind"] == "start":
                 begun = begun or record
             elif record["kind"] == "checkpoint":
-                in_save += record["seconds"]
+                in_save += record.get("stall", record["seconds"])
     launched = attempt.get("launched") or attempt["started"]
     queued = launched - before["started"] - before["seconds"] if before and before["job"] == attempt["job"] else None
     spans = {

@@ -6,7 +6,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,12 +28,16 @@ from sllm.files import (
 
 MANIFEST = "manifest.json"
 
+Entries = Sequence[dict[str, Any]]
+"""What a manifest says of its files: `name`, `bytes`, `sha256`."""
+
 
 @contextmanager
-def atomic_directory(path: Path, **details: Any) -> Iterator[Path]:
+def atomic_directory(path: Path, known: Entries = (), **details: Any) -> Iterator[Path]:
     """Fill a temporary directory; it appears at `path` with a manifest, whole and durable, when the block ends.
 
-    `details` go into the manifest beside the file list. An existing directory at `path` is replaced.
+    `details` go into the manifest beside the file list; for `known` see `write_manifest`. An existing directory at
+    `path` is replaced.
     If the block raises, nothing appears at `path` and the temporary directory is removed.
     """
     path = Path(path)
@@ -43,15 +47,16 @@ def atomic_directory(path: Path, **details: Any) -> Iterator[Path]:
     try:
         temporary.mkdir()
         yield temporary
-        commit_directory(temporary, path, **details)
+        commit_directory(temporary, path, known, **details)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
-def commit_directory(filled: Path, path: Path, **details: Any) -> None:
-    """Give a directory its manifest and move it to `path`, durably; one that is there is replaced."""
-    write_manifest(filled, **details)  # which flushes `filled` itself
+def commit_directory(filled: Path, path: Path, known: Entries = (), **details: Any) -> None:
+    """Give a directory its manifest and move it to `path`, durably; one that is there is replaced. For `known` see
+    `write_manifest`."""
+    write_manifest(filled, known, **details)  # which flushes `filled` itself
     for file in sorted(filled.rglob("*")):
         if file.is_dir():
             fsync_directory(file)
@@ -107,6 +112,17 @@ def link_directory(source: Path, path: Path, anew: Mapping[str, Any] = MappingPr
     return linked
 
 
+def link_file(source: Path, name: str, directory: Path) -> dict[str, Any] | None:
+    """Give a file of `source` a second name in another directory. Returns what the manifest says of it; None if it, or
+    a file system with hard links, is not there."""
+    try:
+        entry = next(entry for entry in read_manifest(source)["files"] if entry["name"] == name)
+        (directory / name).hardlink_to(source / name)
+        return dict(entry)
+    except (CorruptError, OSError, StopIteration):
+        return None
+
+
 def _link_or_copy(source: Path, file: Path) -> bool:
     """Whether it is a link."""
     try:
@@ -124,13 +140,15 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_manifest(directory: Path, **details: Any) -> None:
-    """Flush every file below `directory` to disk, then write the manifest that makes the directory valid.
+def write_manifest(directory: Path, known: Entries = (), **details: Any) -> None:
+    """Flush every file below `directory` to disk, then write the manifest that makes the directory valid. Of files that
+    are `known`, by the entries of whoever has written and flushed them, nothing is read.
 
     Every file gets the permissions of a new one, whatever the library that wrote it or the file it was copied from
     says: safetensors' are for their owner alone, and colleagues could not load the model.
     """
-    files = [file for file in sorted(directory.rglob("*")) if file.is_file() and file.name != MANIFEST]
+    others = {MANIFEST, *(entry["name"] for entry in known)}
+    files = [file for file in sorted(directory.rglob("*")) if file.is_file() and file.name not in others]
     (directory / MANIFEST).touch()  # what the umask, or the directory's default ACL, makes of a new file
     mode = stat.S_IMODE((directory / MANIFEST).stat().st_mode)
     for file in files:
@@ -144,7 +162,7 @@ def write_manifest(directory: Path, **details: Any) -> None:
         {"name": file.relative_to(directory).as_posix(), "bytes": file.stat().st_size, "sha256": checksum}
         for file, checksum in zip(files, checksums, strict=True)
     ]
-    write_json(directory / MANIFEST, {**details, "files": entries})
+    write_json(directory / MANIFEST, {**details, "files": [*known, *entries]})
 
 
 def read_manifest(directory: Path, *, checksums: bool = False) -> dict[str, Any]:

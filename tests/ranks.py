@@ -3,6 +3,8 @@ a fraction of a second and may be killed like any other process."""
 
 import atexit
 import contextlib
+import ctypes
+import importlib
 import itertools
 import json
 import multiprocessing
@@ -12,7 +14,7 @@ import socket
 import sys
 import time
 from dataclasses import dataclass
-from hashlib import sha256
+from functools import reduce
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from waiting import PATIENCE, wait
 
 from sllm.records import read_jsonl
 from sllm.run_directory import checkpoint_path, checkpoint_steps
+from sllm.tensors import checksums
 
 _context = multiprocessing.get_context("forkserver")
 # torch.optim imports torch._dynamo when the first optimizer is made: two seconds that every attempt would pay.
@@ -30,6 +33,10 @@ _context.set_forkserver_preload(["sllm.training.loop", "torch._dynamo", "ranks"]
 FLIP, VIEW, THREADS = "SLLM_TEST_FLIP", "SLLM_TEST_VIEW", "SLLM_TEST_THREADS"
 """Variables: `RANK:STEP`, where one bit of a gradient is changed before it is used; the directory that ranks above 0
 find at the place of the run's, as on a node whose file system lags behind; and the number of threads, 1 if not set."""
+
+KILL, HIDE = "SLLM_TEST_KILL", "SLLM_TEST_HIDE"
+"""Variables: `RANK:MODULE:FUNCTION`, which kills the rank where it would begin; and a directory that ranks above 0 find
+empty, as on nodes without the disk that it is on."""
 
 SUCCESSOR, SUPERSEDED = "successor", 86
 """A file beside the experiment that says that another attempt has begun, and the exit code of rank 0 that finds it."""
@@ -66,6 +73,11 @@ def _main(config: str, environment: dict[str, str], log: str, result: str) -> No
     at_rank, _, at_step = environment.get(FLIP, "").partition(":")
     if at_rank == environment["RANK"]:
         _flip_a_bit(int(at_step))
+    at_rank, _, function = environment.get(KILL, "").partition(":")
+    if at_rank == environment["RANK"]:
+        _kill_at(function)
+    if HIDE in environment and environment["RANK"] != "0":
+        _hide(environment[HIDE])
 
     def check() -> None:
         if successor.exists():
@@ -97,6 +109,21 @@ def _flip_a_bit(step: int) -> None:
         return norm
 
     torch.nn.utils.clip_grad_norm_ = clip_and_flip  # type: ignore[assignment]
+
+
+def _kill_at(function: str) -> None:
+    module, _, path = function.partition(":")
+    *above, name = path.split(".")
+    owner = reduce(getattr, above, importlib.import_module(module))
+    setattr(owner, name, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def _hide(directory: str) -> None:
+    """Behind an empty file system that this process alone sees."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for failed in (libc.unshare(0x20000), libc.mount(b"none", b"/", None, 0x44000, None)):
+        assert not failed, os.strerror(ctypes.get_errno())
+    assert not libc.mount(b"tmpfs", directory.encode(), b"tmpfs", 0, None), os.strerror(ctypes.get_errno())
 
 
 @dataclass
@@ -227,7 +254,6 @@ def outcome(run: Path) -> dict[str, Any]:
     records = read_jsonl(run / "metrics.jsonl")
     names = ("kind", "step", "tokens", "loss", "gradient_norm", "learning_rate", "overflow", "languages", "samples")
     last = checkpoint_steps(run / "checkpoints")[-1]
-    tensors = checkpoint_path(run / "checkpoints", last).glob("*.safetensors")
     return {
         "records": [
             {name: record[name] for name in names if name in record}
@@ -235,5 +261,5 @@ def outcome(run: Path) -> dict[str, Any]:
             if record["kind"] in ("train", "validation")
         ],
         "last": last,
-        **{path.name: sha256(path.read_bytes()).hexdigest() for path in tensors},
+        "tensors": checksums(checkpoint_path(run / "checkpoints", last)),
     }

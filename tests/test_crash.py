@@ -20,6 +20,7 @@ from small_corpora import downloaded, sentences
 from jobs import ledger
 from sllm.config import CheckpointConfig, ModelConfig
 from sllm.data.pack import pack_stage
+from sllm.distributed import World
 from sllm.files import make_directory, read_json, remove_leftovers, write_json
 from sllm.manifests import atomic_directory, read_manifest
 from sllm.model.families import make_model
@@ -32,6 +33,7 @@ from sllm.tokenizer import Tokenizer
 from sllm.tokenizer.codec import FIRST_BYTE, FIRST_MERGE
 from sllm.training.checkpoint import Checkpoints, restore
 from sllm.training.metrics import Metrics, cut_back
+from sllm.training.saver import Saver, Saving
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,12 @@ def save_checkpoint(root: Path, value: int) -> None:
     cut_back(root / "metrics.jsonl", value - 1)
     metrics = Metrics(root / "metrics.jsonl")
     metrics.write("train", value)
-    metrics.sync()
-    checkpoints.save(value, model, optimizers, {"scaler": {}})
-    checkpoints.prune(value)
+    saved: list[Saving] = []
+    saver = Saver(checkpoints, World(0, 1, 0, torch.device("cpu")), metrics.sync, saved.append)
+    saver.start(value, model, optimizers, {"scaler": {}}, 0.0)
+    saver.finish()
+    if not saved:
+        raise FaultError("the log has told why")
 
 
 def read_checkpoint(root: Path) -> int | None:

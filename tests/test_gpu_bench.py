@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from sllm.tensors import Kind, header
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -92,8 +94,8 @@ def write(gpu: Any, tmp_path: Path) -> Callable[..., Path]:
         path = tmp_path / name
         final = path / "checkpoints" / f"step-{gpu.STEPS:08d}"
         final.mkdir(parents=True)
-        (final / "model.safetensors").write_bytes(weights)
-        (final / "optimizer.safetensors").write_bytes(moments)
+        (final / "model.safetensors").write_bytes(header({"a": Kind("U8", [1], 1)}) + weights)
+        (final / "optimizer.safetensors").write_bytes(header({"m.a": Kind("U8", [1], 1)}) + moments)
         records: list[dict[str, Any]] = [{"kind": "start", "step": 0}]
         for step in range(1, gpu.STEPS + 1):
             records.append({"kind": "train", "step": step, "loss": loss if step == 20 else 3.0, "seconds": step})

@@ -80,6 +80,7 @@ class Order:
         self.start = Start.of(self.experiment, self.run, self.keys)
         require_usable_path(self.run, self.where)
         self._require_even_split()
+        self._require_saves()
         if self.resume:
             self._require_same_settings()
 
@@ -102,6 +103,15 @@ class Order:
             raise UserError(
                 f"{error}, or other stages.pretrain.nodes than {resources.nodes}: {' or '.join(_ranges(fit))}"
             ) from None
+
+    def _require_saves(self) -> None:
+        """That an attempt comes to a checkpoint before its time limit."""
+        limit, every = self.cluster.resources("pretrain").time_minutes, self.experiment.train.checkpoint
+        if self.where == "slurm" and every.seconds is not None and every.seconds >= 60 * limit:
+            raise UserError(
+                f"train.checkpoint.every: {every.every} is not below the time limit (stages.pretrain.time_minutes: "
+                f"{limit}); say auto, or a shorter time"
+            )
 
     def _require_same_settings(self) -> None:
         former, keys = submitted_keys(self.run), self.keys

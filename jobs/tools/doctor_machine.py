@@ -131,7 +131,8 @@ def _space(where: str, seen: dict[str, Any], experiment: Experiment) -> Iterator
     """Whether there is room for all that is still to be written, on one disk or on two."""
     run_says, run_bytes = run_room(experiment)
     run = RunDirectory(experiment.run_path)
-    there = sum(file.stat().st_size for folder in (run.checkpoints, run.best) for file in folder.rglob("*.safetensors"))
+    files = [file.stat() for folder in (run.checkpoints, run.best) for file in folder.rglob("*.safetensors")]
+    there = sum({about.st_ino: about.st_size for about in files}.values())  # the best model may be a link
     run_bytes = max(0, run_bytes - there)
     corpus, tokens, _ = data_bytes(experiment)
     data, data_says = corpus + tokens, data_room(experiment)

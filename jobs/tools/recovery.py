@@ -3,21 +3,22 @@
 Judged by what stands in the run directories, and told by the ledger.
 """
 
-import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.table import Table
 
 from jobs import ledger
 from jobs.tools.patient import Endured
-from sllm.manifests import sha256
+from sllm.files import fingerprint
+from sllm.origin import WEIGHTS
 from sllm.records import read_jsonl
 from sllm.run_directory import RunDirectory, checkpoint_path
+from sllm.tensors import checksums
 
-TENSORS, MISSING = ("model.safetensors", "optimizer.safetensors"), "none"
+MISSING = "none"
 
 
 class Recovery(NamedTuple):
@@ -79,15 +80,18 @@ def _recovery(
     )
 
 
-def complaints(recovered: Sequence[Recovery], interval: int) -> Iterator[str]:
-    """What should not have happened: an event that Slurm refused, or more steps lost than allowed."""
+def complaints(recovered: Sequence[Recovery], every: int | str) -> Iterator[str]:
+    """What should not have happened: an event that Slurm refused, or more steps lost than allowed. A checkpoint may
+    still have been being written that long after its step, and the next one not be due; where `every` is no number
+    of steps, none can be told."""
+    most = 2 * every if isinstance(every, int) else math.inf
     for recovery in recovered:
         event = recovery.endured.event
         if recovery.endured.problem:
             yield f"{event.what}: could not be tried: {recovery.endured.problem}"
         elif recovery.steps_lost is None:
             yield f"{event.what}: the training did not go on"
-        elif recovery.steps_lost > (0 if event.saves else interval):
+        elif recovery.steps_lost > (0 if event.saves else most):
             yield f"{event.what}: {recovery.steps_lost} steps were lost"
 
 
@@ -99,11 +103,14 @@ def ranks_in_order(run: RunDirectory) -> str:
 
 def digest(run: RunDirectory, step: int) -> str:
     """Of the weights and the optimizer's state at this step: twelve digits."""
-    try:
-        sums = [sha256(checkpoint_path(run.checkpoints, step) / name) for name in TENSORS]
-    except FileNotFoundError:
-        return MISSING
-    return hashlib.sha256("".join(sums).encode()).hexdigest()[:12]
+    tensors = _tensors(run, step)
+    return fingerprint(tensors)[:12] if tensors else MISSING
+
+
+def _tensors(run: RunDirectory, step: int) -> dict[str, str]:
+    """A checksum of each; none unless the weights are there."""
+    directory = checkpoint_path(run.checkpoints, step)
+    return checksums(directory) if (directory / WEIGHTS).is_file() else {}
 
 
 def differences(run: RunDirectory, other: RunDirectory, steps: int) -> Iterator[str]:
@@ -120,7 +127,8 @@ def differences(run: RunDirectory, other: RunDirectory, steps: int) -> Iterator[
         yield f"{run.name}: the loss of step {unequal[0]}{_where(run, unequal[0])} differs from that of {other.name}"
     own, right = digest(run, steps), digest(other, steps)
     if own != right or own == MISSING:
-        first = _first_unequal(checkpoint_path(run.checkpoints, steps), checkpoint_path(other.checkpoints, steps))
+        tensors, others = _tensors(run, steps), _tensors(other, steps)
+        first = next((key for key in {**tensors, **others} if tensors.get(key) != others.get(key)), WEIGHTS)
         yield f"{run.name}: digest {own} of step {steps} differs from that of {other.name}, {right}: first in {first}"
 
 
@@ -130,21 +138,6 @@ def _where(run: RunDirectory, step: int) -> str:
         if line["first_step"] and line["first_step"] <= step <= line["last_step"]:
             return f" (attempt {line['attempt']}, ranks: {line.get('ranks', '?')})"
     return ""
-
-
-def _first_unequal(checkpoint: Path, other: Path) -> str:
-    """The first tensor that is not the same in both."""
-    from safetensors.torch import load_file  # which loads torch
-
-    for name in TENSORS:
-        try:
-            mine, theirs = load_file(checkpoint / name), load_file(other / name)
-        except FileNotFoundError:
-            return name
-        for key in [*mine, *theirs]:
-            if key not in mine or key not in theirs or not mine[key].equal(theirs[key]):
-                return f"{key} of {name}"
-    return "what is no number"
 
 
 def late_or_repeated(run: RunDirectory) -> Iterator[str]:

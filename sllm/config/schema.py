@@ -1,15 +1,17 @@
 """What an experiment may say: its sections, typed, frozen, strict, and the combinations that cannot work."""
 
 import math
+import re
 from functools import reduce
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PlainValidator, WithJsonSchema, model_validator
 
 from sllm.config.data import DataConfig, phase_step
 from sllm.config.section import (
+    LARGEST,
     WIDEST,
     Folder,
     Name,
@@ -98,15 +100,37 @@ class ModelConfig(Section):
 Rate = Annotated[float, Field(gt=0, le=10)]
 
 
+INTERVAL = {"anyOf": [{"type": "integer", "minimum": 1}, {"enum": ["90s", "2m", "1h", "auto"]}]}
+
+
+def _interval(value: Any) -> int | str:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LARGEST:
+        return value
+    if isinstance(value, str) and (value == "auto" or (re.fullmatch(r"[0-9]{1,6}[smh]", value) and _seconds(value))):
+        return value
+    raise ValueError("write a number of steps from 1 on, a time such as 90s, 2m or 1h, or auto")
+
+
+def _seconds(text: str) -> float:
+    return float(int(text[:-1]) * {"s": 1, "m": 60, "h": 3600}[text[-1]])
+
+
 class CheckpointConfig(Section):
     """When the training is saved, and what is kept."""
 
-    every: Positive = 500
-    """Steps between checkpoints."""
+    every: Annotated[int | str, PlainValidator(_interval), WithJsonSchema(INTERVAL)] = "auto"
+    """Steps between checkpoints, or a time: `90s`, `2m`. auto: as often as its cost and the failures so far make it
+    pay, so that a kill takes two minutes at most. A time, or auto, also saves each step that is validated."""
     keep_last: Positive = 2
     """How many of the newest are kept."""
     keep_every: Positive | None = None
-    """Also keep for ever each checkpoint whose step is a multiple of this."""
+    """Also keep for ever each checkpoint whose step is a multiple of this. Where every is no number of steps, such
+    steps are always saved."""
+
+    @property
+    def seconds(self) -> float | None:
+        """What `every` says, if it is a time."""
+        return None if isinstance(self.every, int) or self.every == "auto" else _seconds(self.every)
 
 
 class RatesConfig(Section):

@@ -106,7 +106,7 @@ def pack_stage(
         if share is None:
             for (source, split), figures in _join(work, encode, dtype, groups, workers, stop):
                 sources[source][split] = {"bytes": manifest["sources"][source][split]["bytes"], **figures}
-            details = {
+            details: dict[str, Any] = {
                 "kind": "packed",
                 "dtype": dtype,
                 "vocab_size": tokenizer.vocab_size,

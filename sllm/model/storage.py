@@ -15,22 +15,29 @@ from torch import Tensor
 from sllm.config import ModelConfig, validate
 from sllm.errors import UserError
 from sllm.files import CorruptError, read_json, write_json
-from sllm.manifests import atomic_directory, read_manifest
+from sllm.manifests import atomic_directory, link_file, read_manifest
 from sllm.model.families import frame
 from sllm.model.shared import LanguageModel
 from sllm.origin import CONFIG, TOKENIZER, WEIGHTS, tokenizer_of
 from sllm.tokenizer import Tokenizer
 
 
-def save_model(directory: Path, model: LanguageModel, tokenizer: Path, **details: Any) -> None:
-    """Write a model that can be loaded on its own, replacing `directory` as a whole. `details` go into its manifest."""
-    with atomic_directory(directory, **details) as temporary:
-        write_weights(temporary, model)
+def save_model(
+    directory: Path, model: LanguageModel, tokenizer: Path, checkpoint: Path | None = None, **details: Any
+) -> None:
+    """Write a model that can be loaded on its own, replacing `directory` as a whole. `details` go into its manifest.
+    If a directory with the same weights is there at `checkpoint`, they get a second name, where the disk has such."""
+    known: list[dict[str, Any]] = []
+    with atomic_directory(directory, known, **details) as temporary:
+        if checkpoint and (entry := link_file(checkpoint, WEIGHTS, temporary)):
+            known.append(entry)
+        else:
+            save_tensors(model.state_dict(), temporary / WEIGHTS)
+        write_description(temporary, model)
         shutil.copyfile(tokenizer, temporary / TOKENIZER)
 
 
-def write_weights(directory: Path, model: LanguageModel) -> None:
-    save_tensors(model.state_dict(), directory / WEIGHTS)
+def write_description(directory: Path, model: LanguageModel) -> None:
     write_json(directory / CONFIG, {"model": model.config.model_dump(mode="json"), "vocab_size": model.vocab_size})
 
 

@@ -29,8 +29,9 @@ class BestModel:
         self.directory, self.tokenizer, self.trajectory = directory, tokenizer, trajectory
         self.known: Best | None = None
 
-    def keep(self, step: int, loss: float | None, model: LanguageModel) -> Best | None:
-        """Write the model if it is better than the best one on disk. Returns which one is there then."""
+    def keep(self, step: int, loss: float | None, model: LanguageModel, checkpoint: Path) -> Best | None:
+        """Write the model if it is better than the best one on disk, as a link to the weights of its checkpoint where
+        there is one. Returns which one is there then."""
         # One that this attempt has not seen whole, at its start or by writing it, may have the sizes and not the bytes.
         former = self.on_disk(checksums=self.known is None)
         if self.known and former is None:
@@ -39,7 +40,7 @@ class BestModel:
             return former
         about = Best(step, loss, self.trajectory)
         try:
-            save_model(self.directory, model, self.tokenizer, **asdict(about))
+            save_model(self.directory, model, self.tokenizer, checkpoint, **asdict(about))
         except OSError as error:
             log.error("best model of step %d not saved: %s; the former one, if any, stays", step, error)
         return self.on_disk()

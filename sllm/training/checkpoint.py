@@ -1,28 +1,30 @@
-"""Checkpoints: save whole, verify, load the newest good one, prune.
+"""Checkpoints: commit, verify, load the newest good one, prune. (`sllm.training.saver` writes them.)
 
 A checkpoint is weights, optimizer state and a step number: everything else (data order, dropout, learning rate) is a
 function of the step. What a model's directory looks like is `sllm.model.storage`'s business.
 """
 
 import logging
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors.torch import load
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from sllm.config import CheckpointConfig
 from sllm.files import CorruptError, delete, parse_json, require_ownership, write_json
-from sllm.manifests import atomic_directory, read_whole
+from sllm.manifests import commit_directory, read_manifest, read_whole
 from sllm.model.shared import LanguageModel
-from sllm.model.storage import check_shapes, save_tensors, write_weights
+from sllm.model.storage import check_shapes, write_description
 from sllm.origin import WEIGHTS
 from sllm.run_directory import checkpoint_path, checkpoint_steps
 
 log = logging.getLogger(__name__)
 
-OPTIMIZER = "optimizer.safetensors"
+OPTIMIZER = re.compile(r"optimizer(-\d+-of-\d+)?\.safetensors")
+"""Files of the optimizer's state: one, or one of each rank that has written a share of it."""
 STATE = "state.json"
 
 
@@ -47,12 +49,14 @@ class Checkpoints:
     def path(self, step: int) -> Path:
         return checkpoint_path(self.directory, step)
 
-    def save(self, step: int, model: LanguageModel, optimizers: list[Optimizer], state: dict[str, Any]) -> None:
-        """Commit a checkpoint. Raises OSError (disk full), nothing half-written."""
-        with atomic_directory(self.path(step), step=step) as temporary:
-            write_weights(temporary, model)
-            save_tensors(_optimizer_tensors(model, optimizers), temporary / OPTIMIZER)
-            write_json(temporary / STATE, {"step": step, **state})
+    def commit(
+        self, step: int, filled: Path, model: LanguageModel, state: dict[str, Any], written: list[dict[str, Any]]
+    ) -> None:
+        """Make a checkpoint of a directory in which the ranks have `written` tensors, as their manifest entries tell:
+        these files, which may be those of other nodes, are not looked at. Raises OSError (disk full)."""
+        write_description(filled, model)
+        write_json(filled / STATE, {"step": step, **state})
+        commit_directory(filled, self.path(step), written, step=step)
         self._damaged.discard(step)
 
     def prune(self, newest: int) -> None:
@@ -79,10 +83,13 @@ class Checkpoints:
             log.warning("%s: not checkpoints, and passed over: %s", self.directory, ", ".join(strange))
         for step in reversed(steps):
             try:
-                about, weights, optimizer = read_whole(self.path(step), STATE, WEIGHTS, OPTIMIZER)
+                listed = [entry["name"] for entry in read_manifest(self.path(step))["files"]]
+                parts = [name for name in listed if OPTIMIZER.fullmatch(name)]
+                about, weights, *optimizer = read_whole(self.path(step), STATE, WEIGHTS, *parts)
                 state = parse_json(about, self.path(step) / STATE)
                 if state["step"] == step:
-                    return Checkpoint(state, load(weights), load(optimizer))
+                    tensors = {name: tensor for part in optimizer for name, tensor in load(part).items()}
+                    return Checkpoint(state, load(weights), tensors)
                 log.warning("%s is of step %d, and passed over", self.path(step), state["step"])
             except (CorruptError, OSError) as error:
                 if isinstance(error, CorruptError):
@@ -115,14 +122,3 @@ def restore(
         order = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         full["state"] = {i: states[names[parameter]] for i, parameter in enumerate(order) if names[parameter] in states}
         optimizer.load_state_dict(full)
-
-
-def _optimizer_tensors(model: nn.Module, optimizers: list[Optimizer]) -> dict[str, Tensor]:
-    """`{"exp_avg.blocks.0.expand.weight": …}`: state by parameter name, independent of parameter order."""
-    names: dict[Any, str] = {parameter: name for name, parameter in model.named_parameters()}
-    return {
-        f"{key}.{names[parameter]}": value
-        for optimizer in optimizers
-        for parameter, state in optimizer.state.items()
-        for key, value in state.items()
-    }

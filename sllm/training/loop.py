@@ -25,6 +25,8 @@ from sllm.stop import StopFlag, signals_blocked
 from sllm.training.best import BestModel
 from sllm.training.checkpoint import Checkpoints, restore
 from sllm.training.metrics import Metrics, cut_back
+from sllm.training.saver import Saver, Saving
+from sllm.training.schedule import Schedule, seconds_between_failures
 from sllm.training.trainer import TakenStep, Trainer
 from sllm.training.wandb_mirror import mirror_to_wandb
 
@@ -56,6 +58,7 @@ def pretrain(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, st
         stack.callback(gc.unfreeze)
         loading = time.perf_counter()
         training.resume()
+        stack.callback(training.saver.close)
         if trainer.step < experiment.train.max_steps:
             warm_up(trainer)
         training.start_recording(seconds=round(time.perf_counter() - loading, 3))
@@ -64,13 +67,14 @@ def pretrain(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, st
         training.bar = stack.enter_context(track("pretrain", experiment.train.max_steps, "steps", start=trainer.step))
         while True:
             if training.asked_to_stop():
-                training.save()
+                training.save_last()
                 return training.summary("stopped")
-            if training.validation_due():
-                training.validate()  # a stop that is asked for meanwhile leaves it to the resume
-            elif training.checkpoint_due():
+            if training.checkpoint_due():
                 training.save()
+            elif training.validation_due():
+                training.validate()  # a stop that is asked for meanwhile leaves it to the resume
             elif trainer.step == experiment.train.max_steps:
+                training.save_last()
                 return training.summary("finished")
             else:
                 training.take_step()
@@ -113,6 +117,7 @@ class Training:
         self.origin: str | None = None  # train.init_from, as long as no step was saved since
         self.taken = 0  # steps of this attempt
         self.saved = 0  # the last step that a checkpoint was tried at
+        self.clock_says_save = False
         self.arithmetic = sorted(set(self.world.gather(arithmetic(self.world.device))))
 
     @property
@@ -154,11 +159,16 @@ class Training:
         """Whether any rank was asked to stop: what the ranks agree on once a step, at which they also tell each other
         the figures of the step before the last. The last is still computed, on a GPU.
 
-        Waits, all ranks together, while the metrics cannot be written.
+        Waits, all ranks together, while the metrics cannot be written; and goes on with the checkpoint that is being
+        written, once all ranks have done their part of it.
         """
         while True:
             trouble = self.metrics.trouble if self.metrics else ""
-            stop, waiting = self._agree(self.unread[:-1], self.stop.requested, bool(trouble))
+            due = self.world.main and self.schedule.due()
+            flags = self.stop.requested, bool(trouble), not self.saver.ready, due
+            stop, waiting, writing, self.clock_says_save = self._agree(self.unread[:-1], *flags)
+            if not writing:
+                self.saver.advance()
             if self.bar and (waiting or "waiting" in self.bar.fields):
                 self.bar.update(self.bar.completed, waiting=f"for room ({trouble})" if trouble else None)
             if stop or not waiting:
@@ -225,7 +235,11 @@ class Training:
     def _keep_best(self, loss: float | None) -> None:
         self.validated[self.step] = loss
         self.best_is_gone = False
-        self.best.known = self.world.from_main(lambda: self.best.keep(self.step, loss, self.trainer.model))
+        known, saving = self.best.known, self.saver.saving
+        if saving and saving.step == self.step and loss is not None and (known is None or loss < known.loss):
+            self.saver.finish()  # the best model is a link to it
+        checkpoint = self.checkpoints.path(self.step)
+        self.best.known = self.world.from_main(lambda: self.best.keep(self.step, loss, self.trainer.model, checkpoint))
 
     def _samples(self) -> list[dict[str, str]]:
         config = self.experiment.validate_
@@ -275,6 +289,11 @@ class Training:
         before = state.get("arithmetic", self.arithmetic) if state else self.arithmetic
         if len(kinds := {*before, *self.arithmetic}) > 1:
             log.warning("a resume is exact on processors of one kind only, not on: %s", "; ".join(sorted(kinds)))
+        self.saver = Saver(self.checkpoints, self.world, self._sync, self._saved)
+        failures = (
+            seconds_between_failures(self.run.ledger, self.best.trajectory, self.step) if self.world.main else 0.0
+        )
+        self.schedule = Schedule(self.experiment.train.checkpoint, failures)
         records = self.world.from_main(lambda: cut_back(self.run.metrics, self.step))
         self.validated = {record["step"]: record["loss"] for record in records if record["kind"] == "validation"}
         self.best.known = self.world.from_main(lambda: self.best.on_disk(checksums=True))
@@ -295,39 +314,47 @@ class Training:
         )
 
     def checkpoint_due(self) -> bool:
-        config = self.experiment.train
-        due = self.step % config.checkpoint.every == 0 or self.step in (self.branch, config.max_steps)
-        return due and self.step > self.saved
+        config, last = self.experiment.train.checkpoint, self.experiment.train.max_steps
+        if isinstance(config.every, int):
+            due = self.step % config.every == 0
+        else:  # a validated step, so that the best model is a link; by the clock, when the one before is written
+            kept = config.keep_every is not None and self.step % config.keep_every == 0
+            due = kept or self.experiment.validates_after(self.step) or (self.clock_says_save and not self.saver.saving)
+        return (due or self.step in (self.branch, last)) and self.step > self.saved
 
     def save(self) -> None:
-        """Commit a checkpoint on rank 0 while the others wait. A full disk costs this checkpoint, not the training."""
+        """Begin a checkpoint, which is written while the training goes on. A full disk costs it, not the training."""
         self.settle()
-        if self.step <= self.saved:
-            return
+        began = time.perf_counter()
         self.trainer.check_ranks_agree()
         self.saved = self.step
-        if self.metrics:
-            self._save(self.metrics)
-        self.world.barrier()
-
-    def _save(self, metrics: Metrics) -> None:
-        started = time.perf_counter()
-        scaler = self.trainer.scaler.state_dict()
         state = {
             "trajectory": self.trajectory,
-            "scaler": scaler,
+            "scaler": self.trainer.scaler.state_dict(),
             "world_size": self.world.size,
             "arithmetic": self.arithmetic,
         }
-        try:
-            if metrics.trouble:
-                raise OSError(f"the metrics up to it are not written ({metrics.trouble})")
-            metrics.sync()  # a resume from this step must find the steps before it
-            self.checkpoints.save(self.step, self.trainer.model, self.trainer.optimizers, state)
-        except OSError as error:
-            log.error("checkpoint of step %d not saved: %s; the one before stays the newest", self.step, error)
-            return
-        seconds = round(time.perf_counter() - started, 3)
-        self.record("checkpoint", seconds=seconds)
-        log.info("step %d: checkpoint saved in %.1f s", self.step, seconds)
-        self.checkpoints.prune(self.step)
+        self.saver.start(self.step, self.trainer.model, self.trainer.optimizers, state, began)
+        self.trainer.copied = self.saver.snapshot.copied if self.saver.snapshot else None
+        self.schedule.began()
+
+    def save_last(self) -> None:
+        """Before the training ends here: save this step, in place of an older one that is still being written."""
+        if self.step > self.saved:
+            self.settle()
+            self.saver.cancel()
+            self.save()
+        self.saver.finish()
+
+    def _sync(self) -> None:
+        assert self.metrics
+        if self.metrics.trouble:
+            raise OSError(f"the metrics up to it are not written ({self.metrics.trouble})")
+        self.metrics.sync()
+
+    def _saved(self, saving: Saving) -> None:
+        assert self.metrics
+        seconds, stall = round(saving.seconds, 3), round(saving.stall, 3)
+        self.schedule.saved(stall, seconds)
+        self.metrics.write("checkpoint", saving.step, seconds=seconds, stall=stall)
+        log.info("step %d: checkpoint saved in %.1f s, training stood for %.2f s", saving.step, seconds, stall)

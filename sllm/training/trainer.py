@@ -61,6 +61,7 @@ class Trainer:
         check_world_size(experiment.train, world.size)
         self.experiment, self.config, self.world = experiment, experiment.train, world
         self.step = 0
+        self.copied: torch.cuda.Event | None = None  # until when a checkpoint needs the weights as they are
         self.tokenizer = Tokenizer.load(artifacts.tokenizer / TOKENIZER)
         self.data = PackedData.open(artifacts.packed, self.tokenizer.fingerprint)
         names = {source.name for source in self.data.sources}  # without the optional ones that could not be had
@@ -119,6 +120,8 @@ class Trainer:
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        if self.copied is not None:
+            self.copied.wait()
         for optimizer in self.optimizers:
             self.scaler.step(optimizer)
         self.scaler.update()

@@ -49,7 +49,7 @@ class History:
     """The rows of W&B's history that a growing metrics.jsonl holds, one a step, each given out when it is complete.
 
     Row s has the figures of training step s, of the validation after it where one is due, and of what came between
-    step s - 1 and step s: loading a checkpoint, saving one.
+    step s - 1 and step s: loading a checkpoint, the end of saving one.
     """
 
     def __init__(self, experiment: Experiment, path: Path) -> None:
@@ -64,7 +64,9 @@ class History:
             kind, step = record["kind"], record["step"]
             if kind == "train":
                 self._trained = step
-            row = self._rows.setdefault(step if kind in ("train", "validation") else step + 1, {})
+            # A checkpoint is there some steps after its own, whose rows may have been given out.
+            at = step if kind in ("train", "validation") else max(step, self._trained) + 1
+            row = self._rows.setdefault(at, {})
             row["_timestamp"] = record["time"]
             figures = {name: value for name, value in record.items() if name not in ("kind", "step", "time")}
             row |= {f"{kind}/{name}": value for name, value in figures.items() if value is not None}

@@ -19,9 +19,10 @@ from sllm.model.gpt2 import sinusoidal_positions
 from sllm.model.qwen3 import Block, rotate
 from sllm.model.shared import LanguageModel
 from sllm.model.size import checkpoint_bytes, parameter_count
+from sllm.stop import no_check
 from sllm.tokenizer import Tokenizer
-from sllm.training.checkpoint import Checkpoints
 from sllm.training.optim import make_optimizers
+from sllm.training.snapshot import Snapshot
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -273,7 +274,9 @@ def test_the_size_of_a_checkpoint(tmp_path: Path, kind: str, optimizer: str) -> 
     model(tokens[:, :-1], tokens[:, 1:]).backward()
     for each in optimizers:
         each.step()
-    Checkpoints(tmp_path, train.checkpoint).save(1, model, optimizers, {})
+    snapshot = Snapshot(0, 1)
+    snapshot.take(model, optimizers)
+    snapshot.write(tmp_path, no_check)
     size = sum(file.stat().st_size for file in tmp_path.rglob("*.safetensors"))
     assert size == pytest.approx(checkpoint_bytes(model.config, train, model.vocab_size), rel=0.1)
 

@@ -22,10 +22,11 @@ from waiting import PATIENCE
 from sllm.config import CheckpointConfig
 from sllm.errors import UserError
 from sllm.files import read_json, write_json
-from sllm.manifests import write_manifest
+from sllm.manifests import read_manifest, write_manifest
 from sllm.model.storage import load_model
 from sllm.records import read_jsonl
 from sllm.run_directory import checkpoint_steps
+from sllm.tensors import checksums
 from sllm.training.checkpoint import Checkpoints
 from sllm.training.metrics import Metrics
 
@@ -77,9 +78,11 @@ def losses(run: Path, kind: str = "train") -> dict[int, float]:
     return {record["step"]: record["loss"] for record in records}
 
 
-def final(run: Path, step: int = STEPS) -> dict[str, bytes]:
-    directory = run / "checkpoints" / f"step-{step:08d}"
-    return {name: (directory / name).read_bytes() for name in ("model.safetensors", "optimizer.safetensors")}
+def final(run: Path, step: int = STEPS) -> dict[str, str]:
+    """A checksum of each tensor, in whichever files they are."""
+    found = checksums(run / "checkpoints" / f"step-{step:08d}")
+    assert len(found) > 50
+    return found
 
 
 def log_of(config: Path) -> str:
@@ -113,7 +116,9 @@ def test_straight_run_learns_and_is_complete(straight: Path) -> None:
     assert [sample["prompt"] for sample in last["samples"]] == ["한국", "The"]
     best = min(losses(straight, "validation").values())
     assert best == last["loss"]
-    assert (straight / "best" / "model.safetensors").read_bytes() == final(straight)["model.safetensors"]
+    best, weights = (straight / name / "model.safetensors" for name in ("best", f"checkpoints/step-{STEPS:08d}"))
+    assert best.samefile(weights), "the best model is of the last step"
+    read_manifest(best.parent, checksums=True)
 
 
 @pytest.mark.slow
@@ -145,6 +150,58 @@ def test_twenty_kills_change_nothing(configure: Callable[..., Path], straight: P
     assert kills["saving"] >= 5
     assert log_of(config).count("resumed from the checkpoint") >= 10
     assert_equal_to_the_last_bit(config.parent, straight)
+
+
+PHASES = (
+    "1:sllm.training.snapshot:Snapshot._copy",
+    "0:sllm.training.saver:Saver._check",  # the thread has opened its file
+    "1:sllm.training.saver:Saver._check",
+    "0:sllm.training.saver:Saver._commit",  # all parts are on the disk
+    "0:sllm.manifests:_put",  # and the manifest
+    "0:sllm.training.checkpoint:Checkpoints.prune",  # it is there
+)
+
+
+def test_a_kill_in_any_phase_of_a_save_changes_nothing(configure: Callable[..., Path], straight: Path) -> None:
+    config = configure("phases")
+    checkpoints = config.parent / "checkpoints"
+    for phase in PHASES:
+        assert not checkpoints.exists() or checkpoint_steps(checkpoints) == [], phase
+        codes = ranks.start(config, 2, **{ranks.KILL: phase}).wait()
+        killed = int(phase[0])
+        assert codes[killed] == -signal.SIGKILL, phase
+        assert codes[1 - killed] not in (0, -signal.SIGKILL), phase
+    assert checkpoint_steps(checkpoints) == [4]
+    ranks.run(config, 2)
+    assert "resumed from the checkpoint of step 4" in log_of(config)
+    assert not list(checkpoints.glob(".*"))
+    assert_equal_to_the_last_bit(config.parent, straight)
+
+
+def test_ranks_that_do_not_see_the_disk_write_nothing(
+    configure: Callable[..., Path], straight: Path, mount_disk: Callable[..., Path]
+) -> None:
+    """As on two nodes of which one has the run on a disk of its own."""
+    mount_disk("1m")  # skips where nothing can be mounted
+    config = configure("apart", checkpoint={"every": 20})
+    (checkpoints := config.parent / "checkpoints").mkdir()
+    ranks.run(config, 2, **{ranks.HIDE: str(checkpoints)})
+    names = {path.name for path in (checkpoints / f"step-{STEPS:08d}").iterdir()}
+    assert names == {"model.safetensors", "optimizer.safetensors", "config.json", "state.json", "manifest.json"}
+    assert_equal_to_the_last_bit(config.parent, straight)
+
+
+def test_saved_by_the_clock_or_as_often_as_it_pays(configure: Callable[..., Path], straight: Path) -> None:
+    """Whichever steps that are, all ranks save the same ones, and the training is the same."""
+    for every in ("1s", "auto"):
+        config = configure(every, checkpoint={"every": every, "keep_last": 99, "keep_every": 12})
+        ranks.run(config, 2)
+        steps = checkpoint_steps(config.parent / "checkpoints")
+        assert {12, 15, 24, 30, 36, STEPS} <= set(steps)
+        records = [record for record in read_jsonl(config.parent / "metrics.jsonl") if record["kind"] == "checkpoint"]
+        assert [record["step"] for record in records] == steps
+        assert all(record["seconds"] > 0 < record["stall"] for record in records)
+        assert_equal_to_the_last_bit(config.parent, straight)
 
 
 def losses_so_far(run: Path) -> list[Any]:
@@ -209,7 +266,7 @@ def test_a_damaged_checkpoint_is_passed_over(
     for name in ("checkpoints", "metrics.jsonl"):
         source = straight / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, config.parent / name)
-    newest = config.parent / "checkpoints" / f"step-{STEPS:08d}" / "optimizer.safetensors"
+    newest = config.parent / "checkpoints" / f"step-{STEPS:08d}" / "optimizer-2-of-2.safetensors"
     if damage == "truncated":
         os.truncate(newest, newest.stat().st_size // 2)
     else:
@@ -357,7 +414,7 @@ def on_small_disk(configure: Callable[..., Path], small_disk: Path) -> Callable[
 def test_training_waits_for_room_for_its_metrics(
     on_small_disk: Callable[..., Path], straight: Path, small_disk: Path, stop: bool
 ) -> None:
-    config = on_small_disk()
+    config = on_small_disk(checkpoint={"every": STEPS})  # one that failed meanwhile would make room
     attempt = ranks.start(config, 2)
     assert wait_until(lambda: len(losses_so_far(small_disk)) >= 5, attempt)
     attempt.signal(signal.SIGSTOP)
@@ -567,7 +624,8 @@ def test_an_overflow_under_fp16_is_valid_json(configure: Callable[..., Path]) ->
     for step in (5, 6):
         assert steps[step]["gradient_norm"] is None
         assert steps[step]["overflow"] is True
-    assert final(config.parent, 6)["model.safetensors"] == final(config.parent, 4)["model.safetensors"]
+    six, four = (checkpoints / f"step-0000000{step}" / "model.safetensors" for step in (6, 4))
+    assert six.read_bytes() == four.read_bytes()
 
 
 def test_fp16_that_overflows_at_every_scale_ends_with_the_way_out(configure: Callable[..., Path]) -> None:
