@@ -322,10 +322,13 @@ class Training:
             due = kept or self.experiment.validates_after(self.step) or (self.clock_says_save and not self.saver.saving)
         return (due or self.step in (self.branch, last)) and self.step > self.saved
 
-    def save(self) -> None:
-        """Begin a checkpoint, which is written while the training goes on. A full disk costs it, not the training."""
+    def save(self, *, last: bool = False) -> None:
+        """Begin a checkpoint, which is written while the training goes on. A full disk costs it, not the training. The
+        `last` one takes the place of an older one that is still being written."""
         self.settle()
         began = time.perf_counter()
+        if last:
+            self.saver.cancel()
         self.trainer.check_ranks_agree()
         self.saved = self.step
         state = {
@@ -339,11 +342,9 @@ class Training:
         self.schedule.began()
 
     def save_last(self) -> None:
-        """Before the training ends here: save this step, in place of an older one that is still being written."""
+        """Before the training ends here."""
         if self.step > self.saved:
-            self.settle()
-            self.saver.cancel()
-            self.save()
+            self.save(last=True)
         self.saver.finish()
 
     def _sync(self) -> None:
