@@ -50,7 +50,7 @@ run = RunDirectory(Path({str(run.path)!r}))
 ledger.begin(run, "pretrain", "f", "a", "submitted")
 for step in (5, 6):
     append_jsonl(run.metrics, {{"kind": "train", "step": step, "time": time.time()}})
-append_jsonl(run.metrics, {{"kind": "checkpoint", "step": 6, "seconds": 0.5, "time": time.time()}})
+append_jsonl(run.metrics, {{"kind": "checkpoint", "step": 6, "seconds": 9.0, "stall": 0.5, "time": time.time()}})
 os.kill(os.getpid(), signal.SIGKILL)
 """
     append_jsonl(run.metrics, {"kind": "train", "step": 4, "time": time.time() - 60})  # of an attempt before
