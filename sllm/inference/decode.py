@@ -22,8 +22,9 @@ Dtype = Literal["fp32", "bf16"]
 Record = Callable[[Callable[[], None]], Callable[[], None]]
 """Makes of a step one that does the same again."""
 
-BUCKET = 128
-"""A step attends to as many places as the cache holds, rounded up to a multiple of this."""
+BUCKETS = {"cpu": 16, "cuda": 128}
+"""A step attends to as many places as are filled, rounded up to a multiple of this: what a place costs that is read for
+nothing, against what it costs to record a step."""
 
 
 def new_cache(model: LanguageModel, batch: int, capacity: int) -> list[LayerCache]:
@@ -71,13 +72,17 @@ class Decoder:
         device = model.positions.device
         self.model = model
         self.rows = rows
-        self.capacity = _rounded_up(capacity)
+        self._bucket = BUCKETS[device.type]
+        self.capacity = self._rounded_up(capacity)
         self.choice = Choice(sampling, rows, model.vocab_size, device, utf8)
         self._cache = new_cache(model, rows, self.capacity)
         self._at = torch.zeros(1, dtype=torch.long, device=device)
         self._padding = torch.zeros(rows, dtype=torch.long, device=device)
         self._record = record
-        self._steps: dict[int, Callable[[], None]] = {}
+        self._steps: dict[tuple[int, bool], Callable[[], None]] = {}
+
+    def _rounded_up(self, length: int) -> int:
+        return -(-length // self._bucket) * self._bucket
 
     def begin(self, prompts: Sequence[Sequence[int]], generator: torch.Generator | None) -> None:
         """Read prompts of any lengths, and choose the token after each; nothing is left of what was there before."""
@@ -85,31 +90,29 @@ class Decoder:
         self._filled = max(len(prompt) for prompt in prompts)
         gaps = [self._filled - len(prompt) for prompt in prompts]
         rows = [[0] * gap + list(prompt) for gap, prompt in zip(gaps, prompts, strict=True)]
+        self._ragged = any(gaps)
         self._padding.copy_(torch.tensor(gaps))
         self._at.fill_(self._filled)
         self.choice.begin(prompts)
         self.choice.draw(generator)
         tokens = torch.tensor(rows, device=self._at.device)
-        self.choice(prefill(self.model, tokens, self._cache, self._padding if any(gaps) else None))
+        self.choice(prefill(self.model, tokens, self._cache, self._padding if self._ragged else None))
 
     def advance(self) -> None:
         """Add the tokens that were chosen last, and choose those after them."""
         self._filled += 1
-        length = _rounded_up(self._filled)
-        if length not in self._steps:
-            self._steps[length] = self._record(functools.partial(self._step, length))
+        kind = (self._rounded_up(self._filled), self._ragged)
+        if kind not in self._steps:
+            self._steps[kind] = self._record(functools.partial(self._step, *kind))
         self.choice.draw(self._generator)
-        self._steps[length]()
+        self._steps[kind]()
 
-    def _step(self, length: int) -> None:
-        """What is recorded. It depends on nothing but `length` what it does and in which shapes."""
+    def _step(self, length: int, ragged: bool) -> None:
+        """What is recorded: the arguments alone decide what is done, and in which shapes."""
         cache = [(keys[:, :, :length], values[:, :, :length]) for keys, values in self._cache]
-        self.choice(decode(self.model, self.choice.token, cache, self._at, self._padding))
+        padding = self._padding if ragged else None
+        self.choice(decode(self.model, self.choice.token, cache, self._at, padding))
         self._at += 1
-
-
-def _rounded_up(length: int) -> int:
-    return -(-length // BUCKET) * BUCKET
 
 
 def recorder(device: torch.device) -> Record:

@@ -80,7 +80,11 @@ def sample(
         noise = noise.gather(-1, tokens)
     probabilities = logits.softmax(dim=-1)
     if top_p < 1:
-        probabilities = probabilities.masked_fill(~likeliest(probabilities, top_p), 0)
+        if tokens is None:
+            kept = likeliest(probabilities, top_p)
+        else:  # in their order, the likeliest first
+            kept = probabilities.cumsum(dim=-1) - probabilities < top_p
+        probabilities = probabilities.masked_fill(~kept, 0)
     # The first of several exponential clocks is each with the probability that is its rate: so torch.multinomial draws.
     drawn = (probabilities / noise).argmax(dim=-1, keepdim=True)
     return (drawn if tokens is None else tokens.gather(-1, drawn)).squeeze(-1)

@@ -133,7 +133,7 @@ def visible(x: Tensor, at: Tensor | None, padding: Tensor | None, length: int) -
     queries = (keys if at is None else at)[:, None]
     mask = keys <= queries
     if padding is not None:
-        mask = mask & (keys >= padding[:, None, None]) | (keys == queries)
+        mask = mask & (keys >= torch.minimum(padding[:, None, None], queries))
     return x.new_zeros(mask.shape).masked_fill_(~mask, -torch.inf).view(-1, 1, x.shape[1], length)
 
 
