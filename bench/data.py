@@ -3,7 +3,7 @@
     python bench/data.py text/*.jsonl.zst    # your own files, {"text": …} a line; names that start with ko are Korean
     python bench/data.py                     # generated text
     python bench/data.py --only wait         # data_wait of a training, also over token files of 10 GB (sparse)
-    python bench/data.py --only memory       # exact duplicates among 100 million documents
+    python bench/data.py --only memory       # duplicates among 20 million documents
 
 Every row runs in a process of its own. MB are of text in UTF-8; a rate "per CPU" counts the CPU seconds of all its
 processes, so that it holds on a busy machine too, and includes starting them. Memory is that of the largest process.
@@ -30,10 +30,11 @@ from rich.table import Table
 
 from sllm.artifacts import Artifacts
 from sllm.config import Experiment, FilesSource, load_experiment
+from sllm.data import dedup
 from sllm.data.clean import SPLITS, Cleaner
-from sllm.data.dedup import drop_duplicates
 from sllm.data.download import download_stage
 from sllm.data.embedded.generator import documents
+from sllm.data.minhash import BANDS
 from sllm.data.pack import pack_stage, token_file
 from sllm.data.shards import ShardWriter, read_shard
 from sllm.data.sources import read_file
@@ -49,6 +50,7 @@ ROOT = Path(__file__).parents[1]
 GOAL_BYTES, GOAL_CPUS = 50e9, 32
 SAMPLE_BYTES = 20e6
 COPIES = 4
+SHARDS = 800
 
 
 def main() -> None:
@@ -56,7 +58,7 @@ def main() -> None:
     parser.add_argument("files", nargs="*", type=Path, help=".jsonl.zst")
     parser.add_argument("--only", choices=["stages", "wait", "memory"])
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--documents", type=int, default=100_000_000, help="of --only memory")
+    parser.add_argument("--documents", type=int, default=20_000_000, help="of --only memory")
     parser.add_argument("--run", nargs=3, help=argparse.SUPPRESS)  # one row, in this process
     arguments = parser.parse_args()
     if arguments.run:
@@ -75,12 +77,7 @@ def main() -> None:
         if arguments.only in (None, "wait"):
             console.print(waiting(directory))
         if arguments.only == "memory":
-            row = run("memory", directory, arguments.documents)
-            console.print(
-                f"exact duplicates among {arguments.documents:,} documents: {row['wall']:.0f} s, peak "
-                f"{row['peak'] / 1e9:.2f} GB, of which the mapped digests (page cache) up to "
-                f"{16 * arguments.documents / 1e9:.1f} GB"
-            )
+            console.print(comparing(directory, arguments.documents, arguments.workers))
 
 
 def run(name: str, directory: Path, value: int) -> dict[str, Any]:
@@ -207,8 +204,6 @@ def run_download(directory: Path, workers: int) -> dict[str, Any]:
 
 
 def run_dedup(directory: Path, workers: int, near: bool = False) -> dict[str, Any]:
-    from sllm.data import dedup
-
     dedup.BYTES_WORTH_A_PROCESS = 1
     corpus = directory / "corpus"
     names = [path.relative_to(corpus).as_posix() for path in sorted(corpus.glob("*/*.zst"))]
@@ -219,7 +214,8 @@ def run_dedup(directory: Path, workers: int, near: bool = False) -> dict[str, An
             linked = Path(temporary) / path.relative_to(corpus)
             linked.parent.mkdir(exist_ok=True)
             linked.hardlink_to(path)
-        return timed(size, lambda: drop_duplicates(Path(temporary), names, config, StopFlag(), workers))
+        tables = Path(temporary) / "tables"
+        return timed(size, lambda: dedup.drop_duplicates(Path(temporary), names, config, tables, StopFlag(), workers))
 
 
 def run_near(directory: Path, workers: int) -> dict[str, Any]:
@@ -298,25 +294,36 @@ def stages(directory: Path, counts: list[int]) -> list[Table]:
 # --- memory ---------------------------------------------------------------------------------------
 
 
-def run_memory(directory: Path, count: int) -> dict[str, Any]:
-    """Random digests, of which one in a hundred comes again; as many shards as 50 GB have."""
-    from sllm.data.dedup import _mapped, _repeated
+def comparing(directory: Path, documents: int, counts: list[int]) -> Table:
+    table = Table(title=f"Comparing {documents:,} documents in {SHARDS} shards, by digest and {BANDS} bands")
+    for heading in ("workers", "seconds", "CPU seconds", "peak GB"):
+        table.add_column(heading, justify="right")
+    run("tables", directory, documents)
+    for workers in counts:
+        row = run("compare", directory, workers)
+        table.add_row(str(workers), f"{row['wall']:.1f}", f"{row['cpu']:.1f}", f"{row['peak'] / 1e9:.2f}")
+    return table
 
+
+def run_tables(directory: Path, documents: int) -> dict[str, Any]:
+    """Of random keys, as many shards as 50 GB have. One document in a hundred has all keys of one before it."""
     draws = np.random.default_rng(0)
-    shards = 800
-    (directory / "digests").mkdir()
-    earlier = draws.integers(0, 1 << 64, (count // shards // 100, 2), np.uint64)
-    paths = []
-    for number in range(shards):
-        keys = draws.integers(0, 1 << 64, (count // shards, 2), np.uint64)
-        keys[: len(earlier)] = earlier
-        paths.append(directory / "digests" / f"{number}{DIGESTS_SUFFIX}")
-        keys.astype("<u8").tofile(paths[-1])
-    keys = None
-    start = time.perf_counter()
-    repeated = _repeated([_mapped(path, -1, 2) for path in paths], StopFlag())
-    assert repeated.sum() == (shards - 1) * len(earlier)
-    return {"wall": time.perf_counter() - start}
+    count = documents // SHARDS
+    before = draws.integers(0, 1 << 64, (count // 100, 2 + BANDS), np.uint64)
+    for number in range(SHARDS):
+        keys = draws.integers(0, 1 << 64, (count, 2 + BANDS), np.uint64)
+        keys[: len(before)] = before
+        before = keys[count - len(before) :]
+        dedup.save_table(directory / f"{number:05d}{dedup.NEAR_SUFFIX}", [keys.T[:2], *keys.T[2:, None]])
+    return {}
+
+
+def run_compare(directory: Path, workers: int) -> dict[str, Any]:
+    written = sorted(directory.glob(f"*{dedup.NEAR_SUFFIX}"))
+    row = measured(lambda: {"found": dedup.compare(directory, written, StopFlag(), workers)})
+    for found in row.pop("found"):
+        assert found.sum() == (SHARDS - 1) * (len(found) // SHARDS // 100)
+    return row
 
 
 # --- waiting for data -----------------------------------------------------------------------------
@@ -384,15 +391,7 @@ def enlarge(packed: Path, gigabytes: int) -> None:
 
 
 ROWS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
-    "prepare": run_prepare,
-    "clean": run_clean,
-    "download": run_download,
-    "dedup": run_dedup,
-    "near": run_near,
-    "tiktoken": run_tiktoken,
-    "pack": run_pack,
-    "memory": run_memory,
-    "wait": run_wait,
+    name.removeprefix("run_"): work for name, work in list(globals().items()) if name.startswith("run_")
 }
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from jobs.hints import command, short
 from sllm.artifacts import Artifacts
 from sllm.config import Experiment
 from sllm.data.check import CheckedSource, check_corpus
-from sllm.data.download import download_stage, store_of
+from sllm.data.download import download_stage, store_of, tables_of
 from sllm.data.losses import loss, loss_by_reason
 from sllm.errors import UserError
 from sllm.progress import format_amount
@@ -66,7 +66,8 @@ def forget(experiment: Experiment, names: list[str] | None, *, yes: bool) -> lis
     """
     corpus = Artifacts(experiment).corpus
     stores = [store_of(s, experiment, corpus) for s in experiment.data.sources if names is None or s.name in names]
-    sizes = {directory: _bytes_below(directory) for directory in (corpus, *stores) if directory.exists()}
+    there = [directory for directory in (corpus, tables_of(corpus), *stores) if directory.exists()]
+    sizes = {directory: _bytes_below(directory) for directory in there}
     told = [f"{short(directory)} ({format_amount(size, 'bytes')})" for directory, size in sizes.items()]
     question = f"--force deletes {', '.join(told)}, of every run that uses it. Go on?"
     if sum(sizes.values()) > ASK_BYTES and not yes and is_interactive() and not ask(question):

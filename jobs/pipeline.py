@@ -72,9 +72,7 @@ def _download(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, s
 def _download_share(experiment: Experiment, artifacts: Artifacts, stop: StopFlag, share: tuple[int, int]) -> None:
     from sllm.data.download import download_stage
 
-    mine = [source.name for source in experiment.data.sources][share[0] :: share[1]]
-    if mine:
-        download_stage(experiment, artifacts.corpus, stop, only=mine)
+    download_stage(experiment, artifacts.corpus, stop, share=share)
 
 
 def _tokenizer(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, stop: StopFlag) -> dict[str, Any]:

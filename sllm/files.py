@@ -176,13 +176,14 @@ def alone_with(path: Path, check: Callable[[], None]) -> Iterator[None]:
         yield
 
 
-def remove_leftovers(directory: Path) -> None:
-    """Clear away what writers that were killed in `directory` have left (see `atomic_file`). A directory that had been
-    moved out of the way, and whose successor had not come yet, goes back to its place."""
+def remove_leftovers(directory: Path, names: str = "*") -> None:
+    """Clear away what writers that were killed in `directory` have left (see `atomic_file`): of what matches `names`,
+    where others are at work in it. A directory that had been moved out of the way, and whose successor had not come
+    yet, goes back to its place."""
     require_ownership()
     if not directory.is_dir():
         return
-    for path in directory.iterdir():
+    for path in list(directory.glob(names)):
         replaced = re.fullmatch(r"\.(.+)\.[^.]+-\d+\.old", path.name)
         if replaced and not (place := directory / replaced[1]).exists():
             path.rename(place)

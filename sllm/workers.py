@@ -50,8 +50,8 @@ def in_processes(
     with _pool(min(workers, len(arguments))) as pool:
         futures = (pool.submit(function, *each, check=no_check) for each in arguments)
         with signals_blocked():  # a pool starts its processes when it is first given work
-            first = list(islice(futures, AHEAD))
-        yield _in_order(first, futures, stop, tick)
+            queue = deque(islice(futures, AHEAD))
+        yield _in_order(queue, futures, stop, tick)
 
 
 def _here(function: Callable[..., R], arguments: Sequence[tuple[Any, ...]], stop: StopFlag, tick: Check) -> Iterator[R]:
@@ -60,10 +60,10 @@ def _here(function: Callable[..., R], arguments: Sequence[tuple[Any, ...]], stop
         tick()
 
 
-def _in_order(first: Sequence[Future[R]], more: Iterator[Future[R]], stop: StopFlag, tick: Check) -> Iterator[R]:
-    queue, waiting = deque(first), set(first)
+def _in_order(queue: deque[Future[R]], more: Iterator[Future[R]], stop: StopFlag, tick: Check) -> Iterator[R]:
+    waiting = set(queue)
     while queue:
-        future = queue.popleft()
+        future = queue.popleft()  # a result that was taken is not kept
         while future in waiting:
             stop.check()
             done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)

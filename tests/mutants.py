@@ -331,13 +331,39 @@ MUTANTS: list[Mutant] = [
     *of(
         "sllm/data/dedup.py",
         "tests/data/test_dedup.py::test_what_is_nearly_equal_is_dropped_and_what_is_equal_counts_as_that",
-        ("only the first band is looked at", "for band in range(BANDS))", "for band in range(1))"),
-        ("only the last band counts", "near |= _repeated(keys, stop)", "near = _repeated(keys, stop)"),
+        ("only the first band is looked at", "for table in range(count) for", "for table in range(min(count, 2)) for"),
+        ("documents are counted from each shard's first", "start += len(documents)", "start += 0"),
         (
             "equal documents count as nearly equal too",
             "np.flatnonzero(near[start:end] & ~equal[start:end])",
             "np.flatnonzero(near[start:end])",
         ),
+    ),
+    *of(
+        "sllm/data/dedup.py",
+        "tests/data/test_dedup.py::test_nothing_in_train_is_nearly_in_validation",
+        ("some ranges of keys are compared by nobody", "for part in range(parts)]", "for part in range(0, parts, 2)]"),
+    ),
+    *of(
+        "sllm/data/dedup.py",
+        "tests/data/test_download.py::test_a_job_array_shares_the_work",
+        ("what a task hashed is hashed again", "    if path.exists():\n        return path\n", ""),
+    ),
+    *of(
+        "sllm/data/download.py",
+        "tests/data/test_download.py::test_a_job_array_shares_the_work",
+        ("each task of an array brings everything", "parts[share[0] :: share[1]]", "parts"),
+        ("a task deletes what another one is writing", "list(filter(part.wrote, temporary))", "temporary"),
+        (
+            "a task hashes nothing for near duplicates",
+            "[path for part in parts for path in part.shards()]",
+            "[]",
+        ),
+    ),
+    *of(
+        "sllm/data/parts.py",
+        "tests/data/test_download.py::test_a_part_is_brought_by_one_process_at_a_time",
+        ("two processes bring a part at the same time", "with alone_with(part.journal, check):", "with suppress():"),
     ),
     *of(
         "sllm/data/dedup.py",

@@ -7,14 +7,17 @@ Documents are ordered: those of validation before those of train, then as `shard
 stays. With `near_duplicates` a document is also dropped if one before it is nearly equal (`sllm.data.minhash`): so what
 stays in train is like nothing in validation. Which document is like which is not followed from one to the next, as
 clusters would: of A ~ B ~ C with A unlike C, B and C go, each because of one that came before it.
+
+Every shard gets a table of its keys first, sorted: made side by side, on other machines too. Then ranges of keys are
+compared side by side, each over all tables. What is found is a set of documents, whoever found which of them.
 """
 
-import shutil
+import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 import numpy as np
@@ -22,18 +25,18 @@ import numpy as np
 from sllm.config import DataConfig
 from sllm.data.personal_data import mask_personal_data
 from sllm.data.sources import read_file
-from sllm.files import atomic_file
+from sllm.files import atomic_file, write_text
 from sllm.records import DIGESTS_SUFFIX, DROPPED_SUFFIX, sidecar
 from sllm.stop import Check, StopFlag
 from sllm.workers import in_processes
 
-AT_A_TIME = 1 << 22
-"""Documents whose keys are in memory together. All keys are read once for each part of that size, and what belongs to
-the part is sorted: 100 million documents are 24 parts, and their digests 1.6 GB on disk."""
+AT_A_TIME = 1 << 20
+"""Documents that a process compares at a time, by one of their keys: 100 million are 96 ranges of each band."""
 
 EXAMPLES, EXAMPLE_CHARACTERS = 3, 200
 """Dropped documents of each reason that a report shows, and how much of each."""
 
+RANGES_WORTH_A_PROCESS = 8
 BYTES_WORTH_A_PROCESS = 32_000_000
 """Of shards, compressed. Starting a process takes half a second or more."""
 
@@ -64,13 +67,23 @@ class Removed:
             self.examples[reason] = (self.examples.get(reason, []) + examples)[:EXAMPLES]
 
 
+def write_tables(
+    shards: Sequence[Path], tables: Path, config: DataConfig, stop: StopFlag, workers: int = 1
+) -> list[Path]:
+    """What is compared of each shard, a file in `tables` that is named by its content; those that are there are not
+    made again. On disk: 20 bytes a document, or 188 with `near_duplicates`."""
+    arguments = [(shard, tables, config.near_duplicates) for shard in shards]
+    with in_processes(_write_table, arguments, _worth(shards, workers), stop) as results:
+        return list(results)
+
+
 def drop_duplicates(
-    directory: Path, shards: Sequence[str], config: DataConfig, stop: StopFlag, workers: int = 1
+    directory: Path, shards: Sequence[str], config: DataConfig, tables: Path, stop: StopFlag, workers: int = 1
 ) -> dict[str, Removed]:
     """Write `.dropped` beside the shards that hold documents which others hold too; what that is, by source.
 
-    `shards` are all of the corpus, as `<source>/<split>-00000.jsonl.zst`. Every run writes the same, and what an
-    earlier one wrote is overwritten: a run that was cut off is simply run again.
+    `shards` are all of the corpus, as `<source>/<split>-00000.jsonl.zst`; `tables` is for `write_tables`. Every run
+    writes the same, and what an earlier one wrote is overwritten: a run that was cut off is simply run again.
 
     Raises:
         UserError: a shard is damaged.
@@ -78,24 +91,22 @@ def drop_duplicates(
     """
     names = sorted(shards, key=_is_train)  # sorting keeps the order of equals
     paths = [directory / name for name in names]
-    workers = min(workers, 1 + sum(path.stat().st_size for path in paths) // BYTES_WORTH_A_PROCESS)
-    digests = [_mapped(sidecar(path, DIGESTS_SUFFIX), -1, 2) for path in paths]
-    starts = list(accumulate(map(len, digests), initial=0))
-    equal = _repeated(digests, stop)
-    near = np.zeros_like(equal)
-    if config.near_duplicates:
-        with _band_keys(directory, paths, workers, stop) as bands:
-            for keys in bands:
-                near |= _repeated(keys, stop)
+    written = write_tables(paths, tables, config, stop, workers)
+    starts = list(accumulate(map(_documents, written), initial=0))
+    equal, near = compare(tables, written, stop, workers)
     arguments = [
         (path, np.flatnonzero(equal[start:end]), np.flatnonzero(near[start:end] & ~equal[start:end]))
         for path, start, end in zip(paths, starts, starts[1:], strict=False)
     ]
     removed: dict[str, Removed] = {name.split("/")[0]: Removed() for name in shards}
-    with in_processes(_drop, arguments, workers, stop) as results:
+    with in_processes(_drop, arguments, _worth(paths, workers), stop) as results:
         for path, result in zip(paths, results, strict=True):
             removed[path.parent.name].add(result)
     return removed
+
+
+def _worth(shards: Sequence[Path], workers: int) -> int:
+    return min(workers, 1 + sum(path.stat().st_size for path in shards) // BYTES_WORTH_A_PROCESS)
 
 
 def example(text: str, where: str) -> Example:
@@ -109,69 +120,111 @@ def _is_train(name: str) -> bool:
     return not name.rpartition("/")[2].startswith("validation-")
 
 
-def _mapped(path: Path, *shape: int) -> np.ndarray:
-    return np.memmap(path, "<u8", mode="r").view(np.ndarray).reshape(shape)
+# --- tables of keys -------------------------------------------------------------------------------
+#
+# little-endian uint64 (rows, documents): a digest's two words, then the key of each band
+# little-endian uint32 (tables, documents): the numbers of the documents; the first table is of digests
+#
+# Each table is sorted by its key, and equal keys by number.
+
+NEAR_SUFFIX = ".near"
 
 
-def _repeated(keys: Sequence[np.ndarray], stop: StopFlag) -> np.ndarray:
-    """(documents,) bool: which have a key that one before them has.
+def _write_table(shard: Path, tables: Path, near: bool, *, check: Check) -> Path:
+    digests = sidecar(shard, DIGESTS_SUFFIX).read_bytes()
+    name = hashlib.blake2b(digests, digest_size=16).hexdigest()  # which says all about the texts, and their order
+    path = tables / f"{name}{NEAR_SUFFIX if near else ''}"
+    if path.exists():
+        return path
+    keys = [np.frombuffer(digests, "<u8").reshape(-1, 2).T]
+    if near:
+        keys += list(_band_keys(shard, check)[:, None])
+    save_table(path, keys)
+    return path
 
-    Args:
-        keys: one array a shard, (documents, words) uint64.
+
+def save_table(path: Path, keys: Sequence[np.ndarray]) -> None:
+    """Args:
+    keys: (words, documents) uint64 of each table.
     """
-    starts = list(accumulate(map(len, keys), initial=0))
-    repeated = np.zeros(starts[-1], bool)
-    parts = np.uint64(-(-starts[-1] // AT_A_TIME))
-    for part in range(int(parts)):
-        chosen, numbers = [], []
-        for start, shard in zip(starts, keys, strict=False):
-            stop.check()
-            # Keys are hashes: their upper half, scaled to 0 … parts - 1, deals them out evenly.
-            mine = np.flatnonzero(((shard[:, 0] >> np.uint64(32)) * parts) >> np.uint64(32) == part)
-            chosen.append(shard[mine])
-            numbers.append(start + mine)
-        together = np.concatenate(chosen)
-        order = np.lexsort(together.T)  # stable: equal keys stay in the order of their documents
-        together = together[order]
-        same = (together[1:] == together[:-1]).all(axis=1)
-        repeated[np.concatenate(numbers)[order[1:][same]]] = True
-    return repeated
+    orders = [np.lexsort(table[::-1]) for table in keys]  # stable, by the first word
+    with atomic_file(path) as file:
+        for table, order in zip(keys, orders, strict=True):
+            file.write(table[:, order].astype("<u8").tobytes())
+        for order in orders:
+            file.write(order.astype("<u4").tobytes())
 
 
-# --- nearly equal ---------------------------------------------------------------------------------
-
-
-@contextmanager
-def _band_keys(
-    directory: Path, shards: Sequence[Path], workers: int, stop: StopFlag
-) -> Iterator[Iterator[list[np.ndarray]]]:
-    """For each band the keys of all documents: one array a shard, (documents, 1). On disk meanwhile: 112 bytes a
-    document."""
-    from sllm.data.minhash import BANDS
-
-    temporary = directory / ".bands.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
-    temporary.mkdir()
-    try:
-        files = [temporary / str(number) for number in range(len(shards))]
-        with in_processes(_write_band_keys, list(zip(shards, files, strict=True)), workers, stop) as results:
-            for _ in results:
-                pass
-        keys = [_mapped(file, BANDS, -1, 1) for file in files]
-        yield ([shard[band] for shard in keys] for band in range(BANDS))
-    finally:
-        shutil.rmtree(temporary)
-
-
-def _write_band_keys(shard: Path, output: Path, *, check: Check) -> None:
+def _band_keys(shard: Path, check: Check) -> np.ndarray:
+    """(BANDS, documents)"""
     from sllm.data.minhash import band_keys
 
     rows = []
     for text in read_file(shard, "text"):
         check()
         rows.append(band_keys(text))
-    keys = np.array(rows)
-    np.ascontiguousarray(keys.T).astype("<u8", copy=False).tofile(output)
+    return np.array(rows).T
+
+
+def _tables(path: Path) -> int:
+    from sllm.data.minhash import BANDS
+
+    return 1 + BANDS if path.suffix == NEAR_SUFFIX else 1
+
+
+def _documents(path: Path) -> int:
+    tables = _tables(path)
+    return path.stat().st_size // (8 * (tables + 1) + 4 * tables)
+
+
+def _read_table(path: Path, tables: int, table: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of one of so many: (words, documents) uint64 and (documents,) uint32, both mapped."""
+    with path.open("rb") as file:
+        mapped = np.frombuffer(mmap(file.fileno(), 0, access=ACCESS_READ), np.uint8)
+    all_keys = 8 * (tables + 1)  # of a document
+    documents = len(mapped) // (all_keys + 4 * tables)
+    keys = mapped[: all_keys * documents].view("<u8").reshape(-1, documents)
+    numbers = mapped[all_keys * documents :].view("<u4").reshape(-1, documents)
+    return keys[slice(0, 2) if table == 0 else slice(table + 1, table + 2)], numbers[table]
+
+
+# --- comparing ------------------------------------------------------------------------------------
+
+
+def compare(tables: Path, written: Sequence[Path], stop: StopFlag, workers: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two of (documents,) bool: which have the digest of one before them, and which share a band with one."""
+    documents = sum(map(_documents, written))
+    found = np.zeros((2, documents), bool)
+    parts = -(-documents // AT_A_TIME)
+    listed = tables / "order.txt"  # not in the arguments: they are as many as ranges
+    write_text(listed, "\n".join(path.name for path in written))
+    count = _tables(written[0]) if written else 0
+    arguments = [(listed, count, table, part, parts) for table in range(count) for part in range(parts)]
+    workers = min(workers, 1 + len(arguments) // RANGES_WORTH_A_PROCESS)
+    with in_processes(_compare, arguments, workers, stop) as results:
+        for (_, _, table, *_), numbers in zip(arguments, results, strict=True):
+            found[min(table, 1), numbers] = True
+    return found[0], found[1]
+
+
+def _compare(listed: Path, tables: int, table: int, part: int, parts: int, *, check: Check) -> np.ndarray:
+    """The numbers, over all shards, of documents with a key that one before them has. Keys are hashes, so ranges of
+    equal width hold about as many documents each."""
+    low, high = ((part << 64) // parts, ((part + 1) << 64) // parts - 1)
+    directory, chosen, numbers, start = listed.parent, [], [], 0
+    for name in listed.read_text(encoding="utf-8").split("\n"):
+        check()
+        keys, documents = _read_table(directory / name, tables, table)
+        first = np.searchsorted(keys[0], np.uint64(low))
+        end = np.searchsorted(keys[0], np.uint64(high), "right")
+        chosen.append(keys[:, first:end].copy())  # not mapped: a process may map some ten thousand files
+        numbers.append(documents[first:end].astype(np.int64) + start)
+        start += len(documents)
+    together = np.concatenate(chosen, axis=1)
+    order = np.lexsort(together[::-1])  # stable: equal keys stay in the order of their documents
+    together = together[:, order]
+    same = (together[:, 1:] == together[:, :-1]).all(axis=0)
+    return np.concatenate(numbers)[order[1:][same]]
 
 
 # --- one shard ------------------------------------------------------------------------------------

@@ -11,6 +11,8 @@ shards whole, with a line in its journal that says how far it has read, below
 
 so that whatever ends the stage, the next attempt goes on from there. The corpus is made of links to these shards, and
 other experiments with the same source take it from there: a corpus with one source more downloads that one.
+
+<output>.partial          what is compared to find duplicates (`sllm.data.dedup`), until the corpus is there
 """
 
 import os
@@ -25,7 +27,7 @@ from typing import Any
 from sllm.artifacts import VERSIONS
 from sllm.config import EmbeddedSource, Experiment, HubSource, Source
 from sllm.data.corpus import check_not_empty, figures, link, subtract, totals
-from sllm.data.dedup import drop_duplicates
+from sllm.data.dedup import drop_duplicates, write_tables
 from sllm.data.find import file_stamps
 from sllm.data.hub import wait_for_hub
 from sllm.data.losses import tell_losses
@@ -49,12 +51,15 @@ def download_stage(
     *,
     workers: int | None = None,
     only: Iterable[str] | None = None,
+    share: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """Write the corpus of `experiment` to `output`, whole or not at all; one that is whole is left as it is.
 
     Uses `workers` processes, or this one if it is 1. Returns the summary that the manifest holds too: documents and
     bytes (of text, UTF-8), in all and by source. With the names of `only` some sources, these are brought on disk;
-    the corpus is written when all are there.
+    the corpus is written when all are there. With `share` (i, n), for a task of a job array, only every n-th part from
+    the i-th on is brought, and what is compared of it to find near duplicates; the call without it that follows them
+    brings what is missing and writes the corpus.
 
     Raises:
         UserError: a source cannot be had or is damaged, or has no document for one of the splits.
@@ -67,14 +72,19 @@ def download_stage(
         return summary
     wanted = [source for source in experiment.data.sources if only is None or source.name in set(only)]
     stores = {source.name: store_of(source, experiment, output) for source in experiment.data.sources}
-    skipped = _bring(experiment, wanted, stores, stop, workers)
+    skipped, parts = _bring(experiment, wanted, stores, stop, workers, share or (0, 1))
     missing = [name for name, store in stores.items() if name not in skipped and not is_complete(store)]
     sources = {
         source.name: figures(source, stores[source.name])
         for source in (wanted if missing else experiment.data.sources)
         if source.name not in skipped
     }
-    if missing:
+    tables, processes = tables_of(output), workers or _cpus()
+    if missing or share:
+        if experiment.data.near_duplicates:
+            write_tables([path for part in parts for path in part.shards()], tables, experiment.data, stop, processes)
+        if share:  # of each source some parts
+            return {"missing": missing}
         tell_losses(sources, experiment.data)
         return {"sources": sources, **totals(sources), "missing": missing}
     with alone_with(output, stop.check):
@@ -82,10 +92,12 @@ def download_stage(
             return summary
         with atomic_directory(output, kind="corpus", sources=sources, skipped=skipped) as directory:
             shards = [shard for name in sources for shard in link(stores[name], directory / name)]
-            for name, removed in drop_duplicates(directory, shards, experiment.data, stop, workers or _cpus()).items():
+            dropped = drop_duplicates(directory, shards, experiment.data, tables, stop, processes)
+            for name, removed in dropped.items():
                 subtract(sources[name], removed)
             for name in sources:
                 check_not_empty(name, sources[name], sources[name].pop("lowest"), experiment.data)
+        shutil.rmtree(tables)
     tell_losses(sources, experiment.data)
     return {"sources": sources, **totals(sources), **({"skipped": skipped} if skipped else {})}
 
@@ -110,35 +122,55 @@ def store_of(source: Source, experiment: Experiment, output: Path) -> Path:
     return output.parent / "sources" / f"{source.name}-{found}"
 
 
+def tables_of(output: Path) -> Path:
+    return output.with_name(f"{output.name}.partial")
+
+
 def _bring(
-    experiment: Experiment, wanted: list[Source], stores: dict[str, Path], stop: StopFlag, workers: int | None
-) -> dict[str, str]:
-    """Complete the stores of the `wanted` sources; the optional ones that cannot be had, each with the reason."""
+    experiment: Experiment,
+    wanted: list[Source],
+    stores: dict[str, Path],
+    stop: StopFlag,
+    workers: int | None,
+    share: tuple[int, int],
+) -> tuple[dict[str, str], list[Part]]:
+    """Bring a share of the parts of the `wanted` sources; the optional ones that cannot be had, each with the reason,
+    and the parts that are there now."""
     incomplete = [source for source in wanted if not is_complete(stores[source.name])]
     if not incomplete:
-        return {}
-    with ExitStack() as stack:
-        for store in sorted(stores[source.name] for source in incomplete):  # sorted: two runs never wait for each other
-            store.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(alone_with(store, stop.check))
-            remove_leftovers(store)
+        return {}, _parts(experiment, wanted, stores, share)
+    with track("download", unit="documents") as bar:
         if workers is None:
             workers = 1 if _is_small(incomplete) else max(2, _cpus())
-        with track("download", unit="documents") as bar:
+        with ExitStack() as stack:
+            # Sorted: no two runs wait for each other.
+            for store in sorted(stores[source.name] for source in incomplete):
+                store.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(alone_with(store, stop.check))
+                remove_leftovers(store, ".plan.json.*")
             unreachable = _reach_hub(incomplete, stop, bar)
             skipped = write_plans(incomplete, experiment.data, stores, workers, stop, unreachable)
-            incomplete = [source for source in incomplete if source.name not in skipped]
-            parts = [part for source in incomplete for part in read_parts(source, experiment, stores[source.name])]
-            _check_space(stores, incomplete)
-            progress = _Progress(parts)
-            # Each source gets its share of the workers at any time.
-            counts = Counter(part.source.name for part in parts)
-            parts.sort(key=lambda part: part.number / counts[part.source.name])
-            left = [(part,) for part in parts if not part.is_done()]
-            with in_processes(download_part, left, workers, stop, apart=True, tick=lambda: progress.show(bar)) as done:
-                list(done)
-            progress.show(bar, now=True)
-        return skipped
+        incomplete = [source for source in incomplete if source.name not in skipped]
+        parts = _parts(experiment, [source for source in wanted if source.name not in skipped], stores, share)
+        _check_space(stores, incomplete)
+        progress = _Progress([part for part in parts if part.source in incomplete])
+        temporary = [path for source in incomplete for path in stores[source.name].glob(".*.tmp")]
+        left = [(part, list(filter(part.wrote, temporary))) for part in parts if not part.is_done()]
+        with in_processes(download_part, left, workers, stop, apart=True, tick=lambda: progress.show(bar)) as done:
+            list(done)
+        progress.show(bar, now=True)
+    return skipped, parts
+
+
+def _parts(
+    experiment: Experiment, sources: list[Source], stores: dict[str, Path], share: tuple[int, int]
+) -> list[Part]:
+    """A share of all parts, whichever are there, so that the shares of other tasks are others. In their order each
+    source gets its share of the workers at any time."""
+    parts = [part for source in sources for part in read_parts(source, experiment, stores[source.name])]
+    counts = Counter(part.source.name for part in parts)
+    parts.sort(key=lambda part: part.number / counts[part.source.name])
+    return parts[share[0] :: share[1]]
 
 
 def _reach_hub(sources: list[Source], stop: StopFlag, bar: Bar) -> str:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,9 @@ from sllm.data.hub import hub_texts
 from sllm.data.shards import ShardWriter, shard_name
 from sllm.data.sources import read_documents
 from sllm.errors import UserError
-from sllm.files import read_json, write_text
+from sllm.files import alone_with, read_json, write_text
 from sllm.manifests import sha256
-from sllm.records import DIGESTS_SUFFIX, read_jsonl, sidecar
+from sllm.records import DIGESTS_SUFFIX, SHARD_SUFFIX, read_jsonl, sidecar
 from sllm.stop import Check
 
 
@@ -44,11 +44,21 @@ class Part:
         """The text before `position`, for a person."""
         return f"{self.files[position.file]} row {position.row}" if self.files else f"text {position.row}"
 
+    def wrote(self, temporary: Path) -> bool:
+        """Whether it is of this part that the file was being written."""
+        names = tuple(f".{name}-{self.number:05d}" for name in ("part", *SPLITS))
+        return temporary.parent == self.store and temporary.name.startswith(names)
+
     def lines(self) -> list[dict[str, Any]]:
         return read_jsonl(self.journal)
 
     def is_done(self) -> bool:
         return _is_whole(self.lines())
+
+    def shards(self) -> list[Path]:
+        """Those that are there."""
+        names = [file["name"] for line in self.lines() for file in line["files"]]
+        return [self.store / name for name in names if name.endswith(SHARD_SUFFIX)]
 
 
 @dataclass(frozen=True)
@@ -59,25 +69,30 @@ class Position:
     row: int
 
 
-def download_part(part: Part, *, check: Check) -> None:
-    """Bring a part to its end, from where its journal says that it stands. Calls `check` before each document."""
-    lines = part.lines()
-    _remove_uncommitted(part, lines)
-    if not lines:
-        texts = _texts(part, Position(0, 0), check)
-    elif not lines[-1]["end"]:
-        # Read the last document again: is it the one that stood there?
-        file, row = lines[-1]["position"]
-        texts = _texts(part, Position(file, row - 1), check)
-        if _digest(next(texts, (None, None))[1]) != lines[-1]["last"]:
-            raise UserError(
-                f"data.sources: {part.source.name}: {part.files[file] if part.files else 'its text'} has changed since "
-                f"the download began; `sllm download CONFIG --source {part.source.name} --force` begins anew"
-            )
-    while not _is_whole(lines):
-        lines.append(_download_shards(part, texts, lines, check))
-        _check_unchanged(part)
-        write_text(part.journal, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+def download_part(part: Part, temporary: Sequence[Path] = (), *, check: Check) -> None:
+    """Bring a part to its end, from where its journal says that it stands. Calls `check` before each document.
+    Another process may bring it at the same time, of another run or task: one waits for the other. What is left then
+    of the `temporary` files that were there before is of one that was killed."""
+    with alone_with(part.journal, check):
+        for path in temporary:
+            path.unlink(missing_ok=True)
+        lines = part.lines()
+        _remove_uncommitted(part, lines)
+        if not lines:
+            texts = _texts(part, Position(0, 0), check)
+        elif not lines[-1]["end"]:
+            # Read the last document again: is it the one that stood there?
+            file, row = lines[-1]["position"]
+            texts = _texts(part, Position(file, row - 1), check)
+            if _digest(next(texts, (None, None))[1]) != lines[-1]["last"]:
+                raise UserError(
+                    f"data.sources: {part.source.name}: {part.files[file] if part.files else 'its text'} has changed "
+                    f"since the download began; `sllm download CONFIG --source {part.source.name} --force` begins anew"
+                )
+        while not _is_whole(lines):
+            lines.append(_download_shards(part, texts, lines, check))
+            _check_unchanged(part)
+            write_text(part.journal, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
 def _download_shards(

@@ -51,7 +51,7 @@ def test_the_first_of_equal_documents_stays(
         sidecar(directory / name, ".dropped").write_bytes(bytes(4))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dedup, "AT_A_TIME", at_a_time)
-        removed = drop_duplicates(directory, names, CONFIG, StopFlag())
+        removed = drop_duplicates(directory, names, CONFIG, directory / "tables", StopFlag())
 
     seen: set[str] = set()
     for name in sorted(names, key=lambda name: "train" in name):
@@ -153,7 +153,7 @@ def test_what_is_nearly_equal_is_dropped_and_what_is_equal_counts_as_that(
     shards = [("a/train", [*first[:60], *first[:10]]), ("b/train", [*first[60:], *near, *near[:20]])]
     names = write_corpus(tmp_path, shards)
     removed = drop_duplicates(
-        tmp_path, names, CONFIG.model_copy(update={"near_duplicates": True}), StopFlag(), workers=1
+        tmp_path, names, CONFIG.model_copy(update={"near_duplicates": True}), tmp_path / "tables", StopFlag()
     )
     texts = [text for _, some in shards for text in some]
     keys = np.array([band_keys(text) for text in texts])
@@ -197,11 +197,15 @@ def test_nothing_in_train_is_nearly_in_validation(tmp_path: Path, monkeypatch: p
     )
     assert summary["sources"]["ko2"]["examples"]["near_duplicate"]
 
-    # The same again, over what is there, by two processes.
+    # The same again, over what is there, by several processes.
     corpus = tmp_path / "True" / "corpus"
     before = {path: path.read_bytes() for path in corpus.glob("*/*")}
     monkeypatch.setattr(dedup, "BYTES_WORTH_A_PROCESS", 1)
     names = [path.relative_to(corpus).as_posix() for path in sorted(corpus.glob("*/*.zst"))]
-    again = drop_duplicates(corpus, names, made.data, StopFlag(), workers=2)
-    assert again["ko2"].reasons["near_duplicate"] == summary["sources"]["ko2"]["dropped"]["near_duplicate"]
-    assert {path: path.read_bytes() for path in corpus.glob("*/*")} == before
+    for workers, at_a_time in ((2, 400), (3, 100)):
+        monkeypatch.setattr(dedup, "AT_A_TIME", at_a_time)
+        for path in corpus.glob("*/*.dropped"):
+            path.unlink()
+        again = drop_duplicates(corpus, names, made.data, tmp_path / f"tables-{workers}", StopFlag(), workers)
+        assert again["ko2"].reasons["near_duplicate"] == summary["sources"]["ko2"]["dropped"]["near_duplicate"]
+        assert {path: path.read_bytes() for path in corpus.glob("*/*")} == before

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from unicodedata import normalize
 import pytest
 from small_corpora import downloaded, experiment, over_files, sentences, write_jsonl
 
+import sllm.data.minhash as minhash
+import sllm.data.plan as plan
 from sllm.artifacts import VERSIONS
 from sllm.config import Experiment
 from sllm.data.download import download_stage, store_of
@@ -24,6 +27,7 @@ from sllm.data.parts import Part, _remove_uncommitted
 from sllm.data.shards import read_shard
 from sllm.data.text import normalise
 from sllm.errors import Stopped, UserError
+from sllm.files import alone_with
 from sllm.manifests import read_manifest
 from sllm.stop import StopFlag
 
@@ -112,6 +116,53 @@ def test_the_same_bytes_again(tmp_path: Path) -> None:
     texts = {"ko": sentences(100, "ko"), "en": sentences(100)}
     first, second = (downloaded(tmp_path / name, texts)[1] for name in "ab")
     assert read_manifest(first) == read_manifest(second)
+
+
+def test_a_job_array_shares_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By parts, of one source too: reading, cleaning and the hashing for near duplicates. As many tasks as there are
+    give the same bytes, and the call after them has nothing left but to compare."""
+    monkeypatch.setattr(plan, "PART_BYTES", 1)  # each file a part
+    texts = sentences(400, "ko")
+    texts[300:340] = [text.replace(" ", "  ").replace(".", "…") for text in texts[:40]]
+    files = [str(write_jsonl(tmp_path / f"{i}.jsonl", texts[100 * i : 100 * i + 100])) for i in range(4)]
+    en = str(write_jsonl(tmp_path / "en.jsonl", sentences(100)))
+    ko = {"name": "ko", "kind": "files", "language": "ko", "paths": files}
+    made = experiment([ko, {**ko, "name": "en", "language": "en", "paths": [en]}], near_duplicates=True)
+    straight = download_stage(made, tmp_path / "straight" / "corpus", StopFlag(), workers=1)
+    assert straight["sources"]["ko"]["dropped"]["near_duplicate"] == 40
+    for tasks, missing in ((1, [[]]), (2, [["ko"], []]), (3, [["ko", "en"], ["ko"], []])):
+        corpus = tmp_path / str(tasks) / "corpus"
+        alive = store_of(made.data.sources[0], made, corpus) / ".train-00003-00000.jsonl.zst.other-1.tmp"
+        alive.parent.mkdir(parents=True)
+        alive.touch()  # as if another task wrote it
+        for task, left in zip(reversed(range(tasks)), missing, strict=True):
+            shared = download_stage(made, corpus, StopFlag(), workers=1, share=(task, tasks))
+            assert shared == {"missing": left}
+            assert alive.exists() == (task > 4 % tasks)  # the last part of five is of another task
+        assert not corpus.exists()
+        with monkeypatch.context() as patch:
+            patch.setattr(minhash, "band_keys", None)
+            assert download_stage(made, corpus, StopFlag(), workers=1) == straight
+        assert read_manifest(corpus, checksums=True) == read_manifest(tmp_path / "straight" / "corpus")
+        assert {path.name for path in corpus.parent.iterdir()} == {"corpus", "sources", ".corpus.alone"}
+
+
+def test_a_part_is_brought_by_one_process_at_a_time(tmp_path: Path) -> None:
+    """What another one writes meanwhile is not taken for what a kill left."""
+    made = over_files(tmp_path / "input", {"en": sentences(100)})
+    corpus, stop = tmp_path / "corpus", StopFlag(deadline=time.time() + 1)
+    store = store_of(made.data.sources[0], made, corpus)
+    store.mkdir(parents=True)
+    being_written = [store / ".train-00000-00000.jsonl.zst.other-1.tmp", store / "train-00000-00000.jsonl.zst"]
+    with alone_with(store / "part-00000.jsonl", stop.check):
+        for path in being_written:
+            path.touch()
+        with pytest.raises(Stopped):
+            download_stage(made, corpus, stop, workers=1)
+        assert all(path.exists() for path in being_written)
+    download_stage(made, corpus, StopFlag(), workers=1)
+    assert not being_written[0].exists()
+    assert len(corpus_texts(corpus, "en", "train")) + len(corpus_texts(corpus, "en", "validation")) == 100
 
 
 def test_a_whole_corpus_is_left_alone(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ def config(hub: Hub, tmp_path: Path) -> Path:
                 {**web, "name": "en-web", "language": "en", "config": "en"},
             ],
             "validation_fraction": 0.1,
+            "near_duplicates": True,
             "clean": {"repetition": False},
         },
         "tokenizer": {"vocab_size": 300},
