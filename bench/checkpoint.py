@@ -3,7 +3,7 @@
 Two ranks with the weights and the moments of a shipped model, in alternating turns: *at once* is what the training did
 before, all ranks waiting while rank 0 writes all, hashes what it has written, and flushes; *beside* is what it does
 (`sllm.training.saver`), where the ranks wait for the copies only. Durable is when a reader would find the checkpoint.
-The first copy also allocates the buffer, and is told apart. Nothing trains meanwhile.
+The buffer is allocated before, as in a training, beside its first steps. Nothing trains meanwhile.
 """
 
 import argparse
@@ -36,7 +36,7 @@ Figures = dict[str, list[float]]
 
 
 def measure(experiment: Experiment, directory: Path, world: World, rounds: int) -> Figures:
-    """Seconds of each round, on rank 0: `at once`, `first`, `beside` and `durable`; and the `gigabytes` of each."""
+    """Seconds of each round, on rank 0: `at once`, `beside` and `durable`; and the `gigabytes` of each."""
     model = make_model(experiment.model, experiment.tokenizer.vocab_size)
     optimizers = make_optimizers(model, experiment.train)
     for parameter in model.parameters():
@@ -47,7 +47,9 @@ def measure(experiment: Experiment, directory: Path, world: World, rounds: int) 
     if world.main:
         make_directory(directory)
     saver = Saver(Checkpoints(directory, CheckpointConfig(keep_last=1)), world)
-    figures: Figures = {name: [] for name in ("at once", "first", "beside", "durable", "gigabytes")}
+    figures: Figures = {name: [] for name in ("at once", "beside", "durable", "gigabytes")}
+    if saver.snapshot:
+        saver.snapshot.allocate(model, optimizers)
     for number in range(rounds):
         world.barrier()
         began = time.perf_counter()
@@ -62,7 +64,7 @@ def measure(experiment: Experiment, directory: Path, world: World, rounds: int) 
         began = time.perf_counter()
         saver.start(number, model, optimizers, {}, began)
         world.barrier()
-        figures["beside" if number else "first"].append(time.perf_counter() - began)
+        figures["beside"].append(time.perf_counter() - began)
         saver.finish()
         figures["durable"].append(time.perf_counter() - began)
         if world.main:
@@ -80,8 +82,8 @@ def _rank(rank: int, ranks: int, port: int, config: str, directory: Path, rounds
         if world.main:
             size = f"{figures['gigabytes'][0]:.2f} GB"
             print(f"{config} on {ranks} ranks, {size}; seconds, median of {rounds} rounds (all of them)")
-            names = {"at once": "stands, at once", "first": "stands, beside, the first", "beside": "stands, beside"}
-            for name, told in {**names, "durable": "durable, beside"}.items():
+            names = {"at once": "stands, at once", "beside": "stands, beside", "durable": "durable, beside"}
+            for name, told in names.items():
                 each = ", ".join(f"{seconds:.2f}" for seconds in figures[name])
                 print(f"{told:<26} {statistics.median(figures[name]):6.2f}  ({each})")
 

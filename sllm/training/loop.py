@@ -152,6 +152,8 @@ class Training:
             self.trainer.check_ranks_agree()
         self.taken += 1
         if self.taken == FIRST_STEPS:
+            if self.saver.snapshot:
+                self.saver.snapshot.allocate(self.trainer.model, self.trainer.optimizers)
             gc.collect()
             gc.freeze()
 

@@ -4,8 +4,10 @@ All ranks have the same weights and the same optimizer state, so each copies and
 """
 
 import logging
+import threading
 import weakref
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +27,37 @@ DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", to
 
 
 class Snapshot:
-    """The share of writer `number`, from 0, of so many. Its buffer is allocated once, at the first copy."""
+    """The share of writer `number`, from 0, of so many. Its buffer is allocated once."""
 
     def __init__(self, number: int, writers: int) -> None:
         self.number, self.writers = number, writers
         self._buffer = torch.empty(0, dtype=torch.uint8)
+        self._allocating: threading.Thread | None = None
         self._files: dict[str, list[bytes | memoryview]] = {}
         self._stream: torch.cuda.Stream | None = None
         self.copied: torch.cuda.Event | None = None
         """On a GPU: what the next change of the weights has to wait for, and nothing else has."""
 
+    def allocate(self, model: LanguageModel, optimizers: list[Optimizer]) -> None:
+        """Begin to, beside the training, once the optimizers have their state: for gigabytes it takes seconds."""
+        size = _size(self._share(model.state_dict(), optimizer_tensors(model, optimizers)))
+        if len(self._buffer) != size:
+            work = partial(self._allocate, size, _gpu_of(model))
+            self._allocating = threading.Thread(target=work, name="allocation", daemon=True)
+            self._allocating.start()
+
+    def _allocate(self, size: int, gpu: torch.device | None) -> None:
+        self._buffer = torch.ones(size, dtype=torch.uint8)  # a page is there once something was written to it
+        if gpu is not None:
+            _pin(self._buffer, gpu)
+
     def take(self, model: LanguageModel, optimizers: list[Optimizer]) -> None:
         """Copy; on a GPU by a stream of its own. The one before must be written by then."""
-        files = self._share(model.state_dict(), optimizer_tensors(model, optimizers))
-        size = sum(_padded(tensor.nbytes) for tensors in files.values() for tensor in tensors.values())
-        gpu = next((parameter.device for parameter in model.parameters() if parameter.is_cuda), None)
-        if len(self._buffer) != size:
-            self._buffer = torch.zeros(size, dtype=torch.uint8) if gpu is None else _pinned(size)
+        if self._allocating:
+            self._allocating.join()
+        gpu, files = _gpu_of(model), self._share(model.state_dict(), optimizer_tensors(model, optimizers))
+        if len(self._buffer) != (size := _size(files)):
+            self._allocate(size, gpu)
         if gpu is None:
             self._copy(files)
             return
@@ -84,15 +100,24 @@ class Snapshot:
                 start += _padded(tensor.nbytes)
 
 
-def _pinned(size: int) -> Tensor:
-    """Host memory that a GPU writes to by itself. PyTorch's own allocator would round its size up to a power of two."""
-    buffer = torch.zeros(size, dtype=torch.uint8)
+def _gpu_of(model: nn.Module) -> torch.device | None:
+    return next((parameter.device for parameter in model.parameters() if parameter.is_cuda), None)
+
+
+def _pin(buffer: Tensor, gpu: torch.device) -> None:
+    """Let the GPU write to it by itself. PyTorch's own pinned memory is a power of two, up to twice as much."""
     cuda = torch.cuda.cudart()
-    if error := int(cuda.cudaHostRegister(buffer.data_ptr(), size, 1)):
-        log.warning("%.1f GB cannot be pinned (CUDA error %d): training waits for its checkpoints", size / 1e9, error)
+    with torch.cuda.device(gpu):  # else a thread would open the first one
+        error = int(cuda.cudaHostRegister(buffer.data_ptr(), buffer.nbytes, 1))
+    if error:
+        size = buffer.nbytes / 1e9
+        log.warning("%.1f GB cannot be pinned (CUDA error %d): training stands still for its checkpoints", size, error)
     else:
         weakref.finalize(buffer, cuda.cudaHostUnregister, buffer.data_ptr())
-    return buffer
+
+
+def _size(files: Mapping[str, Tensors]) -> int:
+    return sum(_padded(tensor.nbytes) for tensors in files.values() for tensor in tensors.values())
 
 
 def _padded(size: int) -> int:

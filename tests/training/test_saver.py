@@ -73,7 +73,12 @@ def test_what_is_written_is_what_was_copied(setup: Setup, tmp_path: Path) -> Non
     model, optimizers = setup
     snapshot = Snapshot(0, 1)
     before = save(model.state_dict()), save(optimizer_tensors(model, optimizers))
+    snapshot.allocate(model, optimizers)
     snapshot.take(model, optimizers)
+    allocated = snapshot._buffer
+    snapshot.allocate(model, optimizers)
+    snapshot.take(model, optimizers)
+    assert snapshot._buffer is allocated, "once"
     step(model, optimizers)
     snapshot.write(tmp_path, no_check)
     assert before[0] != save(model.state_dict())
