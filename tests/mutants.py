@@ -1048,6 +1048,21 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
+        "sllm/model/loss.py",
+        "tests/model/test_loss.py",
+        (
+            "the tokens of the last piece only",
+            "                by_weight += gradient.T @ some",
+            "                by_weight = gradient.T @ some",
+        ),
+        ("the scale is left out of the weights' gradient", "by_weight * factor,", "by_weight / len(by_hidden),"),
+        (
+            "probabilities are rounded before the target's is taken away",
+            "log_p.exp_().sub_(wanted.to(log_p.dtype)).to(logits.dtype)",
+            "log_p.exp_().to(logits.dtype).sub_(wanted.to(logits.dtype))",
+        ),
+    ),
+    *of(
         "sllm/model/gpt2.py",
         "tests/model/test_families.py",
         ("no dropout of attention", "self.dropout if self.training else 0.0", "0.0"),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sllm.config import ModelConfig
+from sllm.model.loss import PiecewiseLoss, differentiated
 
 INIT_STD = 0.02
 """GPT-2's, of a model whose output layer is its table of embeddings."""
@@ -48,6 +49,7 @@ class LanguageModel(nn.Module, ABC):
         self.config = config
         self.vocab_size = vocab_size
         self.activation_checkpointing = False
+        self.differentiated = differentiated  # or compiled, which a training may want
         self.embedding = nn.Embedding(vocab_size, config.d_model)
         self.register_buffer("positions", positions, persistent=False)
         self.blocks = nn.ModuleList(blocks)
@@ -104,17 +106,24 @@ class LanguageModel(nn.Module, ABC):
                 x = block(x, cache[i] if cache else None, at, mask, *also)
         return x
 
+    @property
+    def output_weight(self) -> Tensor:
+        """Of the output layer, (V, C)."""
+        return (self.embedding if self.head is None else self.head).weight
+
     def logits(self, hidden: Tensor) -> Tensor:
         """(…, C) → (…, V)."""
-        weight = (self.embedding if self.head is None else self.head).weight
-        return F.linear(hidden.to(weight.dtype), weight)
+        return F.linear(hidden.to(self.output_weight.dtype), self.output_weight)
 
     def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
         """Logits (B, T, V) of token ids (B, T); with `targets` (B, T), the mean cross-entropy in nats instead."""
-        logits = self.logits(self.hidden(tokens))
+        hidden, weight = self.hidden(tokens), self.output_weight
         if targets is None:
-            return logits
-        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+            return self.logits(hidden)
+        kind = weight.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+        loss: Tensor = PiecewiseLoss.apply(hidden.flatten(0, 1), weight, targets.flatten(), dtype, self.differentiated)
+        return loss
 
 
 def normed(embeddings: Tensor) -> Tensor:

@@ -2,6 +2,10 @@
 
 from sllm.config import ModelConfig, TrainConfig
 
+LOSS_AT_ONCE = {"cuda": 4096, "cpu": 512}
+"""Tokens whose logits a training makes at a time: more take more memory; fewer more time, since each time a gradient as
+large as the output layer is added to."""
+
 
 def parameter_count(model: ModelConfig, vocab_size: int) -> tuple[int, int]:
     """Trainable parameters (all, without embeddings and output layer)."""
@@ -27,7 +31,7 @@ def checkpoint_bytes(model: ModelConfig, train: TrainConfig, vocab_size: int) ->
 
 def training_memory_bytes(model: ModelConfig, train: TrainConfig, vocab_size: int) -> int:
     """An estimate of one rank's memory: weights and moments, gradients and their sums (int64), DDP buckets,
-    activations, logits.
+    activations, the loss.
 
     Activations follow Korthikanti et al. 2022 (arXiv:2205.05198), eq. 1, without the attention matrix, which
     scaled_dot_product_attention does not keep: of GPT-2 17 values a layer for each of B·T·C.
@@ -42,8 +46,9 @@ def training_memory_bytes(model: ModelConfig, train: TrainConfig, vocab_size: in
     }[model.family]
     per_layer = (model.d_model if train.activation_checkpointing else values) * tokens * width
     working = values * tokens * width if train.activation_checkpointing else 0
-    logits = tokens * vocab_size * (width + 2 * 4)
-    return state + model.n_layers * per_layer + working + logits
+    logits = min(tokens, LOSS_AT_ONCE["cuda"]) * vocab_size * (width + 2 * 4)
+    loss = logits + model.d_model * (tokens * width + vocab_size * (width + 4))
+    return state + model.n_layers * per_layer + working + loss
 
 
 def flops_per_token(model: ModelConfig, vocab_size: int) -> float:

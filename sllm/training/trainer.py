@@ -299,7 +299,8 @@ def compile_blocks(model: LanguageModel, config: TrainConfig) -> LanguageModel:
         # PyTorch 2.11 takes from its cache on disk what was compiled under another precision's autocast.
         torch.compiler.config.cache_key_tag = config.precision
         for block in model.blocks:
-            block.compile(dynamic=False)
+            block.compile(fullgraph=True, dynamic=False)
+        model.differentiated = torch.compile(model.differentiated, fullgraph=True, dynamic=False)
     return model
 
 
