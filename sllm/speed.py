@@ -1,6 +1,6 @@
 """How fast a model is, on the device that is here: generation at several batch sizes, and training steps.
 
-Tokens are random: speed does not depend on what they say, and a random model never ends a text early.
+Prompts are random: speed does not depend on what they say, and a random model never ends a text early.
 """
 
 import contextlib
@@ -11,26 +11,24 @@ from typing import Any
 
 import torch
 from rich.table import Table
-from torch import Tensor, nn
 
 from sllm.artifacts import Artifacts
-from sllm.config import Experiment, ModelConfig, TrainConfig
-from sllm.device import autocast, device_name, memory_bytes, synchronize
-from sllm.distributed import connect
+from sllm.config import Experiment
+from sllm.device import deterministic, device_name, memory_bytes, synchronize
+from sllm.distributed import World, connect
 from sllm.evaluation.results import write_results
 from sllm.inference.decode import Decoder, Record, recorder
 from sllm.inference.generator import TextGenerator, next_tokens
 from sllm.inference.sampling import Sampling
-from sllm.model.families import make_model
 from sllm.model.shared import LanguageModel
 from sllm.progress import track
 from sllm.run_directory import RunDirectory
-from sllm.stop import StopFlag, signals_blocked
+from sllm.stop import StopFlag
+from sllm.training.loop import warm_up
 from sllm.training.metrics import mfu
-from sllm.training.optim import make_optimizers
-from sllm.training.trainer import compile_blocks
+from sllm.training.trainer import Trainer
 
-WARMUP_STEPS = 2  # allocator, kernels, and with `compile` the compilation
+WARMUP_STEPS = 2  # allocator and kernels
 
 
 def benchmark_stage(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, stop: StopFlag) -> dict[str, Any]:
@@ -57,11 +55,8 @@ def benchmark_stage(experiment: Experiment, run: RunDirectory, artifacts: Artifa
             )
             for batch in config.batches
         ]
-        vocab_size = generator.model.vocab_size
         del generator
-        training = measure_training(
-            experiment.model, experiment.train, vocab_size, config.train_steps, device, after_each=measured
-        )
+        training = measure_training(experiment, artifacts, world, config.train_steps, after_each=measured)
     results = {"device": device_name(device), "generation": generation, "training": training}
     write_results(run.stage("benchmark"), results, *tables(results))
     return results
@@ -132,65 +127,42 @@ def bytes_of_a_step(model: LanguageModel, batch: int, positions: int) -> int:
 
 
 def measure_training(
-    config: ModelConfig,
-    train: TrainConfig,
-    vocab_size: int,
+    experiment: Experiment,
+    artifacts: Artifacts,
+    world: World,
     steps: int,
-    device: torch.device,
     after_each: Callable[[], None] = lambda: None,
 ) -> dict[str, float | None]:
-    """Optimizer steps of a fresh model on one micro-batch of random tokens, on one device.
+    """Steps of a fresh model, as the training of `experiment` takes them, all of a global batch on one device.
 
     Returns:
         tokens_per_second and step_ms (median), mfu (None where the device's peak is unknown), memory_bytes (peak).
     """
+    model, train, device = experiment.model, experiment.train, world.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = make_model(config, vocab_size).to(device).train()
-        model.activation_checkpointing = train.activation_checkpointing
-        forward = compile_blocks(model, train)
-        tokens = torch.randint(vocab_size, (train.micro_batch, config.context_length + 1)).to(device)
-        inputs, targets = tokens[:, :-1], tokens[:, 1:]
-        step = training_step(model, make_optimizers(model, train), train, lambda: forward(inputs, targets))
+    with (
+        torch.random.fork_rng(),
+        deterministic(device),
+        contextlib.closing(Trainer(experiment, artifacts, world)) as trainer,
+    ):
+        warm_up(trainer)
         times = []
-        for number in range(WARMUP_STEPS + steps):
-            with signals_blocked() if number == 0 else contextlib.nullcontext():  # which would end compilers
-                times.append(timed(step, device))
+        for _ in range(WARMUP_STEPS + steps):
+            times.append(timed(trainer.train_step, device))
             after_each()
+        vocab_size = trainer.model.vocab_size
     seconds = statistics.median(times[WARMUP_STEPS:])
-    tokens_per_second = train.micro_batch * config.context_length / seconds
+    tokens_per_second = train.global_batch * model.context_length / seconds
     return {
+        "global_batch": train.global_batch,
         "micro_batch": train.micro_batch,
-        "context_length": config.context_length,
+        "context_length": model.context_length,
         "tokens_per_second": tokens_per_second,
         "step_ms": 1000 * seconds,
-        "mfu": mfu(tokens_per_second, config, vocab_size, device),
+        "mfu": mfu(tokens_per_second, model, vocab_size, device),
         "memory_bytes": memory_bytes(device),
     }
-
-
-def training_step(
-    model: nn.Module, optimizers: list[torch.optim.Optimizer], train: TrainConfig, loss: Callable[[], Tensor]
-) -> Callable[[], None]:
-    """One whole optimizer step of any model: `loss` forward, backward, clip, update."""
-    device = next(model.parameters()).device
-    scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
-
-    def step() -> None:
-        with autocast(device, train.precision):
-            value = loss()
-        scaler.scale(value).backward()
-        for optimizer in optimizers:
-            scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), train.clip_norm)
-        for optimizer in optimizers:
-            scaler.step(optimizer)
-        scaler.update()
-        model.zero_grad(set_to_none=False)
-
-    return step
 
 
 def timed(work: Callable[[], Any], device: torch.device) -> float:
@@ -218,9 +190,10 @@ def tables(results: dict[str, Any]) -> list[Table]:
         )
     row = results["training"]
     training = Table(title=f"Training on {results['device']}")
-    for heading in ("micro-batch", "context", "tok/s", "step ms", "MFU", "memory GB"):
+    for heading in ("batch", "micro-batch", "context", "tok/s", "step ms", "MFU", "memory GB"):
         training.add_column(heading, justify="right")
     training.add_row(
+        f"{row['global_batch']}",
         f"{row['micro_batch']}",
         f"{row['context_length']:,}",
         f"{row['tokens_per_second']:,.0f}",

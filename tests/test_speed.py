@@ -1,8 +1,7 @@
 """The benchmark measures what it says and writes what it returns."""
 
 import math
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from sllm.artifacts import Artifacts
 from sllm.config import Experiment
 from sllm.device import peak_flops
+from sllm.distributed import World
 from sllm.errors import Stopped
 from sllm.files import read_json
 from sllm.gpus import PEAK_FLOPS
@@ -20,12 +20,14 @@ from sllm.model.families import make_model
 from sllm.model.size import flops_per_token
 from sllm.model.storage import save_model
 from sllm.run_directory import RunDirectory
-from sllm.speed import benchmark_stage, measure_generation, measure_training, training_step
+from sllm.speed import benchmark_stage, measure_generation, measure_training
 from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer
 from sllm.training.metrics import mfu
+from sllm.training.trainer import TakenStep, Trainer
 
 CPU = torch.device("cpu")
+ALONE = World(0, 1, 0, CPU)
 
 
 @pytest.fixture
@@ -92,39 +94,32 @@ def test_generation_is_measured_token_by_token(experiment: Experiment, monkeypat
 
 
 def test_training_is_measured_when_it_is_warm(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock(monkeypatch)
+    clock, seconds, steps = Clock(monkeypatch), iter([30.0, 40.0, 1.0, 7.0, 2.0]), []
+    step = Trainer.train_step
 
-    def slow_step(*arguments: Any) -> Callable[[], None]:
-        seconds = iter([30.0, 40.0, 1.0, 7.0, 2.0])
-        step = training_step(*arguments)
-        return lambda: (step(), clock.add(next(seconds)))[1]
+    def slowly(trainer: Trainer) -> TakenStep:
+        clock.add(next(seconds))
+        taken = step(trainer)
+        steps.append(taken.step)
+        return taken
 
-    monkeypatch.setattr("sllm.speed.training_step", slow_step)
-    training = measure_training(experiment.model, experiment.train, 512, 3, CPU)
+    monkeypatch.setattr(Trainer, "train_step", slowly)
+    training = measure_training(experiment, Artifacts(experiment), ALONE, 3)
+    assert steps == [1, 2, 3, 4, 5]
     assert training["step_ms"] == pytest.approx(2000)
-    assert training["tokens_per_second"] == pytest.approx(2 * 32 / 2)
+    assert training["tokens_per_second"] == pytest.approx(experiment.train.global_batch * 32 / 2)
 
 
-def test_the_step_that_compiles_has_signals_blocked(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocked = []
-
-    def look(*arguments: Any) -> Callable[[], None]:
-        return lambda: blocked.append(signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, []))
-
-    monkeypatch.setattr("sllm.speed.training_step", look)
-    measure_training(experiment.model, experiment.train, 512, 2, CPU)
-    assert blocked == [True, False, False, False]
-
-
-def test_a_step_is_a_whole_step(experiment: Experiment) -> None:
-    """Two of them, with a gradient of (3, 4), which is clipped to a length of 1."""
-    model = torch.nn.Linear(2, 1, bias=False)
-    before = model.weight.detach().clone()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    step = training_step(model, [optimizer], experiment.train, lambda: model(torch.tensor([3.0, 4.0])).sum())
-    step()
-    step()
-    torch.testing.assert_close(model.weight.detach(), before - 2 * 0.5 * torch.tensor([[0.6, 0.8]]))
+def test_the_steps_that_are_measured_are_those_of_a_training(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On random numbers of its own, warmed up as a training is, and ended."""
+    done: list[str] = []
+    monkeypatch.setattr("sllm.speed.warm_up", lambda trainer: done.append(f"warm at {trainer.step}"))
+    close = Trainer.close
+    monkeypatch.setattr(Trainer, "close", lambda trainer: (done.append(f"closed at {trainer.step}"), close(trainer))[1])
+    measure_training(experiment, Artifacts(experiment), ALONE, 2)
+    assert done == ["warm at 0", "closed at 4"]
 
 
 def test_one_new_token_has_no_decode_step(experiment: Experiment) -> None:
@@ -134,7 +129,7 @@ def test_one_new_token_has_no_decode_step(experiment: Experiment) -> None:
 
 def test_measuring_training_leaves_the_random_numbers_alone(experiment: Experiment) -> None:
     state = torch.get_rng_state()
-    measure_training(experiment.model, experiment.train, 512, 1, CPU)
+    measure_training(experiment, Artifacts(experiment), ALONE, 1)
     assert torch.equal(state, torch.get_rng_state())
 
 

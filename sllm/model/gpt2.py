@@ -71,7 +71,6 @@ class GPT2(LanguageModel):
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
         blocks = [Block(config) for _ in range(config.n_layers)]
         super().__init__(config, vocab_size, sinusoidal_positions(config), blocks, nn.LayerNorm(config.d_model))
-        self.dropout = nn.Dropout(config.dropout)
 
     def hidden(
         self,
@@ -80,5 +79,5 @@ class GPT2(LanguageModel):
         at: Tensor | None = None,
         padding: Tensor | None = None,
     ) -> Tensor:
-        x = self.dropout(self.embed(tokens) + self.places(tokens.shape[1], at, padding))
-        return self.final_norm(self.through_blocks(x, cache, at, padding))
+        x = self.embed(tokens, self.places(tokens.shape[1], at, padding))
+        return self.last_norm(self.through_blocks(x, cache, at, padding))

@@ -88,4 +88,4 @@ class Qwen3(LanguageModel):
         padding: Tensor | None = None,
     ) -> Tensor:
         positions = self.places(tokens.shape[1], at, padding)
-        return self.final_norm(self.through_blocks(self.embed(tokens), cache, at, padding, positions))
+        return self.last_norm(self.through_blocks(self.embed(tokens), cache, at, padding, positions))

@@ -51,6 +51,7 @@ class LanguageModel(nn.Module, ABC):
         self.activation_checkpointing = False
         self.differentiated = differentiated  # or compiled, which a training may want
         self.embedding = nn.Embedding(vocab_size, config.d_model)
+        self.entry = Entry(normed=not config.tie_embeddings, dropout=config.dropout)
         self.register_buffer("positions", positions, persistent=False)
         self.blocks = nn.ModuleList(blocks)
         self.final_norm = final_norm
@@ -74,10 +75,11 @@ class LanguageModel(nn.Module, ABC):
                 positions count from its first real token, so a row means what it would mean alone.
         """
 
-    def embed(self, tokens: Tensor) -> Tensor:
-        """(B, T) → (B, T, C)."""
-        found = self.embedding(tokens).to(self.positions.dtype)  # fp32 also where the table alone is bf16
-        return found if self.head is None else normed(found)
+    def embed(self, tokens: Tensor, places: Tensor | None = None) -> Tensor:
+        """(B, T) → (B, T, C), what the first block takes; `places` is what is added to tell the tokens' places."""
+        rows: Tensor = self.embedding(tokens)
+        x: Tensor = self.entry(rows.to(self.positions.dtype), places)  # fp32 also where the table alone is bf16
+        return x
 
     def places(self, length: int, at: Tensor | None, padding: Tensor | None) -> Tensor:
         """The rows of `positions` for the tokens `at` those places, (T, …), or with padding (B, T, …)."""
@@ -106,6 +108,11 @@ class LanguageModel(nn.Module, ABC):
                 x = block(x, cache[i] if cache else None, at, mask, *also)
         return x
 
+    def last_norm(self, x: Tensor) -> Tensor:
+        """(B, T, C) → (B, T, C). Of ours, since a layer of torch's own cannot be compiled by itself."""
+        normed: Tensor = self.final_norm(x)
+        return normed
+
     @property
     def output_weight(self) -> Tensor:
         """Of the output layer, (V, C)."""
@@ -124,6 +131,20 @@ class LanguageModel(nn.Module, ABC):
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
         loss: Tensor = PiecewiseLoss.apply(hidden.flatten(0, 1), weight, targets.flatten(), dtype, self.differentiated)
         return loss
+
+
+class Entry(nn.Module):
+    """From rows of the table of embeddings to the residual stream. Looking them up is no part of it: the gradient of
+    that is a sort, which a compiler does no better."""
+
+    def __init__(self, *, normed: bool, dropout: float) -> None:
+        super().__init__()
+        self.normed = normed
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, rows: Tensor, places: Tensor | None) -> Tensor:
+        x = normed(rows) if self.normed else rows
+        return self.dropout(x if places is None else x + places)
 
 
 def normed(embeddings: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.config.precision == "fp16")
         micro_batches = self.config.global_batch // self.config.micro_batch
         self.gradients = GradientSum(self.model.parameters(), micro_batches, self.config.compile, world.gradients)
-        self.forward = self._distributed(compile_blocks(self.model, self.config))
+        self.forward = self._distributed(compile_parts(self.model, self.config))
 
     def _distributed(self, model: LanguageModel) -> torch.nn.Module:
         """What a step calls: the model, its gradients added over the ranks if there are several."""
@@ -289,17 +289,19 @@ class Trainer:
             )
 
 
-def compile_blocks(model: LanguageModel, config: TrainConfig) -> LanguageModel:
+def compile_parts(model: LanguageModel, config: TrainConfig) -> LanguageModel:
     """`model`, which compiles in its first step if that is wanted: to be taken with signals blocked."""
     if config.compile:
         # Block by block: identical blocks share one compilation, and DDP still overlaps gradients with backward.
+        # What is around them is compiled by itself; eager are the look-up of embeddings and the products of the loss.
         # Shapes are static: a graph that some other length made dynamic would draw other dropout.
         torch._dynamo.config.optimize_ddp = False  # it would cut a block at the borders of DDP's buckets
         torch._inductor.config.deterministic = True  # nothing that changes the result is chosen by timing it
         # PyTorch 2.11 takes from its cache on disk what was compiled under another precision's autocast.
         torch.compiler.config.cache_key_tag = config.precision
-        for block in model.blocks:
-            block.compile(fullgraph=True, dynamic=False)
+        for part in (model.entry, *model.blocks):
+            part.compile(fullgraph=True, dynamic=False)
+        model.last_norm = torch.compile(model.last_norm, fullgraph=True, dynamic=False)  # type: ignore[method-assign]
         model.differentiated = torch.compile(model.differentiated, fullgraph=True, dynamic=False)
     return model
 
