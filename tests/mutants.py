@@ -1043,6 +1043,30 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
+        "sllm/model/attention.py",
+        "tests/model/test_attention.py",
+        ("tokens see the future", "return query >= key", "return query <= key"),
+        ("dropout is left out", "or model.config.dropout or", "or"),
+    ),
+    *of(
+        "sllm/model/shared.py",
+        "tests/model/test_attention.py::test_a_model_that_does_not_train_uses_pytorchs_own",
+        (
+            "the mask of training is validation's too",
+            "        elif self.training:\n",
+            "        else:\n",
+        ),
+    ),
+    *of(
+        "sllm/training/trainer.py",
+        "tests/training/test_exact.py::test_an_attention_that_fails_is_given_up_for_pytorchs_own",
+        (
+            "an attention that failed is tried again",
+            "            self.attention = use_own(self.model)\n",
+            '            self.attention = ""\n',
+        ),
+    ),
+    *of(
         "sllm/model/loss.py",
         "tests/model/test_loss.py",
         (

@@ -5,6 +5,7 @@ Shapes: B batch, T time, C width (d_model), H heads, D head width (C / H), F fee
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +50,7 @@ class LanguageModel(nn.Module, ABC):
         self.config = config
         self.vocab_size = vocab_size
         self.activation_checkpointing = False
+        self.training_mask: Any = None  # FlexAttention's, if that is used
         self.differentiated = differentiated  # or compiled, which a training may want
         self.embedding = nn.Embedding(vocab_size, config.d_model)
         self.entry = Entry(normed=not config.tie_embeddings, dropout=config.dropout)
@@ -98,12 +100,14 @@ class LanguageModel(nn.Module, ABC):
         *also: Tensor,
     ) -> Tensor:
         """(B, T, C) → (B, T, C), before the last norm. `also` is given to every block."""
-        mask = None  # where the whole text is here, attention is causal by itself
+        mask: Any = None  # where the whole text is here, attention is causal by itself
         if at is not None or padding is not None:
             mask = visible(x, at, padding, x.shape[1] if at is None or cache is None else cache[0][0].shape[2])
+        elif self.training:
+            mask = self.training_mask
         for i, block in enumerate(self.blocks):
             if self.activation_checkpointing and self.training:
-                x = checkpoint(block, x, None, None, None, *also, use_reentrant=False)
+                x = checkpoint(block, x, None, None, mask, *also, use_reentrant=False)
             else:
                 x = block(x, cache[i] if cache else None, at, mask, *also)
         return x
@@ -173,11 +177,14 @@ def attend(
     v: Tensor,
     cache: LayerCache | None,
     at: Tensor | None,
-    mask: Tensor | None,
+    mask: Any,
     dropout: float = 0.0,
 ) -> Tensor:
     """Causal attention of queries (B, H, T, D) to these keys and values (B, kv heads, T, D), which are written into the
-    cache, and with `at` to all that the cache holds. Returns (B, T, C)."""
+    cache, and with `at` to all that the cache holds. Returns (B, T, C).
+
+    `mask` is None, what `visible` returns, or FlexAttention's, which then computes it.
+    """
     B, H, T, D = q.shape
     if cache is not None:
         keys, values = cache
@@ -186,6 +193,10 @@ def attend(
         else:
             k, v = keys.index_copy_(2, at, k), values.index_copy_(2, at, v)
     groups = k.shape[1]
+    if not isinstance(mask, Tensor | None):
+        from torch.nn.attention.flex_attention import flex_attention
+
+        return flex_attention(q, k, v, block_mask=mask, enable_gqa=groups != H).transpose(1, 2).reshape(B, T, H * D)
     if T == 1:
         # A new token's queries of one group are rows of one head, which read its keys and values once for all.
         y = F.scaled_dot_product_attention(q.reshape(B, groups, H // groups, D), k, v, mask, dropout)

@@ -61,6 +61,7 @@ def pretrain(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, st
         stack.callback(training.saver.close)
         if trainer.step < experiment.train.max_steps:
             warm_up(trainer)
+            training.know_arithmetic()  # an attention may have been given up
         training.start_recording(seconds=round(time.perf_counter() - loading, 3))
         if world.main:
             stack.enter_context(mirror_to_wandb(experiment, run))
@@ -118,11 +119,15 @@ class Training:
         self.taken = 0  # steps of this attempt
         self.saved = 0  # the last step that a checkpoint was tried at
         self.clock_says_save = False
-        self.arithmetic = sorted(set(self.world.gather(arithmetic(self.world.device))))
+        self.know_arithmetic()
 
     @property
     def step(self) -> int:
         return self.trainer.step
+
+    def know_arithmetic(self) -> None:
+        mine = arithmetic(self.world.device) + (f", {self.trainer.attention}" if self.trainer.attention else "")
+        self.arithmetic = sorted(set(self.world.gather(mine)))
 
     def summary(self, outcome: str) -> dict[str, Any]:
         best = self.best.known

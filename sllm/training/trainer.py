@@ -4,6 +4,7 @@ Everything about step s (its sequences, its dropout, its learning rate) is a fun
 """
 
 import contextlib
+import logging
 import math
 import time
 import warnings
@@ -21,6 +22,7 @@ from sllm.device import Moment, autocast, memory_bytes, seed
 from sllm.distributed import World
 from sllm.errors import UserError
 from sllm.files import finite
+from sllm.model.attention import choose_attention, use_own
 from sllm.model.families import make_model
 from sllm.model.shared import LanguageModel
 from sllm.origin import TOKENIZER
@@ -29,6 +31,8 @@ from sllm.training.batches import Batches
 from sllm.training.exact import GradientSum, RanksDifferError, digest
 from sllm.training.metrics import mfu
 from sllm.training.optim import learning_rate, make_optimizers, set_learning_rate
+
+log = logging.getLogger(__name__)
 
 SMALLEST_SCALE = 2.0**-16
 """Of fp16's losses. The scaler begins at 2¹⁶ and halves it at each overflow, for ever if nobody minds."""
@@ -77,6 +81,7 @@ class Trainer:
             world.device
         )
         self.model.activation_checkpointing = self.config.activation_checkpointing
+        self.attention = choose_attention(self.model, self.config)
         self.optimizers = make_optimizers(self.model, self.config)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.config.precision == "fp16")
         micro_batches = self.config.global_batch // self.config.micro_batch
@@ -263,10 +268,36 @@ class Trainer:
 
     def check_determinism(self) -> None:
         """Compute one micro-batch's gradients twice, as the next step would: a resume is exact only if they are equal.
+        An attention that cannot be used here, or not so, is given up for PyTorch's own.
 
         Raises:
             UserError: on every rank, if they differ on any.
         """
+        told = self._unequal()
+        if told and self.attention:
+            log.warning("%s cannot be used here, PyTorch's own attention is (%s)", self.attention, "; ".join(told))
+            self.attention = use_own(self.model)
+            told = self._unequal()
+        if told:
+            raise UserError(
+                f"one micro-batch gave two gradients on {self.world.device} (PyTorch {torch.__version__}; "
+                f"{'; '.join(told)}), so that no resume could be exact; say train.compile=false, or take another "
+                f"PyTorch or GPU"
+            )
+
+    def _unequal(self) -> list[str]:
+        """What the ranks say of a micro-batch whose gradients differ, or which an attention failed at."""
+        try:
+            names = self._gradients_that_differ()
+            mine = f"{len(names)} of {len(self.gradients.sums)}, {names[0]} first" if names else None
+        except Exception as error:
+            if not self.attention:
+                raise
+            mine = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            self.model.zero_grad()
+        return [f"rank {rank}: {report}" for rank, report in enumerate(self.world.gather(mine)) if report]
+
+    def _gradients_that_differ(self) -> list[str]:
         number = self._micro_batches()[0]
         tokens = self._tokens(number)
         gradients: list[list[torch.Tensor]] = []
@@ -279,14 +310,7 @@ class Trainer:
             gradients.append([gradient.view(torch.int32).clone() for gradient in found])
             self.gradients.add()  # which compiles too, and leaves no gradient
         names = [name for name, _ in self.model.named_parameters()]
-        differ = [name for name, *pair in zip(names, *gradients, strict=True) if not torch.equal(*pair)]
-        mine = f"rank {self.world.rank}: {len(differ)} of {len(names)}, {differ[0]} first" if differ else None
-        if told := [report for report in self.world.gather(mine) if report]:
-            raise UserError(
-                f"one micro-batch gave two gradients on {self.world.device} (PyTorch {torch.__version__}; "
-                f"{'; '.join(told)}), so that no resume could be exact; say train.compile=false, or take another "
-                f"PyTorch or GPU"
-            )
+        return [name for name, *pair in zip(names, *gradients, strict=True) if not torch.equal(*pair)]
 
 
 def compile_parts(model: LanguageModel, config: TrainConfig) -> LanguageModel:

@@ -23,6 +23,7 @@ from sllm.artifacts import Artifacts
 from sllm.config import Experiment, validate
 from sllm.distributed import World
 from sllm.errors import UserError
+from sllm.model.attention import FLEX, use_flex
 from sllm.records import read_jsonl
 from sllm.run_directory import checkpoint_steps
 from sllm.training.exact import GradientSum
@@ -280,3 +281,21 @@ def test_gradients_that_are_not_the_same_twice_stop_a_training_before_its_first_
     with pytest.raises(UserError, match=r"two gradients on cpu.*rank 0: \d+ of \d+, embedding\.weight first") as told:
         trainer.check_determinism()
     assert "train.compile=false" in str(told.value)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_an_attention_that_fails_is_given_up_for_pytorchs_own(
+    prepared: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """FlexAttention has no gradients on a CPU."""
+    values = {**prepared, "runs_directory": str(tmp_path), "model": {**prepared["model"], "dropout": 0.0}}
+    experiment = validate(Experiment, values, "test")
+    trainer = Trainer(experiment, Artifacts(experiment), World(0, 1, 0, torch.device("cpu")))
+    use_flex(trainer.model)
+    trainer.attention = FLEX
+    trainer.check_determinism()
+    assert trainer.attention == ""
+    assert caplog.text.count("FlexAttention cannot be used here") == 1
+    assert all(parameter.grad is None for parameter in trainer.model.parameters())
+    trainer.train_step()
+    trainer.close()
