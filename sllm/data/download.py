@@ -97,7 +97,7 @@ def download_stage(
                 subtract(sources[name], removed)
             for name in sources:
                 check_not_empty(name, sources[name], sources[name].pop("lowest"), experiment.data)
-        shutil.rmtree(tables)
+        shutil.rmtree(tables, ignore_errors=True)  # a task of another run may still write to it
     tell_losses(sources, experiment.data)
     return {"sources": sources, **totals(sources), **({"skipped": skipped} if skipped else {})}
 

@@ -17,6 +17,7 @@ from sllm.data.download import download_stage
 from sllm.data.minhash import BANDS, CHARACTERS, ROWS, band_keys
 from sllm.data.shards import ShardWriter, read_shard
 from sllm.data.text import normalise
+from sllm.errors import Stopped
 from sllm.records import sidecar
 from sllm.stop import StopFlag
 
@@ -168,6 +169,26 @@ def test_what_is_nearly_equal_is_dropped_and_what_is_equal_counts_as_that(
     expected = [1 - (1 - similarity**8) ** 14 for similarity in similar]
     deviation = sum(p * (1 - p) for p in expected) ** 0.5
     assert abs(len(alike) - sum(expected)) < 4 * deviation
+
+
+def test_what_was_hashed_before_a_stop_is_not_hashed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = write_corpus(tmp_path, [("a/train", sentences(20 + n, "ko")) for n in range(3)])
+    paths, near = [tmp_path / name for name in names], CONFIG.model_copy(update={"near_duplicates": True})
+    hashed: list[Path] = []
+    hash_of = dedup._band_keys
+    monkeypatch.setattr(dedup, "_band_keys", lambda shard, check: [hashed.append(shard), hash_of(shard, check)][1])
+
+    class StopInTheSecond(StopFlag):
+        def check(self) -> None:
+            if hashed[-1:] == paths[1:2]:
+                raise Stopped("SIGTERM")
+
+    with pytest.raises(Stopped):
+        drop_duplicates(tmp_path, names, near, tmp_path / "tables", StopInTheSecond())
+    assert hashed == paths[:2]
+    removed = drop_duplicates(tmp_path, names, near, tmp_path / "tables", StopFlag())
+    assert hashed == [*paths[:2], *paths[1:]]
+    assert removed["a"].reasons == {"duplicate": 20 + 21}
 
 
 @given(st.text(st.characters(max_codepoint=0xFFFF), max_size=40))
