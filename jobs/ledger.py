@@ -10,6 +10,7 @@ import logging
 import os
 import platform
 import time
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -140,9 +141,24 @@ def attempts(run: RunDirectory, stage: str | None = None, fingerprint: str | Non
     """The ledger's lines, oldest first."""
     return [
         line
-        for line in read_jsonl(run.ledger, "stage", "token", "fingerprint")
+        for line in _lines(run.ledger)
         if stage in (None, line["stage"]) and fingerprint in (None, line["fingerprint"])
     ]
+
+
+def _lines(path: Path) -> tuple[dict[str, Any], ...]:
+    """Of the ledger, which is parsed again only when it has changed: each of a thousand shares is looked up in it."""
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())  # of the open file: on NFS a name's may be as they were a while ago
+    except FileNotFoundError:
+        return ()
+    return _parsed(path, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _parsed(path: Path, *_: int) -> tuple[dict[str, Any], ...]:
+    return tuple(read_jsonl(path, "stage", "token", "fingerprint"))
 
 
 def close(

@@ -685,6 +685,12 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
+        "jobs/ledger.py",
+        "tests/jobs/test_ledger.py::test_the_ledger_is_read_again_when_it_has_changed_and_not_before",
+        ("what was read once holds", "status.st_ino, status.st_size, status.st_mtime_ns", "status.st_ino"),
+        ("each share reads the whole ledger", "@lru_cache(maxsize=4)\n", ""),
+    ),
+    *of(
         "sllm/workers.py",
         "tests/test_workers.py::test_work_is_handed_out_little_by_little",
         ("all work is handed out at once", "islice(futures, AHEAD)", "futures"),

@@ -92,6 +92,20 @@ def test_attempts_are_counted_stage_by_stage_and_setting_by_setting(run: RunDire
     assert told == [("pack", 1, ""), ("pack", 2, ""), ("download", 1, ""), ("pack", 3, gave_up)]
 
 
+def test_the_ledger_is_read_again_when_it_has_changed_and_not_before(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[Path] = []
+    read = ledger.read_jsonl
+    monkeypatch.setattr(ledger, "read_jsonl", lambda path, *keys: reads.append(path) or read(path, *keys))
+    assert ledger.attempts(run) == []
+    for number in range(1, 4):
+        append_jsonl(run.ledger, {"stage": f"pack.{number}", "token": "t", "fingerprint": "f"})
+        for share in range(1, number + 1):
+            assert len(ledger.attempts(run, f"pack.{share}")) == 1
+        assert len(ledger.attempts(run)) == number == len(reads)
+
+
 def test_an_attempt_of_which_nobody_spoke_has_lasted_until_its_last_sign(run: RunDirectory) -> None:
     fields = {"description": "pack", "completed": 1, "total": 2, "unit": "MB", "fields": {}, "seconds_left": None}
     seconds = []
