@@ -2,10 +2,12 @@
 whose readers are in the tokenizer and in `sllm.data` alike."""
 
 import contextlib
+import fcntl
 import io
 import json
 import os
 import struct
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,6 +16,9 @@ import zstandard
 
 from sllm.errors import UserError
 from sllm.files import require_ownership, to_json, utf8_bytes
+
+LOCK_TRIES = 400
+"""Twenty seconds."""
 
 SHARD_SUFFIX, DIGESTS_SUFFIX, DROPPED_SUFFIX = ".jsonl.zst", ".digests", ".dropped"
 
@@ -72,16 +77,31 @@ def read_new_jsonl(path: Path, offset: int, *keys: str) -> Iterator[tuple[dict[s
 
 def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
     """Append one line in a single write, so that a reader sees whole lines and a kill costs at most this one. Half a
-    line that a kill or a full disk has left is cut off."""
+    line that a kill or a full disk has left is cut off. One process appends at a time: to another's eyes a line that is
+    being written is half a line, and on NFS two of different nodes would be written over each other."""
     require_ownership()
     line = json_line(record)
     with path.open("a+b") as file:
+        _wait_for_lock(file)
         if end := file.seek(0, os.SEEK_END):
             file.seek(end - 1)
             if file.read() != b"\n":
                 file.seek(0)
                 file.truncate(file.read().rfind(b"\n") + 1)
         file.write(line)
+
+
+def _wait_for_lock(file: BinaryIO) -> None:
+    """Have the lock of `file` until it is closed. Not for ever: a server whose locks hang must not keep a job from
+    saying how it ends."""
+    for _ in range(LOCK_TRIES):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(0.05)
+        except OSError:  # a file system without locks
+            return
 
 
 def json_line(record: Mapping[str, Any]) -> bytes:

@@ -685,6 +685,11 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
+        "sllm/records.py",
+        "tests/test_records.py::test_of_many_that_append_none_loses_a_line",
+        ("two processes append at a time", "        _wait_for_lock(file)\n", ""),
+    ),
+    *of(
         "jobs/ledger.py",
         "tests/jobs/test_ledger.py::test_the_ledger_is_read_again_when_it_has_changed_and_not_before",
         ("what was read once holds", "status.st_ino, status.st_size, status.st_mtime_ns", "status.st_ino"),
