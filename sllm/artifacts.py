@@ -24,7 +24,7 @@ CORPORA, PACKED = "corpora", "packed"
 DESCRIPTIVE = ("weight", "optional", "licence", "text_megabytes")
 
 # Settings of `train` that change how a run is watched, stored or computed, but not what it learns.
-OPERATIONAL = {"checkpoint", "compile", "activation_checkpointing"}
+OPERATIONAL = {"checkpoint", "compile", "activation_checkpointing", "profile"}
 
 # Settings of `train` that, under wsd, are not read before the decay.
 OF_THE_END = ("max_steps", "decay", "min_learning_rate")

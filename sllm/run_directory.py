@@ -30,6 +30,7 @@ class RunDirectory:
     ledger = _Named("ledger.jsonl")
     metrics = _Named("metrics.jsonl")
     checkpoints = _Named("checkpoints")
+    profile = _Named("profile")
     best = _Named("best")
     report = _Named("report")
     branch = _Named("stages/pretrain/branch.json")

@@ -61,8 +61,8 @@ MUTANTS: list[Mutant] = [
         "tests/jobs/test_keys.py",
         (
             "precision taken for operational",
-            'OPERATIONAL = {"checkpoint", "compile", "activation_checkpointing"}',
-            'OPERATIONAL = {"checkpoint", "compile", "activation_checkpointing", "precision"}',
+            'OPERATIONAL = {"checkpoint", "compile", "activation_checkpointing", "profile"}',
+            'OPERATIONAL = {"checkpoint", "compile", "activation_checkpointing", "profile", "precision"}',
         ),
         (
             "cosines of two lengths are taken for one training",
@@ -82,7 +82,7 @@ MUTANTS: list[Mutant] = [
         ),
         (
             "activation checkpointing changes the key",
-            'OPERATIONAL = {"checkpoint", "compile", "activation_checkpointing"}',
+            'OPERATIONAL = {"checkpoint", "compile", "activation_checkpointing", "profile"}',
             'OPERATIONAL = {"checkpoint", "compile"}',
         ),
         (
@@ -1047,6 +1047,15 @@ MUTANTS: list[Mutant] = [
             "embeddings are not normed as they are looked up",
             "        x = normed(rows) if self.normed else rows\n",
             "        x = rows\n",
+        ),
+    ),
+    *of(
+        "sllm/training/loop.py",
+        "tests/training/test_profile.py",
+        (
+            "another step is profiled",
+            "self.step + 1 == self.experiment.train.profile",
+            "self.step == self.experiment.train.profile",
         ),
     ),
     *of(

@@ -193,6 +193,8 @@ class TrainConfig(Section):
     init_from: Folder | None = None
     """Begin with the weights and the tokenizer of this model, at step 0: a run by its name (its best model), or a
     folder with a model. RUN@1000: go on from step 1000 of a run that is the same up to there."""
+    profile: Annotated[int, Field(gt=0)] | None = None
+    """Write a profile of this step into the run directory: a trace and, on a GPU, the history of its memory."""
     checkpoint: CheckpointConfig = CheckpointConfig()
 
     @model_validator(mode="after")
@@ -214,6 +216,10 @@ class TrainConfig(Section):
             )
         if self.optimizer == "adamw" and self.momentum != MOMENTUM:
             problems.append(f"momentum: {self.momentum}, but AdamW has none; leave it out, or set optimizer=muon")
+        if self.profile is not None and self.profile > self.max_steps:
+            problems.append(
+                f"profile: {self.profile} is above max_steps ({self.max_steps}); use a step of the training"
+            )
         if self.warmup_steps >= self.max_steps:
             problems.append(
                 f"warmup_steps: {self.warmup_steps} is not below max_steps ({self.max_steps}); "

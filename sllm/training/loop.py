@@ -20,11 +20,12 @@ from sllm.evaluation.loss import continuations, evaluate
 from sllm.files import fingerprint, make_directory, remove_leftovers
 from sllm.origin import TOKENIZER
 from sllm.progress import Bar, track
-from sllm.run_directory import RunDirectory
+from sllm.run_directory import RunDirectory, checkpoint_path
 from sllm.stop import StopFlag, signals_blocked
 from sllm.training.best import BestModel
 from sllm.training.checkpoint import Checkpoints, restore
 from sllm.training.metrics import Metrics, cut_back
+from sllm.training.profile import profiled
 from sllm.training.saver import Saver, Saving
 from sllm.training.schedule import Schedule, seconds_between_failures
 from sllm.training.trainer import TakenStep, Trainer
@@ -151,7 +152,10 @@ class Training:
             self.metrics.write(kind, self.step, **figures)
 
     def take_step(self) -> None:
-        self.unread.append(self.trainer.train_step())
+        with contextlib.ExitStack() as stack:
+            if self.world.main and self.step + 1 == self.experiment.train.profile:
+                stack.enter_context(profiled(checkpoint_path(self.run.profile, self.step + 1), self.world.device))
+            self.unread.append(self.trainer.train_step())
         if self.step % COMPARE_EVERY == 0:
             self.settle()
             self.trainer.check_ranks_agree()

@@ -95,7 +95,7 @@ def test_a_problem_names_the_place_of_its_value(tmp_path: Path) -> None:
     assert line.endswith(" (command line: train.max_steps=20)")
     # A list of the keys that are valid speaks of none of them.
     (line,) = problems(CONFIGS / "smoke.yaml", "train.max_stps=99", "train.warmup_steps=2")
-    assert line.endswith("activation_checkpointing, init_from, checkpoint")
+    assert line.endswith("activation_checkpointing, init_from, profile, checkpoint")
 
 
 def test_phases() -> None:

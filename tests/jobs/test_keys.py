@@ -41,6 +41,7 @@ READ_BY = {
     "train.init_from": {"tokenizer", "pretrain"},
     "train.compile": NOBODY,
     "train.activation_checkpointing": NOBODY,
+    "train.profile": NOBODY,
     "train.checkpoint": NOBODY,
     "validate": {"validate"},
     "validate.every": {"pretrain"},  # which model is the best depends on when, and on what, the training validates
@@ -118,7 +119,7 @@ def others(value: Any, kind: Any) -> list[Any]:
         case int() | float():
             return [other for other in (2 * value, value / 2, value // 2, value + 1) if other != value]
         case str():
-            return [f"{value}/.", f"{value}x"]  # the first is the same folder
+            return [f"{value}/.", f"{value}x", 7]  # the first is the same folder
         case list():
             return [[*value, *value], ["x"]]
         case dict():
