@@ -686,7 +686,7 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "sllm/records.py",
-        "tests/test_records.py::test_of_many_that_append_none_loses_a_line",
+        "tests/test_records.py::test_a_line_that_another_process_is_writing_is_not_cut_off",
         ("two processes append at a time", "        _wait_for_lock(file)\n", ""),
     ),
     *of(
