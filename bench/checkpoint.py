@@ -3,7 +3,8 @@
 Two ranks with the weights and the moments of a shipped model, in alternating turns: *at once* is what the training did
 before, all ranks waiting while rank 0 writes all, hashes what it has written, and flushes; *beside* is what it does
 (`sllm.training.saver`), where the ranks wait for the copies only. Durable is when a reader would find the checkpoint.
-The buffer is allocated before, as in a training, beside its first steps. Nothing trains meanwhile.
+CPU seconds are rank 0's, in the same time; beside: of the thread that trains. The buffer is allocated before, as in a
+training, beside its first steps. Nothing trains meanwhile.
 """
 
 import argparse
@@ -32,11 +33,18 @@ from sllm.training.snapshot import optimizer_tensors
 
 ROOT = Path(__file__).parents[1]
 
+TOLD = {
+    "at once": "stands, at once",
+    "CPU at once": "  CPU",
+    "beside": "stands, beside",
+    "CPU beside": "  CPU",
+    "durable": "durable, beside",
+}
 Figures = dict[str, list[float]]
 
 
 def measure(experiment: Experiment, directory: Path, world: World, rounds: int) -> Figures:
-    """Seconds of each round, on rank 0: `at once`, `beside` and `durable`; and the `gigabytes` of each."""
+    """Seconds of each round, on rank 0, as TOLD says; and the `gigabytes` of each."""
     model = make_model(experiment.model, experiment.tokenizer.vocab_size)
     optimizers = make_optimizers(model, experiment.train)
     for parameter in model.parameters():
@@ -47,12 +55,12 @@ def measure(experiment: Experiment, directory: Path, world: World, rounds: int) 
     if world.main:
         make_directory(directory)
     saver = Saver(Checkpoints(directory, CheckpointConfig(keep_last=1)), world)
-    figures: Figures = {name: [] for name in ("at once", "beside", "durable", "gigabytes")}
+    figures: Figures = {name: [] for name in (*TOLD, "gigabytes")}
     if saver.snapshot:
         saver.snapshot.allocate(model, optimizers)
     for number in range(rounds):
         world.barrier()
-        began = time.perf_counter()
+        began, spent = time.perf_counter(), time.process_time()
         if world.main:
             with atomic_directory(directory / "former") as place:
                 save_file(model.state_dict(), place / "model.safetensors")
@@ -61,10 +69,12 @@ def measure(experiment: Experiment, directory: Path, world: World, rounds: int) 
                 write_json(place / "state.json", {"step": number})
         world.barrier()
         figures["at once"].append(time.perf_counter() - began)
-        began = time.perf_counter()
+        figures["CPU at once"].append(time.process_time() - spent)
+        began, spent = time.perf_counter(), time.thread_time()
         saver.start(number, model, optimizers, {}, began)
         world.barrier()
         figures["beside"].append(time.perf_counter() - began)
+        figures["CPU beside"].append(time.thread_time() - spent)
         saver.finish()
         figures["durable"].append(time.perf_counter() - began)
         if world.main:
@@ -82,10 +92,9 @@ def _rank(rank: int, ranks: int, port: int, config: str, directory: Path, rounds
         if world.main:
             size = f"{figures['gigabytes'][0]:.2f} GB"
             print(f"{config} on {ranks} ranks, {size}; seconds, median of {rounds} rounds (all of them)")
-            names = {"at once": "stands, at once", "beside": "stands, beside", "durable": "durable, beside"}
-            for name, told in names.items():
+            for name, told in TOLD.items():
                 each = ", ".join(f"{seconds:.2f}" for seconds in figures[name])
-                print(f"{told:<26} {statistics.median(figures[name]):6.2f}  ({each})")
+                print(f"{told:<16} {statistics.median(figures[name]):6.2f}  ({each})")
 
 
 def main() -> None:
