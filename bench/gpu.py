@@ -47,6 +47,7 @@ from sllm.distributed import World
 from sllm.errors import UserError
 from sllm.files import write_json, write_text
 from sllm.inference.decode import prepare, recorder
+from sllm.model.attention import FLASH_3, FLEX, causal_mask, flash_3
 from sllm.model.families import make_model
 from sllm.records import read_jsonl
 from sllm.run_directory import RunDirectory, checkpoint_path
@@ -70,8 +71,14 @@ BANDWIDTH = 3.35e12
 # What is expected, written down before it is measured: as measured on 2026-11-27, plus what has changed since.
 PREDICTED = {
     "machine": "bf16 product 773 TFLOP/s, copy 2.95 TB/s",
-    "speed default 16": "144,000 tokens/s: 1 % less than without exact sums; 49.3 GB: 1.3 more",
-    "speed small 16": "331,000 tokens/s; 26.1 GB",
+    "speed default 16": "162,000 tokens/s, 43 %, with FlexAttention; 178,000, 47 %, with FlashAttention 3; 41 GB",
+    "speed default dropout": "150,000 tokens/s, 40 %: flash attention, dropout 0.1",
+    "speed small 16": "390,000 tokens/s, 35 %, with FlexAttention; 18 GB",
+    "profile default": "of four micro-batches: products 348, attention 224 (Flex), compiled 210, loss 16, sums 11",
+    "attention 64 own": "2.7 ms, 179 TFLOP/s, equal",
+    "attention 64 FlexAttention": "2.3 ms, 206 TFLOP/s, equal",
+    "attention 64 FlashAttention 3": "1.6 ms, 300 TFLOP/s, equal",
+    "attention 128 FlashAttention 3": "1.4 ms, 350 TFLOP/s, equal",
     "checkpoint default": "training stands 0.1 s, durable after 9–10 s",
     "checkpoint small": "training stands 0.1 s, durable after 3 s",
     "speed modern 16": "135,000–160,000 tokens/s: as many FLOPs as default, heads of 128, no dropout, more norms",
@@ -97,19 +104,20 @@ MUON = {"optimizer": "muon", "learning_rate": 0.01, "rates": {"embedding": 0.1, 
 
 
 def shape_of(name: str) -> tuple[ModelConfig, int]:
-    """That of `configs/<name>.yaml`, a tiny one on a CPU; `modern` has Qwen3's blocks, an output layer of its own and
-    the parameters of `default` within its blocks."""
+    """That of `configs/<name>.yaml` without dropout, a tiny one on a CPU; `modern` has Qwen3's blocks, an output layer
+    of its own and the parameters of `default` within its blocks."""
     like = "default" if name == "modern" else name
     model, vocab_size = shape(like) if GPU else (shape("mini")[0].model_copy(update={"context_length": 64}), 512)
     if name == "modern":
         heads = {"n_heads": model.d_model // 128, "n_kv_heads": model.d_model // 256}
         model = model.model_copy(update={**MODERN, **heads, "d_ff": 3 * model.d_model})
-    return model, vocab_size
+    return model.model_copy(update={"dropout": 0.0}), vocab_size
 
 
-def trainer_of(name: str, place: Path, **train: Any) -> Trainer:
+def trainer_of(name: str, place: Path, dropout: float = 0.0, **train: Any) -> Trainer:
     """A trainer of a shape over random tokens; of `modern` with Muon."""
     model, vocab_size = shape_of(name)
+    model = model.model_copy(update={"dropout": dropout})
     train = {**(MUON if name == "modern" else {}), **train}
     micro_batch = train.setdefault("micro_batch", 16)
     tokens, train = 8_000_000 if GPU else 50_000, {"global_batch": 4 * micro_batch, **train}
@@ -137,7 +145,7 @@ def try_speed(trainer: Trainer, name: str, report: Report, steps: int = 3) -> fl
     figures = [trainer.read(step, step.mine()) for step in taken]
     middle = sorted(figures, key=lambda figure: figure["seconds"])[steps // 2]
     shown = {key: middle[key] for key in ("seconds", "tokens_per_second", "data_wait", "memory_bytes", "loss")}
-    report(name, None, mfu=middle.get("mfu"), **shown)
+    report(name, None, mfu=middle.get("mfu"), attention=trainer.attention or "PyTorch's own", **shown)
     return float(middle["seconds"])
 
 
@@ -160,7 +168,12 @@ def training(name: str, place: Path, report: Report, more: bool = False) -> None
         with skip_what_fails(f"{name} eager", report):
             trainer = trainer_of(name, place, micro_batch=micro_batch, precision="bf16", compile=False)
             try_determinism(trainer, f"determinism {name} eager", report)
-            try_speed(trainer, f"speed {name} eager", report, steps=1)
+        trainer = None  # type: ignore[assignment]
+        clean()
+        with skip_what_fails(f"{name} dropout", report):
+            trainer = trainer_of(name, place, dropout=0.1, micro_batch=micro_batch, precision="bf16", compile=GPU)
+            try_determinism(trainer, f"determinism {name} dropout", report)
+            try_speed(trainer, f"speed {name} dropout", report, steps=1)
         trainer = None  # type: ignore[assignment]
         clean()
         with skip_what_fails(f"{name} fp16", report):
@@ -261,6 +274,7 @@ def profile(trainer: Trainer, name: str, report: Report) -> None:
 
 def kind_of(kernel: str) -> str:
     names = {
+        "flex attention": ("triton_tem",),  # the one template that Triton is given
         "compiled": ("triton",),  # first: the name of a fused kernel tells all that was fused
         "attention": ("flash", "fmha", "sdpa", "attention", "cudnn"),
         "matrix products": ("gemm", "cutlass", "nvjet", "cublas", "mm", "xmma", "splitk"),
@@ -622,6 +636,47 @@ def machine(place: Path, report: Report) -> None:
     report("machine", None, **figures)
 
 
+def attention(place: Path, report: Report) -> None:
+    """Each back end alone: forward and backward of a layer of `default`'s micro-batch, and whether it is so twice."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.nn.attention.flex_attention import flex_attention
+
+    batch, length, width = (16, 2048, 1024) if GPU else (1, 64, 64)
+    own = functools.partial(torch.nn.functional.scaled_dot_product_attention, is_causal=True)
+    for head in (64, 128) if GPU else (32,):
+        q, k, v, gradient = (
+            torch.randn(batch, width // head, length, head, device=DEVICE, dtype=torch.bfloat16) for _ in range(4)
+        )
+
+        def try_one(name: str, compute: Callable[..., torch.Tensor], head: int, *tensors: torch.Tensor) -> None:
+            leaves, by = [tensor.requires_grad_() for tensor in tensors[:3]], tensors[3]
+
+            def both() -> tuple[torch.Tensor, ...]:
+                return torch.autograd.grad(compute(*leaves), leaves, by)
+
+            with skip_what_fails(f"attention {head} {name}", report):
+                same = all(torch.equal(*pair) for pair in zip(both(), both(), strict=True))
+                ms = milliseconds(both)
+                flops = 3.5 * 4 * batch * length**2 * width / 2
+                figures = {"ms": round(ms, 2), "TFLOP/s": round(flops / ms / 1e9), "the same twice": same}
+                report(f"attention {head} {name}", None, **figures)
+
+        with deterministic(DEVICE):
+            try_one("own", own, head, q, k, v, gradient)
+            if not GPU:
+                continue
+            mask = causal_mask(length, DEVICE)
+            flex = torch.compile(functools.partial(flex_attention, block_mask=mask), fullgraph=True, dynamic=False)
+            try_one(FLEX, flex, head, q, k, v, gradient)
+            if flash_3():
+                try_one(FLASH_3, own, head, q, k, v, gradient)
+                torch.nn.attention.restore_flash_attention_impl(_raise_warn=False)
+        torch.backends.cuda.enable_cudnn_sdp(True)
+        with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+            try_one("cuDNN", own, head, q, k, v, gradient)
+        torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def decoding(place: Path, report: Report) -> None:
     """Greedy decoding in bf16, and the share of what the memory allows; at last with a step that is compiled."""
     prompt, new = (128, 120) if GPU else (16, 8)
@@ -676,6 +731,7 @@ CHECKS: dict[str, tuple[int, Callable[..., None]]] = {
     "modern": (100, functools.partial(training, "modern")),
     "small": (80, functools.partial(training, "small")),
     "machine": (30, machine),
+    "attention": (60, attention),
     "decoding": (200, decoding),
 }
 """The longest that each may take, in seconds."""

@@ -34,12 +34,18 @@ def run_bench(output: Path, *arguments: str) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_it_measures_on_a_cpu_what_is_tiny_and_writes_what_it_finds(tmp_path: Path) -> None:
-    all_lines = run_bench(tmp_path, "--only", "default", "modern", "machine", "decoding")
+    all_lines = run_bench(tmp_path, "--only", "default", "modern", "machine", "attention", "decoding")
     passed = [line["name"] for line in all_lines if line["passed"]]
-    determinism = ["determinism default", "determinism default eager", "determinism default fp16"]
+    determinism = [
+        "determinism default",
+        "determinism default eager",
+        "determinism default dropout",
+        "determinism default fp16",
+    ]
     assert passed == [*determinism, "determinism modern"]
     lines = {line["name"]: line for line in all_lines}
     assert lines["speed default 2"]["figures"]["tokens_per_second"] > 0
+    assert lines["attention 32 own"]["figures"]["the same twice"]
     sums = lines["exact sums default eager"]["figures"]
     assert sums["add ms"] > 0
     assert sums["convert ms"] > 0

@@ -4,6 +4,8 @@ That is FlashAttention 3 where it is installed, else FlexAttention, which Triton
 what PyTorch chooses, flash attention in its deterministic way.
 """
 
+from typing import Any
+
 import torch
 
 from sllm.config import TrainConfig
@@ -17,7 +19,7 @@ def choose_attention(model: LanguageModel, train: TrainConfig) -> str:
     device = model.positions.device
     if device.type != "cuda" or model.config.dropout or train.precision == "fp32":
         return OWN
-    if torch.cuda.get_device_capability(device)[0] == 9 and _flash_3():
+    if torch.cuda.get_device_capability(device)[0] == 9 and flash_3():
         return FLASH_3
     if train.compile:  # else it would write out all scores
         use_flex(model)
@@ -26,13 +28,17 @@ def choose_attention(model: LanguageModel, train: TrainConfig) -> str:
 
 
 def use_flex(model: LanguageModel) -> None:
+    model.training_mask = causal_mask(model.config.context_length, model.positions.device)
+
+
+def causal_mask(length: int, device: torch.device) -> Any:
+    """FlexAttention's: which blocks of queries see which of keys."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     def causal(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         return query >= key
 
-    length, device = model.config.context_length, model.positions.device
-    model.training_mask = create_block_mask(causal, None, None, length, length, device=str(device))
+    return create_block_mask(causal, None, None, length, length, device=str(device))
 
 
 def use_own(model: LanguageModel) -> str:
@@ -43,7 +49,7 @@ def use_own(model: LanguageModel) -> str:
     return OWN
 
 
-def _flash_3() -> bool:
+def flash_3() -> bool:
     """Whether PyTorch's flash attention is FlashAttention 3 from now on, which its package, `flash_attn_interface`,
     must be there for."""
     try:

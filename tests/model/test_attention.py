@@ -64,7 +64,7 @@ def test_what_is_chosen(
 ) -> None:
     """Of a GPU that is not here."""
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: capability)
-    monkeypatch.setattr("sllm.model.attention._flash_3", lambda: flash_3)
+    monkeypatch.setattr("sllm.model.attention.flash_3", lambda: flash_3)
     monkeypatch.setattr("sllm.model.attention.use_flex", lambda model: None)
     model = make_model(small_config().model_copy(update={"dropout": dropout}), 300)
     config = TrainConfig.model_validate({**TRAIN, **train})
