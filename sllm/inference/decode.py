@@ -177,9 +177,12 @@ def prepare(model: LanguageModel, dtype: Dtype) -> LanguageModel:
                     setattr(block, name, HalfLinear(layer))
         model.embedding.to(torch.bfloat16)
     else:
-        for module in model.modules():
-            if isinstance(module, nn.Linear | nn.Embedding) and module.weight.shape[0] > module.weight.shape[1]:
-                module.weight.data = module.weight.data.t().contiguous().t()
+        layers: list[nn.Linear | nn.Embedding] = [each for each in model.modules() if isinstance(each, nn.Linear)]
+        if model.head is None:  # else the table is only looked up, a row at a time
+            layers.append(model.embedding)
+        for layer in layers:
+            if layer.weight.shape[0] > layer.weight.shape[1]:
+                layer.weight.data = layer.weight.data.t().contiguous().t()
     return model
 
 

@@ -133,3 +133,10 @@ def test_bf16_generates(directory: Path) -> None:
     texts = TextGenerator(directory, device="cpu", dtype="bf16").generate(PROMPTS, 40, temperature=0)
     assert len(texts) == len(PROMPTS)
     assert all(texts)
+
+
+@each_kind
+def test_a_table_that_is_only_looked_up_keeps_its_rows_together(kind: str) -> None:
+    model = prepare(random_model(kind=kind), "fp32")
+    assert model.embedding.weight.is_contiguous() == ("untied" in kind)
+    assert model.head is None or not model.head.weight.is_contiguous()
