@@ -51,6 +51,7 @@ def test_it_measures_on_a_cpu_what_is_tiny_and_writes_what_it_finds(tmp_path: Pa
     assert sums["convert ms"] > 0
     assert sums["sums GB"] > 0.02, "eight bytes for each of three million parameters"
     assert lines["decoding default 1"]["figures"]["tokens_per_second"] > 0
+    assert lines["decoding default 1 compiled"]["figures"]["tokens_per_second"] > 0
     assert lines["decoding modern 1"]["figures"]["tokens_per_second"] > 0
     for name in ("AdamW default", "AdamW modern", "Muon modern"):
         assert min(lines[name]["figures"]["kernels ms"], lines[name]["figures"]["whole ms"]) > 0
