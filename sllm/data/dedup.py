@@ -36,9 +36,8 @@ AT_A_TIME = 1 << 20
 EXAMPLES, EXAMPLE_CHARACTERS = 3, 200
 """Dropped documents of each reason that a report shows, and how much of each."""
 
-RANGES_WORTH_A_PROCESS = 8
-BYTES_WORTH_A_PROCESS = 32_000_000
-"""Of shards, compressed. Starting a process takes half a second or more."""
+BYTES_WORTH_A_PROCESS, RANGES_WORTH_A_PROCESS = 32_000_000, 8
+"""Of shards, compressed, and of as many keys as AT_A_TIME. Starting a process takes half a second or more."""
 
 Example = dict[str, str]
 
@@ -200,7 +199,7 @@ def compare(tables: Path, written: Sequence[Path], stop: StopFlag, workers: int)
     write_text(listed, "\n".join(path.name for path in written))
     count = _tables(written[0]) if written else 0
     arguments = [(listed, count, table, part, parts) for table in range(count) for part in range(parts)]
-    workers = min(workers, 1 + len(arguments) // RANGES_WORTH_A_PROCESS)
+    workers = min(workers, 1 + count * documents // (RANGES_WORTH_A_PROCESS * AT_A_TIME))
     with in_processes(_compare, arguments, workers, stop) as results:
         for (_, _, table, *_), numbers in zip(arguments, results, strict=True):
             found[min(table, 1), numbers] = True
