@@ -1092,9 +1092,9 @@ MUTANTS: list[Mutant] = [
         ),
         ("the scale is left out of the weights' gradient", "by_weight * factor,", "by_weight / len(by_hidden),"),
         (
-            "probabilities are rounded before the target's is taken away",
-            "log_p.exp_().sub_(wanted.to(log_p.dtype)).to(logits.dtype)",
-            "log_p.exp_().to(logits.dtype).sub_(wanted.to(logits.dtype))",
+            "the target's probability is not taken away",
+            "p.new_full((len(targets), 1), -1.0)",
+            "p.new_full((len(targets), 1), 0.0)",
         ),
     ),
     *of(

@@ -19,8 +19,12 @@ def differentiated(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Ten
     logits = hidden @ weight.T
     log_p = logits.log_softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
     loss = -log_p.gather(1, targets[:, None]).sum()
-    wanted = torch.arange(len(weight), device=targets.device) == targets[:, None]  # fuses, where a scatter would not
-    return loss, log_p.exp_().sub_(wanted.to(log_p.dtype)).to(logits.dtype)
+    p = log_p.exp_()
+    if torch.compiler.is_compiling():  # which fuses a comparison, and no scatter
+        p = p - (torch.arange(len(weight), device=targets.device) == targets[:, None]).to(p.dtype)
+    else:
+        p.scatter_add_(1, targets[:, None], p.new_full((len(targets), 1), -1.0))
+    return loss, p.to(logits.dtype)
 
 
 class PiecewiseLoss(torch.autograd.Function):

@@ -88,6 +88,17 @@ def test_one_piece_after_the_other_is_differentiated(rows: int) -> None:
     assert seen == [min(rows, TOKENS - start) for start in range(0, TOKENS, rows)]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_compiled_computes_the_same(dtype: torch.dtype) -> None:
+    """Traced as for a compiler, and run without one."""
+    hidden, weight, targets = drawn()
+    pair = hidden.detach().to(dtype), weight.detach().to(dtype)
+    torch._dynamo.reset()
+    traced = torch.compile(differentiated, fullgraph=True, dynamic=False, backend="eager")
+    for found, expected in zip(traced(*pair, targets), differentiated(*pair, targets), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
 @each_kind
 @pytest.mark.parametrize("precision", [None, torch.bfloat16, torch.float16])
 def test_a_models_loss_is_that_of_its_logits(kind: str, precision: torch.dtype | None) -> None:
