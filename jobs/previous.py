@@ -79,7 +79,7 @@ def swap_training(run: RunDirectory, keys: Keys) -> list[Move]:
 def _move_training(move: Move) -> None:
     source, target = move.source, move.target
     target.mkdir(parents=True, exist_ok=True)
-    names = ["best", "report", "wandb", "wandb.json", "metrics.jsonl"]
+    names = ["best", "profile", "report", "wandb", "wandb.json", "metrics.jsonl"]
     names += [f"stages/{stage}" for stage in ("benchmark", "validate", "pretrain")]
     names.append("checkpoints")
     if not move.changes:

@@ -1719,8 +1719,8 @@ MUTANTS: list[Mutant] = [
         ),
         (
             "the run id of W&B does not move",
-            '    names = ["best", "report", "wandb", "wandb.json", "metrics.jsonl"]',
-            '    names = ["best", "report", "wandb", "metrics.jsonl"]',
+            '    names = ["best", "profile", "report", "wandb", "wandb.json", "metrics.jsonl"]',
+            '    names = ["best", "profile", "report", "wandb", "metrics.jsonl"]',
         ),
     ),
     *of(

@@ -153,7 +153,14 @@ class Crash(BaseException):
 def train(run: RunDirectory, keys: Keys, kind: str) -> dict[str, str]:
     """Leave a training in the run, every file of it marked. Returns the files with what they hold."""
     key = keys["pretrain"]
-    names = ["best/model", "report/index.html", "wandb/run", "wandb.json", "metrics.jsonl"]
+    names = [
+        "best/model",
+        "profile/step-00000020/trace.json.gz",
+        "report/index.html",
+        "wandb/run",
+        "wandb.json",
+        "metrics.jsonl",
+    ]
     files = dict.fromkeys([*names, *(f"stages/{stage}/job.json" for stage in TRAINING)], f"of the seed {key['seed']}")
     for stage in TRAINING if kind != "unfinished" else ():
         done = {"key": keys[stage], "fingerprint": fingerprint(keys[stage]), "summary": {"step": 30}}
