@@ -148,7 +148,9 @@ def kept_checkpoints(train: TrainConfig) -> int:
         kept += train.max_steps % config.keep_every == 0 and train.max_steps % config.every != 0
     elif config.keep_every:
         kept = train.max_steps // config.keep_every
-    return kept + (train.schedule == "wsd") + config.keep_last  # wsd: the one before the decay
+    most = math.ceil(train.max_steps / config.every) if isinstance(config.every, int) else train.max_steps
+    wsd = train.schedule == "wsd"  # the one before the decay
+    return min(kept + config.keep_last, most) + wsd
 
 
 def _usual_gpus(train: TrainConfig) -> list[tuple[int, int]]:

@@ -33,10 +33,10 @@ class Move:
         what = f"{self.steps:,} steps, {format_seconds(self.seconds)}"
         if not self.changes:
             return f"The training with these settings ({what}) comes back from {hints.short(self.source)}"
-        return (
-            f"The former training ({what}) moves to {hints.short(self.target)}, because of {'; '.join(self.changes)}; "
-            f"submitting its settings again brings it back"
-        )
+        told = f"The former training ({what}) moves to {hints.short(self.target)}, because of {'; '.join(self.changes)}"
+        if any(change.startswith("version ") for change in self.changes):
+            return f"{told}: of the code, so that it stays there"
+        return f"{told}; submitting its settings again brings it back"
 
 
 def training_moves(run: RunDirectory, keys: Keys) -> list[Move]:

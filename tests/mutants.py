@@ -1888,6 +1888,11 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "sllm/training/loop.py",
+        "tests/training/test_training.py::test_a_full_disk_costs_checkpoints_but_not_the_training",
+        ("a training ends without its last checkpoint", "                training.require_last()\n", ""),
+    ),
+    *of(
+        "sllm/training/loop.py",
         "tests/training/test_training.py::test_a_signal_to_one_rank_stops_all_at_a_step_boundary",
         (
             "a checkpoint is saved before its last step is recorded",

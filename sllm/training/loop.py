@@ -63,6 +63,9 @@ def pretrain(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, st
         if trainer.step < experiment.train.max_steps:
             warm_up(trainer)
             training.know_arithmetic()  # an attention may have been given up
+        profile = experiment.train.profile
+        if profile is not None and profile <= trainer.step:
+            log.info("train.profile: step %d was taken before, and is not profiled", profile)
         training.start_recording(seconds=round(time.perf_counter() - loading, 3))
         if world.main:
             stack.enter_context(mirror_to_wandb(experiment, run))
@@ -77,6 +80,7 @@ def pretrain(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, st
                 training.validate()  # a stop that is asked for meanwhile leaves it to the resume
             elif trainer.step == experiment.train.max_steps:
                 training.save_last()
+                training.require_last()
                 return training.summary("finished")
             else:
                 training.take_step()
@@ -357,6 +361,14 @@ class Training:
         if self.step > self.saved:
             self.save(last=True)
         self.saver.finish()
+
+    def require_last(self) -> None:
+        """Raises UserError, on every rank, if the checkpoint of this step, which was the last, could not be saved."""
+        if not self.world.from_main(self.checkpoints.path(self.step).is_dir):
+            raise UserError(
+                f"{self.run.checkpoints}: the checkpoint of the last step, {self.step}, could not be saved (the log "
+                f"says why); make room there and submit again: the steps since the one before are then taken anew"
+            )
 
     def _sync(self) -> None:
         assert self.metrics

@@ -21,10 +21,11 @@ def space(directory: Path, *arguments: str | Path) -> list[str]:
 
 
 def test_checkpoints_that_are_kept_for_ever_count(tmp_path: Path) -> None:
-    config = tiny.write_experiment(tmp_path, tiny.write_texts(tmp_path / "texts", documents=3))  # 30 steps, one each 10
-    counts = {f"train.checkpoint.keep_every={each}": count for each, count in ((10, 6), (15, 4), (30, 4), (7, 3))}
+    config = tiny.write_experiment(tmp_path, tiny.write_texts(tmp_path / "texts", documents=3))  # one each 10 steps
+    counts = {f"train.checkpoint.keep_every={each}": count for each, count in ((10, 10), (15, 6), (30, 6), (7, 4))}
+    counts["train.checkpoint.keep_last=1000"] = 10  # all there ever are, and room for one more
     for override, count in {"seed=1": 3, "train.schedule=wsd": 4, **counts}.items():
-        (line,) = space(tmp_path, config, override)
+        (line,) = space(tmp_path, config, "train.max_steps=90", override)
         assert line.startswith("ok here: space")
         assert f"; {count} checkpoints, the best model and its export take " in line
         assert re.search(r", corpus at most \d+ bytes, tokens about \d+ bytes$", line)

@@ -270,6 +270,15 @@ def test_what_an_attempt_without_a_checkpoint_left_gives_way_to_a_training_that_
     assert list((run.path / "previous").iterdir()) == []
 
 
+def test_a_training_of_older_code_is_not_promised_to_come_back(config: Path) -> None:
+    first = load_experiment(config)
+    run, keys = finish(first), stage_keys(first)
+    newer = {**keys, "pretrain": {**keys["pretrain"], "version": keys["pretrain"]["version"] + 1}}
+    (away,) = training_moves(run, newer)
+    version = keys["pretrain"]["version"]
+    assert str(away).endswith(f", because of version {version} → {version + 1}: of the code, so that it stays there")
+
+
 def test_a_training_that_moves_says_what_and_how_it_comes_back(config: Path) -> None:
     first, second = load_experiment(config), load_experiment(config, ["seed=7", "train.learning_rate=0.5"])
     run = finish(first)
