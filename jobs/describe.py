@@ -149,8 +149,7 @@ def kept_checkpoints(train: TrainConfig) -> int:
     elif config.keep_every:
         kept = train.max_steps // config.keep_every
     most = math.ceil(train.max_steps / config.every) if isinstance(config.every, int) else train.max_steps
-    wsd = train.schedule == "wsd"  # the one before the decay
-    return min(kept + config.keep_last, most) + wsd
+    return min(kept + config.keep_last, most) + (train.schedule == "wsd")  # wsd: the one before the decay
 
 
 def _usual_gpus(train: TrainConfig) -> list[tuple[int, int]]:
