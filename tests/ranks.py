@@ -87,7 +87,8 @@ def _main(config: str, environment: dict[str, str], log: str, result: str) -> No
         try:
             summary = pretrain(experiment, run, Artifacts(experiment), stop)
         except UserError as error:
-            print(f"user error: {error}", file=sys.stderr, flush=True)
+            sys.stderr.write(f"user error: {error}\n")  # at once: print writes the end of the line by itself
+            sys.stderr.flush()
             sys.exit(2)
         except Superseded:
             os._exit(SUPERSEDED)

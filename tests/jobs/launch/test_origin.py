@@ -13,6 +13,7 @@ import pytest
 import tiny
 from conftest import start, variables
 from rich.console import Console
+from safetensors.torch import load_file
 from waiting import wait
 
 from jobs import ledger
@@ -68,9 +69,10 @@ def losses(run: RunDirectory, kind: str = "train") -> dict[int, float]:
     return {record["step"]: record["loss"] for record in records}
 
 
-def weights(run: RunDirectory, step: int = STEPS) -> list[bytes]:
-    directory = run.checkpoints / f"step-{step:08d}"
-    return [(directory / f"{name}.safetensors").read_bytes() for name in ("model", "optimizer")]
+def weights(run: RunDirectory, step: int = STEPS) -> dict[str, bytes]:
+    """Of the model and its optimizer, which as many files hold as there were ranks."""
+    files = (run.checkpoints / f"step-{step:08d}").glob("*.safetensors")
+    return {name: tensor.numpy().tobytes() for file in files for name, tensor in load_file(file).items()}
 
 
 @pytest.fixture(scope="module")
