@@ -39,7 +39,6 @@ COMPARE_EVERY = 100
 RETRY_SECONDS = 1.0
 """How long to wait before metrics that the disk had no room for are written again."""
 
-
 FIRST_STEPS = 2
 """After them, what is there is there for good: Python's collector, which looks for what is not, shall pass it over."""
 
