@@ -17,6 +17,7 @@ from jobs.hints import command
 from jobs.pipeline import STAGES, Keys, Stage, plan
 from sllm.artifacts import Artifacts, changed_files, stage_keys
 from sllm.config import Experiment
+from sllm.data.offline import offline
 from sllm.errors import Superseded, UserError, storage_as_user_error
 from sllm.files import fenced_by, fingerprint, write_json
 from sllm.progress import report_to
@@ -45,11 +46,13 @@ def perform(
     artifacts = Artifacts(experiment, keys)
     require_parents(stage, run, keys, artifacts)
     report_to(run.progress(stage.name), silent=not main)
-    if stage.whole != "download":
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # there is nothing to get there, and perhaps no network
+    is_download = stage.whole == "download"
     started = time.time()
-    with only_one(stage.shared(artifacts), stop) if stage.shared else contextlib.nullcontext():
-        if stage.whole == "download":
+    with (
+        contextlib.nullcontext() if is_download else offline(),  # there is nothing to get there, and perhaps no network
+        only_one(stage.shared(artifacts), stop) if stage.shared else contextlib.nullcontext(),
+    ):
+        if is_download:
             require_same_files(experiment, keys)
         try:
             summary = stage.work(experiment, run, artifacts, stop)

@@ -24,12 +24,27 @@ for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
 # Of this process and of what it starts, as jobs have one: on how many threads share a sum its bits depend, and how many
 # there would be depends on the machine. PyTorch reads it as it is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Which the command line sets for what it starts.
+os.environ["PYTHONUTF8"] = "1"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where processes share the tests, one of them begins with the file that takes longest, most of it waiting."""
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: item.path != Path(__file__).parent / "slurm" / "test_chain.py")
+
+
+@pytest.fixture(autouse=True)
+def same_environment() -> Iterator[None]:
+    """What a test, or what it tests, leaves behind in the environment is another test's fault by chance."""
+    before = dict(os.environ)
+    yield
+    after = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(before)
+    changed = {name for name in before | after if before.get(name) != after.get(name)}
+    changed -= {"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"}  # pytest's own, torch.compile's own
+    assert not changed, f"left behind in the environment: {sorted(changed)}"
 
 
 @pytest.fixture

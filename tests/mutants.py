@@ -1742,9 +1742,24 @@ MUTANTS: list[Mutant] = [
         "tests/jobs/test_pipeline.py::test_files_that_have_changed_since_the_submit_are_named",
         (
             "a share of the download takes files that have changed",
-            'if stage.whole == "download":',
-            'if stage.name == "download":',
+            'is_download = stage.whole == "download"',
+            'is_download = stage.name == "download"',
         ),
+    ),
+    *of(
+        "jobs/perform.py",
+        "tests/jobs/test_pipeline.py::test_only_the_download_may_ask_the_hub_and_another_may_follow_in_the_same_process",
+        (
+            "every stage may ask the hub",
+            "if is_download else offline()",
+            "if is_download else contextlib.nullcontext()",
+        ),
+    ),
+    *of(
+        "sllm/data/offline.py",
+        "tests/data/test_offline.py",
+        ("a download after another stage finds no network", "        del os.environ[VARIABLE]\n", "        pass\n"),
+        ("libraries stay offline", "        tell(in_hub, in_datasets)", "        tell(True, True)"),
     ),
     *of(
         "jobs/perform.py",

@@ -1,9 +1,12 @@
 """Which stages a change of the experiment reruns, and what becomes of the former training."""
 
 import json
+import os
 import shutil
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -243,6 +246,27 @@ def test_a_stage_is_done_when_its_own_job_has_ended_not_its_shares(tmp_path: Pat
     assert "download" not in reasons(experiment)
     write_json(run.path / "keys.json", keys)
     assert [state.name for state in stage_states(run) if state.state == "done"] == ["download"]
+
+
+def test_only_the_download_may_ask_the_hub_and_another_may_follow_in_the_same_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny.write_experiment(tmp_path, tiny.write_texts(tmp_path / "texts", documents=20))
+    experiment = load_experiment(config)
+    run, keys = RunDirectory(experiment.run_path), stage_keys(experiment)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    offline = {}
+
+    def looks(stage: Stage) -> Stage:
+        def work(*inputs: Any) -> dict[str, Any]:
+            offline[stage.name] = os.environ.get("HF_HUB_OFFLINE") == "1"
+            return stage.work(*inputs)
+
+        return replace(stage, work=work)
+
+    for name in ("download", "tokenizer", "download"):
+        perform(looks(STAGES[name]), experiment, run, keys, StopFlag())
+    assert offline == {"download": False, "tokenizer": True}
 
 
 def test_what_is_left_of_a_training_is_set_aside_too(config: Path) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ import yaml
 from chains import STEPS, Chain
 from needs import cannot_run
 
+from jobs import ledger
 from jobs.cli import main
 from jobs.tools import dev_cluster
 from jobs.tools.dev_cluster import DevCluster
+from sllm.run_directory import RunDirectory
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,6 +25,38 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.timeout(3600))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Of a test that failed, what the cluster and the runs were at: there is no other way to know it afterwards."""
+    report = yield
+    if report.when == "call" and report.failed:
+        values = getattr(item, "funcargs", {}).values()
+        for each in values:
+            if isinstance(each, DevCluster):
+                report.sections.append((f"Slurm in {each.directory}", state_of(each)))
+        folders = {each for each in values if isinstance(each, Path)}
+        for ledgers in sorted({found for folder in folders for found in folder.glob("runs/*/ledger.jsonl")}):
+            report.sections.append((f"the run {ledgers.parent.name}", story_of(RunDirectory(ledgers.parent))))
+    return report
+
+
+def state_of(cluster: DevCluster) -> str:
+    shown = (("squeue", "-a", "-o", "%i %j %T %r %E %N %V %S"), ("sinfo", "-N", "-o", "%N %T %E"))
+    try:
+        return "\n".join(cluster.run(*command) for command in shown)
+    except (OSError, RuntimeError) as error:
+        return f"it does not say: {error}"
+
+
+def story_of(run: RunDirectory) -> str:
+    """Each attempt, and the last lines of each log."""
+    lines = [f"{a['stage']} {a['attempt']} {a['began']} -> {a['ended']} {a['message']}" for a in ledger.attempts(run)]
+    for log in sorted([*run.path.rglob("*.log"), *run.path.rglob("*.out")]):
+        end = log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:]
+        lines += [f"{log.relative_to(run.path)}:", *[f"    {line[:200]}" for line in end]]
+    return "\n".join(lines)
 
 
 @pytest.fixture(scope="session")
