@@ -1048,6 +1048,11 @@ MUTANTS: list[Mutant] = [
             "        x = normed(rows) if self.normed else rows\n",
             "        x = rows\n",
         ),
+        (
+            "the residual stream is fp16 under fp16",
+            "return x.bfloat16() if dtype_of_products(x) == torch.bfloat16 else x",
+            "return x.to(dtype_of_products(x))",
+        ),
     ),
     *of(
         "sllm/training/loop.py",
@@ -1107,7 +1112,7 @@ MUTANTS: list[Mutant] = [
         "tests/model/test_families.py",
         (
             "keys are not normed",
-            "rotate(self.k_norm(k.to(self.k_norm.weight.dtype)), positions)",
+            "rotate(self.k_norm(k), positions)",
             "rotate(k, positions)",
         ),
         (

@@ -33,6 +33,16 @@ def rotate(x: Tensor, positions: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
 
+class RMSNorm(nn.RMSNorm):
+    """In the precision of its weights, fp32 in training, whatever that of its input (…, C)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, eps=EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype))
+
+
 class Attention(nn.Module):
     """Causal self-attention; each head of keys and values serves n_heads / n_kv_heads heads of queries."""
 
@@ -43,26 +53,25 @@ class Attention(nn.Module):
         self.q = nn.Linear(config.d_model, config.d_model, bias=False)
         self.k = nn.Linear(config.d_model, kv_width, bias=False)
         self.v = nn.Linear(config.d_model, kv_width, bias=False)
-        self.q_norm = nn.RMSNorm(config.head_width, eps=EPS)
-        self.k_norm = nn.RMSNorm(config.head_width, eps=EPS)
+        self.q_norm = RMSNorm(config.head_width)
+        self.k_norm = RMSNorm(config.head_width)
         self.out = nn.Linear(config.d_model, config.d_model, bias=False)
 
     def forward(
         self, x: Tensor, cache: LayerCache | None, at: Tensor | None, mask: Tensor | None, positions: Tensor
     ) -> Tensor:
         q, k, v = (layer(x).unflatten(-1, (-1, self.head_width)).transpose(1, 2) for layer in (self.q, self.k, self.v))
-        # Norm and rotation in the precision of the norms' weights, fp32 in training, whatever the products have.
-        q = rotate(self.q_norm(q.to(self.q_norm.weight.dtype)), positions).to(v.dtype)
-        k = rotate(self.k_norm(k.to(self.k_norm.weight.dtype)), positions).to(v.dtype)
+        q = rotate(self.q_norm(q), positions).to(v.dtype)
+        k = rotate(self.k_norm(k), positions).to(v.dtype)
         return self.out(attend(q, k, v, cache, at, mask))
 
 
 class Block(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(config.d_model, eps=EPS)
+        self.attention_norm = RMSNorm(config.d_model)
         self.attention = Attention(config)
-        self.feed_forward_norm = nn.RMSNorm(config.d_model, eps=EPS)
+        self.feed_forward_norm = RMSNorm(config.d_model)
         self.gate = nn.Linear(config.d_model, config.d_ff, bias=False)
         self.expand = nn.Linear(config.d_model, config.d_ff, bias=False)
         self.contract = nn.Linear(config.d_ff, config.d_model, bias=False)
@@ -78,7 +87,7 @@ class Block(nn.Module):
 class Qwen3(LanguageModel):
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
         blocks = [Block(config) for _ in range(config.n_layers)]
-        super().__init__(config, vocab_size, rotary_positions(config), blocks, nn.RMSNorm(config.d_model, eps=EPS))
+        super().__init__(config, vocab_size, rotary_positions(config), blocks, RMSNorm(config.d_model))
 
     def hidden(
         self,

@@ -131,8 +131,7 @@ class LanguageModel(nn.Module, ABC):
         hidden, weight = self.hidden(tokens), self.output_weight
         if targets is None:
             return self.logits(hidden)
-        kind = weight.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+        dtype = dtype_of_products(weight)
         loss: Tensor = PiecewiseLoss.apply(hidden.flatten(0, 1), weight, targets.flatten(), dtype, self.differentiated)
         return loss
 
@@ -148,7 +147,15 @@ class Entry(nn.Module):
 
     def forward(self, rows: Tensor, places: Tensor | None) -> Tensor:
         x = normed(rows) if self.normed else rows
-        return self.dropout(x if places is None else x + places)
+        x = self.dropout(x if places is None else x + places)
+        # All that is added to it is bf16 then. Not fp16, in which it might overflow.
+        return x.bfloat16() if dtype_of_products(x) == torch.bfloat16 else x
+
+
+def dtype_of_products(of: Tensor) -> torch.dtype:
+    """What a matrix product computes in where this tensor is: autocast's precision, or the tensor's own."""
+    kind = of.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else of.dtype
 
 
 def normed(embeddings: Tensor) -> Tensor:

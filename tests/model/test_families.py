@@ -11,6 +11,7 @@ from small_models import KINDS, each_kind
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from sllm.config import ModelConfig, TrainConfig, load_experiment
+from sllm.device import Precision, autocast
 from sllm.export.transformers import their_config, their_weights
 from sllm.inference.decode import new_cache
 from sllm.model.families import make_model
@@ -287,3 +288,22 @@ def test_sizes_of_the_shipped_shapes(name: str, millions: int) -> None:
     vocab_size = experiment.tokenizer.vocab_size
     _, without_embeddings = parameter_count(experiment.model, vocab_size)
     assert abs(without_embeddings / 1e6 - millions) < 1
+
+
+@each_kind
+@pytest.mark.parametrize(("precision", "stream"), [("bf16", torch.bfloat16), ("fp16", torch.float32)])
+def test_the_residual_stream_is_bf16_where_the_products_are_and_never_fp16(
+    kind: str, precision: Precision, stream: torch.dtype
+) -> None:
+    model = random_model(tiny(kind))
+    seen = []
+    for block in model.blocks:
+        block.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].dtype, output.dtype)))
+    tokens = torch.randint(model.vocab_size, (2, 17))
+    exact = model(tokens[:, :-1], tokens[:, 1:])
+    with autocast(torch.device("cpu"), precision):
+        loss = model(tokens[:, :-1], tokens[:, 1:])
+    loss.backward()
+    assert seen == [*[(torch.float32, torch.float32)] * 3, *[(stream, stream)] * 3]
+    assert loss.item() == pytest.approx(exact.item(), rel=0.01)
+    assert {each.grad.dtype for each in model.parameters() if each.grad is not None} == {torch.float32}
