@@ -5,6 +5,7 @@ import os
 import resource
 import shutil
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,10 +18,15 @@ import torch
 from exact import on_ranks
 from side_by_side import random_experiment, shape
 
+from jobs import ledger
+from jobs.presets import CONFIGS
+from jobs.tools import dev_cluster
 from sllm.artifacts import Artifacts
 from sllm.config import DataConfig, EmbeddedSource, Experiment, ModelConfig
 from sllm.distributed import World
-from sllm.files import write_json
+from sllm.files import read_json, write_json
+from sllm.records import read_jsonl
+from sllm.run_directory import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -341,4 +347,30 @@ def _rank(experiment: Experiment, world: World, rounds: int) -> dict[str, float]
     }
 
 
-CURVES = {made.__name__: made for made in (tokens, digests, manifest, metrics, shares, work, text, ranks)}
+def nodes(place: Path, sizes: Sizes = (2, 8, 32)) -> Iterator[Point]:
+    """The same chain as jobs of a private Slurm, its training on so many ranks on two nodes: declared ones, on this
+    machine, so that the cores have turns. The losses are to be equal."""
+    found, losses = {}, []
+    with dev_cluster.running(place / "slurm", accounting=False, cpus=max(sizes) // 2) as cluster:
+        defaults = {"partition": "cpu", "cpus": 1, "memory": "4G", "time_minutes": 60, "signal_seconds": 20}
+        for size in sizes:
+            training = {"partition": "gpu", "nodes": 2, "tasks_per_node": size // 2, "memory": "12G", "device": "cpu"}
+            profile = place / f"{size}.yaml"
+            write_json(profile, {"defaults": defaults, "stages": {"pretrain": training}})  # JSON is YAML
+            changes = [f"name=on-{size}", f"runs_directory={place}", f"data_directory={place}/data"]
+            changes += ["train.max_steps=20", "train.warmup_steps=5", "train.global_batch=32", "train.micro_batch=1"]
+            cluster.run(
+                *(sys.executable, "-m", "jobs.cli", "submit", CONFIGS / "drill.yaml", *changes),
+                *("--on", "slurm", "--cluster", profile, "--until", "pretrain"),
+            )
+            run = RunDirectory(place / f"on-{size}")
+            cluster.wait_for(read_json(run.stage("pretrain") / "job.json")["job"], "COMPLETED", timeout=3600)
+            [attempt] = ledger.attempts(run, "pretrain")
+            found[size] = attempt["seconds_to_first_step"]
+            losses.append([record["loss"] for record in read_jsonl(run.metrics, "kind") if record["kind"] == "train"])
+    if any(each != losses[0] for each in losses):
+        raise AssertionError(f"the losses differ: {losses}")
+    yield from curve("nodes", "s from the job's start to its first step", linear, found)
+
+
+CURVES = {made.__name__: made for made in (tokens, digests, manifest, metrics, shares, work, text, ranks, nodes)}

@@ -39,13 +39,14 @@ def missing_packages(*, accounting: bool = True) -> list[str]:
     return [package for program, package in programs.items() if not shutil.which(program, path=search_path())]
 
 
-def up(directory: Path, *, accounting: bool = True, user_signal: bool = True) -> "DevCluster":
+def up(directory: Path, *, accounting: bool = True, user_signal: bool = True, cpus: int = 4) -> "DevCluster":
     """Start a cluster in a new directory and return when every node is idle.
 
     Args:
         directory: created; must not exist yet.
         accounting: run MariaDB and slurmdbd, so that `sacct` answers.
         user_signal: preemption sends the job's own `--signal` first; without it, SIGTERM.
+        cpus: of each node, as Slurm is told.
 
     Raises:
         UserError: packages are missing, the directory exists or cannot be used, or a daemon did not come up (with the
@@ -71,6 +72,7 @@ def up(directory: Path, *, accounting: bool = True, user_signal: bool = True) ->
             "user_signal": user_signal,
             "proctrack": "cgroup" if may_group(FREEZER, directory) else "linuxproc",
             "limits_memory": may_group(MEMORY, directory),
+            "cpus": cpus,
         },
     )
     cluster = attach(directory)
@@ -134,7 +136,9 @@ def down(directory: Path) -> None:
 
 
 @contextmanager
-def running(directory: Path, *, accounting: bool = True, user_signal: bool = True) -> Iterator["DevCluster"]:
+def running(
+    directory: Path, *, accounting: bool = True, user_signal: bool = True, cpus: int = 4
+) -> Iterator["DevCluster"]:
     """A cluster for the length of a `with` block, taken down at its end or when this process dies, however it dies."""
     # Only another process outlives SIGKILL. It waits at a pipe whose other end is ours alone.
     script = "import sys; from jobs.tools.dev_cluster import _guard; _guard(sys.argv[1])"
@@ -145,7 +149,7 @@ def running(directory: Path, *, accounting: bool = True, user_signal: bool = Tru
         start_new_session=True,
     )
     try:
-        cluster = up(directory, accounting=accounting, user_signal=user_signal)
+        cluster = up(directory, accounting=accounting, user_signal=user_signal, cpus=cpus)
         try:
             yield cluster
         finally:

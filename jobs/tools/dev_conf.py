@@ -72,7 +72,7 @@ AccountingStoragePort={port}
 AccountingStoragePass={run}/munge.socket
 AccountingStorageTRES=gres/gpu"""
 
-NODE = "NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=4 RealMemory=16000{gres}"
+NODE = "NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory=16000{gres}"
 
 SLURMDBD_CONF = """\
 AuthType=auth/munge
@@ -100,6 +100,7 @@ class Layout:
         proctrack: "cgroup", which signals as production does, or "linuxproc" where the kernel or our rights forbid it:
             that one signals a job step's whole process tree instead of the children of slurmstepd.
         limits_memory: whether a job that outgrows its memory is killed.
+        cpus: of each node, as Slurm is told: they all are this machine's.
         gpu_nodes, cpu_nodes: node names. They differ between clusters, because Slurm names control groups after them.
         env: variables that point Slurm's commands at this cluster: SLURM_CONF, and PATH with the system directories.
     """
@@ -109,6 +110,7 @@ class Layout:
     user_signal: bool
     proctrack: str
     limits_memory: bool
+    cpus: int = 4
 
     def __post_init__(self) -> None:
         self.gpu_nodes = [f"{tag(self.directory)}-gpu1", f"{tag(self.directory)}-gpu2"]
@@ -145,7 +147,10 @@ class Layout:
     def slurm_conf(self, ports: Mapping[str, int]) -> str:
         host = socket.gethostname().split(".")[0]
         gres = dict.fromkeys(self.gpu_nodes, " Gres=gpu:h100:2")
-        nodes = [NODE.format(node=node, host=host, port=ports[node], gres=gres.get(node, "")) for node in self.nodes]
+        nodes = [
+            NODE.format(node=node, host=host, port=ports[node], cpus=self.cpus, gres=gres.get(node, ""))
+            for node in self.nodes
+        ]
         return SLURM_CONF.format(
             host=host,
             port=ports["slurmctld"],
