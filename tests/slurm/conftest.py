@@ -37,8 +37,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
             if isinstance(each, DevCluster):
                 report.sections.append((f"Slurm in {each.directory}", state_of(each)))
         folders = {each for each in values if isinstance(each, Path)}
-        for ledgers in sorted({found for folder in folders for found in folder.glob("runs/*/ledger.jsonl")}):
-            report.sections.append((f"the run {ledgers.parent.name}", story_of(RunDirectory(ledgers.parent))))
+        for found in sorted({found for folder in folders for found in folder.glob("runs/*/ledger.jsonl")}):
+            if found.stat().st_mtime >= report.start:  # a file's tests may share a folder
+                report.sections.append((f"the run {found.parent.name}", story_of(RunDirectory(found.parent))))
     return report
 
 
@@ -54,8 +55,8 @@ def story_of(run: RunDirectory) -> str:
     """Each attempt, and the last lines of each log."""
     lines = [f"{a['stage']} {a['attempt']} {a['began']} -> {a['ended']} {a['message']}" for a in ledger.attempts(run)]
     for log in sorted([*run.path.rglob("*.log"), *run.path.rglob("*.out")]):
-        end = log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:]
-        lines += [f"{log.relative_to(run.path)}:", *[f"    {line[:200]}" for line in end]]
+        end = log.read_text(encoding="utf-8", errors="replace").splitlines()[-4:]
+        lines += [f"{log.relative_to(run.path)}:", *[f"    {line[:160]}" for line in end]]
     return "\n".join(lines)
 
 

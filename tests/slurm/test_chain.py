@@ -206,7 +206,6 @@ def test_each_attempt_takes_the_nodes_that_there_are(
     assert [line["ended"] for line in lines] == ["signal", "preempted", "finished"]
     assert f" {tasks}, {2 * tasks} on 2 nodes, {tasks} " in one.sllm("status", one.run.path).stdout
     alone = tiny.write_experiment(place, texts, "alone", **train)
-    # With as many threads as a rank has in the job: on a CPU they share out the sums within a micro-batch.
     assert one.sllm("submit", alone, "--on", "here", "--until", "pretrain").returncode == 0
     assert not list(differences(one.run, RunDirectory(place / "runs" / "alone"), 1500))
 
@@ -263,6 +262,7 @@ def test_a_cancelled_run_stays_cancelled_and_goes_on_when_asked(
 ) -> None:
     stopped = chain(cluster)
     stopped.submit()
+    sabotage(stopped.run, "if step > 60: __import__('time').sleep(1)")  # however long the commands below take
     stopped.wait_for_step(60)
     assert "is in the queue: pretrain " in stopped.submit()
     other = stopped.sllm("submit", stopped.config, "seed=9", "--on", "slurm", "--cluster", stopped.profile)
