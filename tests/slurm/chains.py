@@ -77,3 +77,11 @@ class Chain:
     def log(self, stage: str = "pretrain") -> str:
         path = self.run.log(stage)
         return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+
+def sabotage(run: RunDirectory, line: str) -> None:
+    """Put a line of Python at the head of each step. The jobs run the run's own copy of the code: break it there."""
+    optim = run.code / "sllm" / "training" / "optim.py"
+    head, signature, body = optim.read_text(encoding="utf-8").partition("def learning_rate(")
+    rest, arrow, tail = body.partition("-> float:\n")
+    optim.write_text(f"{head}{signature}{rest}{arrow}    {line}\n{tail}", encoding="utf-8")

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import tiny
 import yaml
-from chains import ROOT, STEPS, Chain
+from chains import ROOT, STEPS, Chain, sabotage
 from needs import cannot_run
 from rich.console import Console
 from waiting import wait
@@ -213,14 +213,6 @@ def test_each_attempt_takes_the_nodes_that_there_are(
 # --- ends for good --------------------------------------------------------------------------------
 
 
-def sabotage(run: RunDirectory, line: str) -> None:
-    """Put a line of Python at the head of each step. The jobs run the run's own copy of the code: break it there."""
-    optim = run.code / "sllm" / "training" / "optim.py"
-    head, signature, body = optim.read_text(encoding="utf-8").partition("def learning_rate(")
-    rest, arrow, tail = body.partition("-> float:\n")
-    optim.write_text(f"{head}{signature}{rest}{arrow}    {line}\n{tail}", encoding="utf-8")
-
-
 def test_a_job_out_of_memory_says_so(chain: Callable[..., Chain], cluster: DevCluster) -> None:
     if not cluster.limits_memory:
         cannot_run("Slurm cannot limit memory here: no cgroup v1 memory hierarchy, or no right to it")
@@ -262,7 +254,7 @@ def test_a_cancelled_run_stays_cancelled_and_goes_on_when_asked(
 ) -> None:
     stopped = chain(cluster)
     stopped.submit()
-    sabotage(stopped.run, "if step > 60: __import__('time').sleep(1)")  # however long the commands below take
+    sabotage(stopped.run, "if step > 60: __import__('time').sleep(1)")  # however long the commands before `cancel` take
     stopped.wait_for_step(60)
     assert "is in the queue: pretrain " in stopped.submit()
     other = stopped.sllm("submit", stopped.config, "seed=9", "--on", "slurm", "--cluster", stopped.profile)
@@ -347,10 +339,13 @@ def test_dry_run_prints_what_is_sent(chain: Callable[..., Chain], cluster: DevCl
 
 
 def test_status_with_and_without_accounting(
-    chain: Callable[..., Chain], cluster_without_accounting: DevCluster, deaf_conf: str
+    chain: Callable[..., Chain], cluster_without_accounting: DevCluster, deaf_conf: str, place: Path
 ) -> None:
-    run = chain(cluster_without_accounting, train={"max_steps": 5000})
+    run = chain(cluster_without_accounting)
     run.submit()
+    enough = place / "enough seen"
+    hold = f"while step == 25 and not os.path.exists({str(enough)!r}): time.sleep(0.1)"
+    sabotage(run.run, f"import os, time\n    {hold}")
     run.wait_for_step(20)
     rows = [line.split() for line in run.sllm("status", run.run.path).stdout.split("\n")]
     assert ["pretrain", "running", "1"] in [row[:3] for row in rows]
@@ -364,6 +359,7 @@ def test_status_with_and_without_accounting(
     assert "does not answer" in refused.stderr
     assert refused.stderr.count("\n") == 1
 
+    enough.touch()
     followed = run.sllm("logs", run.run.path, "pretrain", "-f")
     assert followed.stdout == run.log()
     assert read_done(run.run, "pretrain") is not None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import tiny
-from chains import Chain
+from chains import Chain, sabotage
 from waiting import wait
 
 from jobs import ledger
@@ -37,6 +37,7 @@ def test_a_training_made_longer_twice_is_the_one_that_had_been_so_long_from_the_
 
     told = submit("train.max_steps=1000")
     assert re.search(r"Training goes on from step 200 of \S+, up to which both are the same; steps 201 to 1,000", told)
+    sabotage(one.run, "if step > 550: __import__('time').sleep(1)")  # however long `cancel` takes to begin
     one.wait_for_step(300)
     one.preempt()
     one.wait_for_step(550)
