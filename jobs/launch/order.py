@@ -78,15 +78,23 @@ class Order:
         self.keys = stage_keys(self.experiment)
         self._artifacts = Artifacts(self.experiment, self.keys)
         self.start = Start.of(self.experiment, self.run, self.keys)
-        require_usable_path(self.run, self.where)
-        self._require_even_split()
-        self._require_saves()
+        problems = []
+        for require in (self._require_usable_path, self._require_even_split, self._require_saves):
+            try:
+                require()
+            except UserError as error:
+                problems.append(str(error))
+        if problems:
+            raise UserError("\n".join(problems))
         if self.resume:
             self._require_same_settings()
 
     def plan(self) -> list[Step]:
         """What of it is done, and why the rest runs."""
         return plan(self.run, self.keys, self._artifacts, self.stages)
+
+    def _require_usable_path(self) -> None:
+        require_usable_path(self.run, self.where)
 
     def _require_even_split(self) -> None:
         """On every number of ranks that an attempt may run on."""

@@ -92,6 +92,17 @@ def test_one_line_and_nothing_written(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_what_does_not_fit_the_cluster_is_told_at_once(sllm: Sllm, config: Path, tmp_path: Path) -> None:
+    (tmp_path / "range.yaml").write_text("stages: {pretrain: {nodes: 1-4}}", encoding="utf-8")
+    changes = ["train.checkpoint.every=1h", f"runs_directory={tmp_path}/a:b"]
+    code, _, err = sllm("submit", "tiny.yaml", "--cluster", "range.yaml", "--on", "slurm", *changes)
+    assert code == 2
+    path, split, saves = err.splitlines()
+    assert "--on slurm cannot use a path with : in it" in path
+    assert "on 3, 4 ranks; valid: train.global_batch=24" in split
+    assert "train.checkpoint.every: 1h is not below the time limit" in saves
+
+
 def test_an_experiment_by_name(sllm: Sllm, config: Path, tmp_path: Path) -> None:
     """One that comes with sllm is found from any folder; a file of that name comes first; of the rest it is said."""
     assert sllm("config", "smoke", "seed=7")[1].startswith("name: smoke\nseed: 7\n")
