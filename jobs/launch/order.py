@@ -1,6 +1,7 @@
 """What is to be run, where, and how far: an order, valid from the start."""
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Literal
 
@@ -79,7 +80,8 @@ class Order:
         self._artifacts = Artifacts(self.experiment, self.keys)
         self.start = Start.of(self.experiment, self.run, self.keys)
         problems = []
-        for require in (self._require_usable_path, self._require_even_split, self._require_saves):
+        path_is_usable = partial(require_usable_path, self.run, self.where)
+        for require in (path_is_usable, self._require_even_split, self._require_saves):
             try:
                 require()
             except UserError as error:
@@ -92,9 +94,6 @@ class Order:
     def plan(self) -> list[Step]:
         """What of it is done, and why the rest runs."""
         return plan(self.run, self.keys, self._artifacts, self.stages)
-
-    def _require_usable_path(self) -> None:
-        require_usable_path(self.run, self.where)
 
     def _require_even_split(self) -> None:
         """On every number of ranks that an attempt may run on."""

@@ -35,6 +35,13 @@ def sinusoidal_positions(config: ModelConfig) -> Tensor:
     return (table * size * math.sqrt(2)).float()
 
 
+class LayerNorm(nn.LayerNorm):
+    """In the precision of its weights, fp32 in training, whatever that of its input (…, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype))
+
+
 class Attention(nn.Module):
     """Causal multi-head self-attention."""
 
@@ -54,9 +61,9 @@ class Attention(nn.Module):
 class Block(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(config.d_model)
+        self.attention_norm = LayerNorm(config.d_model)
         self.attention = Attention(config)
-        self.feed_forward_norm = nn.LayerNorm(config.d_model)
+        self.feed_forward_norm = LayerNorm(config.d_model)
         self.expand = nn.Linear(config.d_model, config.d_ff)
         self.contract = nn.Linear(config.d_ff, config.d_model)
         self.dropout = nn.Dropout(config.dropout)
@@ -70,7 +77,7 @@ class Block(nn.Module):
 class GPT2(LanguageModel):
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
         blocks = [Block(config) for _ in range(config.n_layers)]
-        super().__init__(config, vocab_size, sinusoidal_positions(config), blocks, nn.LayerNorm(config.d_model))
+        super().__init__(config, vocab_size, sinusoidal_positions(config), blocks, LayerNorm(config.d_model))
 
     def hidden(
         self,

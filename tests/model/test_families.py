@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from small_models import KINDS, each_kind
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from sllm.config import ModelConfig, TrainConfig, load_experiment
@@ -299,11 +300,15 @@ def test_the_residual_stream_is_bf16_where_the_products_are_and_never_fp16(
     seen = []
     for block in model.blocks:
         block.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].dtype, output.dtype)))
+    norms = []
+    for layer in (each for each in model.modules() if isinstance(each, nn.LayerNorm | nn.RMSNorm)):
+        layer.register_forward_hook(lambda _, inputs, output: norms.append(output.dtype))
     tokens = torch.randint(model.vocab_size, (2, 17))
     exact = model(tokens[:, :-1], tokens[:, 1:])
     with autocast(torch.device("cpu"), precision):
         loss = model(tokens[:, :-1], tokens[:, 1:])
     loss.backward()
     assert seen == [*[(torch.float32, torch.float32)] * 3, *[(stream, stream)] * 3]
+    assert set(norms) == {torch.float32}
     assert loss.item() == pytest.approx(exact.item(), rel=0.01)
     assert {each.grad.dtype for each in model.parameters() if each.grad is not None} == {torch.float32}
