@@ -13,8 +13,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
-TOOLS = {"ruff", "mypy", "types-PyYAML"}
-"""They look at the code, and are as constraints.txt says."""
+TOOLS = {"ruff", "mypy", "types-PyYAML", "playwright"}
+"""They look at the code or at a page, and are as constraints.txt says."""
 
 PARTS = {"pydantic-core"}
 """They come with a package that is declared, in the one version that fits it."""
@@ -48,7 +48,9 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
     assert needed <= imported(top_level=False)
     assert imported(top_level=True) <= needed
     # What only a comparison imports, when it is asked for, need not be there.
-    assert imported(top_level=False) <= needed | packages(project["optional-dependencies"]["bench"])
+    assert imported(top_level=False) <= needed | packages(
+        [*project["optional-dependencies"]["bench"], *project["optional-dependencies"]["eval"]]
+    )
 
 
 def test_every_floor_is_tested() -> None:
