@@ -16,7 +16,8 @@ from typing import Any
 
 from jobs.slurm.cluster import Retries
 from sllm.files import CorruptError, read_object, to_json, write_json
-from sllm.records import append_jsonl, iterate_jsonl, read_jsonl
+from sllm.records import append_jsonl, read_jsonl
+from sllm.report.life import training_figures
 from sllm.run_directory import RunDirectory
 
 log = logging.getLogger(__name__)
@@ -189,12 +190,13 @@ def close(
         "ended": ending["cause"],
         "message": hint if hint and ending["cause"] == KILLED else ending["message"],
         "where": ending["where"],
+        "launched": round(attempt.get("launched") or attempt["started"], 3),
         "started": round(attempt["started"], 3),
         "seconds": round(ending["time"] - attempt["started"], 3),
     }
     earlier = attempts(run, stage, attempt["fingerprint"])
     if stage == "pretrain":
-        line |= _training_figures(run, attempt, earlier[-1] if earlier else None)
+        line |= training_figures(run.metrics, attempt, earlier[-1] if earlier else None)
     line["gave_up"] = why_not_again([*earlier, line], retries) if retries else ""
     append_jsonl(run.ledger, line)
     _ended_file(run, stage, token).unlink(missing_ok=True)
@@ -244,36 +246,3 @@ def _fruitless(lines: list[dict[str, Any]]) -> int:
         elif line["stage"] == "pretrain" or line["ended"] not in (PREEMPTED, NODE_FAILURE, SIGNALLED):
             count += 1
     return count
-
-
-def _training_figures(run: RunDirectory, attempt: dict[str, Any], before: dict[str, Any] | None) -> dict[str, Any]:
-    """First and last step that the attempt wrote to metrics.jsonl, and where its seconds went until then.
-
-    From the end of the attempt before (in the queue), to the job's launch, to the loading of the checkpoint (starting:
-    interpreter, imports, process group, model), to the loop (loading), to the end of its first step.
-    """
-    begun, first, last, in_save = None, None, None, 0
-    for record in iterate_jsonl(run.metrics, "kind", "time"):
-        if record["time"] >= attempt["started"]:
-            if record["kind"] == "train":
-                first, last = first or record, record
-            elif record["kind"] == "start":
-                begun = begun or record
-            elif record["kind"] == "checkpoint":
-                in_save += record.get("stall", record["seconds"])
-    launched = attempt.get("launched") or attempt["started"]
-    queued = launched - before["started"] - before["seconds"] if before and before["job"] == attempt["job"] else None
-    spans = {
-        "seconds_in_queue": queued if attempt["job"] else None,
-        "seconds_starting": begun["time"] - begun["seconds"] - launched if begun else None,
-        "seconds_loading": begun["seconds"] if begun else None,
-        "seconds_to_first_step": first["time"] - launched if first else None,
-        "seconds_in_save": in_save,
-    }
-    origin = {"init_from": begun["init_from"]} if begun and "init_from" in begun else {}
-    return {
-        **origin,
-        "first_step": first["step"] if first else None,
-        "last_step": last["step"] if last else None,
-        **{name: None if seconds is None else round(seconds, 3) for name, seconds in spans.items()},
-    }

@@ -20,7 +20,7 @@ sllm.artifacts sllm.data sllm.model sllm.origin
 sllm.inference
 sllm.evaluation
 sllm.training
-sllm.export sllm.speed
+sllm.export sllm.report sllm.speed
 jobs
 """.strip().split("\n")
 ]

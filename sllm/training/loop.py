@@ -13,7 +13,7 @@ import torch
 
 from sllm.artifacts import Artifacts, differences, steps_before_the_end
 from sllm.config import Experiment
-from sllm.device import arithmetic, determinism, deterministic
+from sllm.device import arithmetic, determinism, deterministic, device_name
 from sllm.distributed import connect
 from sllm.errors import UserError
 from sllm.evaluation.loss import continuations, evaluate
@@ -65,7 +65,7 @@ def pretrain(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, st
         profile = experiment.train.profile
         if profile is not None and profile <= trainer.step:
             log.info("train.profile: step %d was taken before, and is not profiled", profile)
-        training.start_recording(seconds=round(time.perf_counter() - loading, 3))
+        training.start_recording(seconds=round(time.perf_counter() - loading, 3), device=device_name(world.device))
         if world.main:
             stack.enter_context(mirror_to_wandb(experiment, run))
         training.bar = stack.enter_context(track("pretrain", experiment.train.max_steps, "steps", start=trainer.step))

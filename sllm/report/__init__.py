@@ -1,0 +1,1 @@
+"""What a run has come to: its life, and one page that shows it."""
