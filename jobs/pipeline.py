@@ -32,6 +32,9 @@ class Stage:
     """The directory with a manifest that runs with an equal key share."""
     command: str = ""
     """The subcommand of `sllm` that runs this stage alone, where it is not the stage's name."""
+    after: tuple[str, ...] = ()
+    """Those that have ended before it starts, well or not: it is the last act of the chain, and runs again whenever
+    one of them does."""
     work_share: Callable[..., object] | None = None
     """Does the i-th of n shares of the work, given as `share=(i, n)`; `work` then joins them."""
 
@@ -117,6 +120,12 @@ def _benchmark(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, 
     return benchmark_stage(experiment, run, artifacts, stop)
 
 
+def _report(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, stop: StopFlag) -> dict[str, Any]:
+    from sllm.report.page import write_report
+
+    return {"page": str(write_report(run))}
+
+
 STAGES = {
     stage.name: stage
     for stage in (
@@ -132,6 +141,7 @@ STAGES = {
         Stage("pretrain", ("pack",), _pretrain, command="train"),
         Stage("validate", ("pretrain",), _validate),
         Stage("benchmark", ("pretrain",), _benchmark),
+        Stage("report", (), _report, after=("validate", "benchmark")),
     )
 }
 
@@ -145,7 +155,7 @@ def up_to(last: str | None) -> list[Stage]:
     wanted = {last}
     for stage in reversed(STAGES.values()):
         if stage.name in wanted:
-            wanted.update(stage.needs)
+            wanted.update(stage.needs + stage.after)
     return [stage for stage in STAGES.values() if stage.name in wanted]
 
 
@@ -179,7 +189,7 @@ def read_keys(run: RunDirectory) -> Keys:
         FileNotFoundError: nothing was submitted.
         CorruptError: the file is damaged.
     """
-    return read_object(run.path / "keys.json", *STAGES)
+    return read_object(run.path / "keys.json", *(stage.name for stage in STAGES.values() if not stage.after))
 
 
 def submitted_keys(run: RunDirectory) -> Keys | None:
@@ -233,7 +243,13 @@ def shared_checkpoint(run: RunDirectory, key: dict[str, Any]) -> tuple[dict[str,
 
 def plan(run: RunDirectory, keys: Keys, artifacts: Artifacts, stages: list[Stage]) -> list[Step]:
     """For each stage, in order, whether it is done and else why it runs."""
-    return [Step(stage, tuple(_reasons(run, stage, keys[stage.whole], artifacts))) for stage in stages]
+    steps: list[Step] = []
+    for stage in stages:
+        reasons = _reasons(run, stage, keys[stage.whole], artifacts)
+        if stage.after and not reasons and not all(step.done for step in steps):
+            reasons = ["a stage before it runs"]
+        steps.append(Step(stage, tuple(reasons)))
+    return steps
 
 
 def _reasons(run: RunDirectory, stage: Stage, key: dict[str, Any], artifacts: Artifacts) -> list[str]:

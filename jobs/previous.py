@@ -80,7 +80,7 @@ def _move_training(move: Move) -> None:
     source, target = move.source, move.target
     target.mkdir(parents=True, exist_ok=True)
     names = ["best", "profile", "report", "wandb", "wandb.json", "metrics.jsonl"]
-    names += [f"stages/{stage}" for stage in ("benchmark", "validate", "pretrain")]
+    names += [f"stages/{stage}" for stage in ("report", "benchmark", "validate", "pretrain")]
     names.append("checkpoints")
     if not move.changes:
         # What an attempt without a checkpoint has left in the run is no training, and gives way.

@@ -104,7 +104,7 @@ def rank_of_attempt(
     try:
         experiment, keys = load_run(run)
         adopt_device(attempt.resources(run, stage.name).promised_device if run.cluster.is_file() else None)
-        if plan(run, keys, Artifacts(experiment, keys), [stage])[0].done:
+        if not stage.after and plan(run, keys, Artifacts(experiment, keys), [stage])[0].done:
             print(f"{stage}: done already", flush=True)  # and then the node was lost, for example
         elif rank == 0:
             with fenced_by(lambda: require_current(run, stage, token)):

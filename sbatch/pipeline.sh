@@ -33,10 +33,11 @@ cancel() {
 trap cancel EXIT
 # Between two jobs, so that none is submitted and not known. sbatch itself does not hear them. From here on nothing
 # stands in a $( ): bash forgets a signal that comes while it waits for one (5.2: one in a hundred).
-stopped=
+stopped= when=
 trap 'stopped=1' INT HUP TERM
 
 submit() { # STAGE [JOB ...]: sets `job` to the id of the stage's job, which starts when the given jobs have succeeded
+  # or, with when=afterany, have ended
   send "$1" job "%j" "" "${@:2}"
 }
 
@@ -57,7 +58,7 @@ send() { # STAGE RECORD LOG TASKS [JOB ...]
   if [ -n "$tasks" ]; then more+=("--array=0-$((tasks - 1))"); fi
   if [ $# -gt 0 ]; then
     printf -v after ":%s" "$@"
-    more+=("--dependency=afterok$after" --kill-on-invalid-dep=yes)
+    more+=("--dependency=${when:-afterok}$after" --kill-on-invalid-dep=yes)
   fi
   mkdir -p "$run/stages/$stage"
   (trap '' INT HUP TERM && sbatch --parsable --job-name="${run##*/}.$stage" \
@@ -79,7 +80,10 @@ pack=$job
 submit pretrain "$pack"
 pretrain=$job
 submit validate "$pretrain"
+validate=$job
 submit benchmark "$pretrain"
+when=afterany
+submit report "$validate" "$job"
 trap - EXIT
 rm -f "$sent"
 echo "Submitted. See: sllm status $run"

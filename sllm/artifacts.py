@@ -16,7 +16,7 @@ from sllm.origin import TOKENIZERS, starting_content
 from sllm.run_directory import RunDirectory
 
 # Raise a stage's number when its output for equal input changes.
-VERSIONS = {"download": 4, "tokenizer": 4, "pack": 1, "pretrain": 2, "validate": 1, "benchmark": 1}
+VERSIONS = {"download": 4, "tokenizer": 4, "pack": 1, "pretrain": 2, "validate": 1, "benchmark": 1, "report": 1}
 
 CORPORA, PACKED = "corpora", "packed"
 
@@ -82,6 +82,7 @@ def stage_keys(experiment: Experiment) -> dict[str, dict[str, Any]]:
     )
     add("validate", ["pretrain"], validate=e["validate"])
     add("benchmark", ["pretrain"], benchmark=e["benchmark"])
+    add("report", ["validate", "benchmark"])
     return keys
 
 

@@ -52,7 +52,7 @@ def submit(
     ] = False,
     yes: Yes = False,
 ) -> None:
-    """Run every stage that is not done: download, tokenizer, pack, pretrain, validate, benchmark."""
+    """Run every stage that is not done: download, tokenizer, pack, pretrain, validate, benchmark, report."""
     from rich.console import Console
 
     from jobs.launch.order import Order, destination

@@ -124,7 +124,8 @@ class Order:
         former, keys = submitted_keys(self.run), self.keys
         if former is None:
             raise UserError(f"{self.run.path}: nothing was submitted here; submit without --resume")
-        if changed := dict.fromkeys(line for stage in keys for line in setting_changes(former[stage], keys[stage])):
+        pairs = [(former.get(stage, key), key) for stage, key in keys.items()]
+        if changed := dict.fromkeys(line for pair in pairs for line in setting_changes(*pair)):
             raise UserError(
                 f"{self.run.path}: --resume only goes on, and the settings have changed ({'; '.join(changed)}); "
                 f"submit without --resume, or take another name=…"

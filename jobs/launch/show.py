@@ -36,7 +36,7 @@ def show_plan(order: Order, console: Console) -> None:
         )
     console.print(table)
     for job in chain(steps, cluster) if where == "slurm" else ():
-        dependency = dependency_on([f"<{name}>" for name in job.after])
+        dependency = dependency_on([f"<{name}>" for name in job.after], ended=bool(job.stage.after))
         print(f"\n# ---- {job.name} ----")
         print(batch_text(order.run, job.stage, job.resources, dependency, array=job.array))
     moves = map(str, training_moves(order.run, order.keys))
@@ -116,7 +116,13 @@ def show_results(run: RunDirectory, console: Console) -> None:
     if table is not None:
         console.print(table)
     console.print(f"Run: {run.path}", highlight=False, soft_wrap=True)
+    show_page(run, console)
     _show_next(console, _commands_after(run))
+
+
+def show_page(run: RunDirectory, console: Console) -> None:
+    if (page := run.report / "index.html").is_file():
+        console.print(f"Report: {short(page)}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _show_next(console: Console, commands: list[str]) -> None:

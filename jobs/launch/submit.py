@@ -11,7 +11,7 @@ from jobs.launch.local import StageFailedError, run_in_process, run_locally
 from jobs.launch.machine import confirm_slow, require_machine, slow
 from jobs.launch.order import Order
 from jobs.launch.prepare import snapshot_code, write_submission
-from jobs.launch.show import show_jobs, show_lines, show_nothing_to_do, show_queue, show_results
+from jobs.launch.show import show_jobs, show_lines, show_nothing_to_do, show_page, show_queue, show_results
 from jobs.lock import lock
 from jobs.previous import confirm_moves, swap_training
 from jobs.slurm.chain import submit_chain
@@ -117,8 +117,26 @@ def _send(order: Order, live: LiveJobs, console: Console, stop: StopFlag) -> Non
         new = submit_chain(order.run, order.plan(), before, order.cluster.with_site_defaults(), stop)
         show_jobs(order.run, before, new, console)
         return
-    if order.where == "here":
-        with without_foreign_variables():  # this process alone, whatever torchrun it was started in
-            run_in_process(order, console, stop)
-    else:
-        run_locally(order, console, stop)
+    try:
+        if order.where == "here":
+            with without_foreign_variables():  # this process alone, whatever torchrun it was started in
+                run_in_process(order, console, stop)
+        else:
+            run_locally(order, console, stop)
+    except Stopped:
+        raise
+    except Exception:
+        if any(stage.after for stage in order.stages):
+            _report_failure(order.run, console)
+        raise
+
+
+def _report_failure(run: RunDirectory, console: Console) -> None:
+    """The last act of a chain that a failed stage has ended."""
+    from sllm.report.page import write_report
+
+    try:
+        write_report(run)
+        show_page(run, console)
+    except Exception as error:  # the stage's own is what counts
+        console.print(f"No report: {error}", highlight=False, markup=False, soft_wrap=True)

@@ -71,8 +71,9 @@ def require_usable_path(run: RunDirectory, where: str) -> None:
         raise UserError(f"{path}: --on {where} cannot use a path with {shown} in it; choose another, runs_directory=…")
 
 
-def dependency_on(jobs: list[str]) -> str | None:
-    return "afterok:" + ":".join(jobs) if jobs else None
+def dependency_on(jobs: list[str], *, ended: bool = False) -> str | None:
+    """On the success of these jobs or, with `ended`, on their end."""
+    return ":".join(["afterany" if ended else "afterok", *jobs]) if jobs else None
 
 
 def batch_text(

@@ -35,7 +35,7 @@ def chain(steps: list[Step], cluster: Cluster, live: Collection[str] = ()) -> It
         stage, resources = step.stage, cluster.resources(step.stage.name)
         if step.done or stage.name in live:
             continue
-        after = tuple(name for name in stage.needs if name in pending)
+        after = tuple(name for name in stage.needs + stage.after if name in pending)
         if resources.array > 1:
             yield Job(stage, resources, after, array=True)
             after = (f"{stage}.*",)
@@ -45,15 +45,25 @@ def chain(steps: list[Step], cluster: Cluster, live: Collection[str] = ()) -> It
 def submit_chain(
     run: RunDirectory, steps: list[Step], live: dict[str, str], cluster: Cluster, stop: StopFlag
 ) -> dict[str, str]:
-    """Submit the chain beside the jobs that are `live` (stage → job id), all of it or nothing. Returns the new ones."""
+    """Submit the chain beside the jobs that are `live` (stage → job id), all of it or nothing. Returns the new ones.
+
+    A live one that waits for the end of others, of which some are submitted anew, gives way to a new one that waits for
+    those.
+    """
+    waits = {step.stage.name: step.stage.after for step in steps}
+    missing = {step.stage.name for step in steps if not step.done and step.stage.name not in live}
+    early = [name for name in live if missing.intersection(waits.get(name, ()))]
+    live, replaced = {name: live[name] for name in live if name not in early}, [live[name] for name in early]
     new = dict[str, str]()
     try:
         for job in chain(steps, cluster, live):
             stop.check()
-            new[job.name] = _submit(run, job, dependency_on([(live | new)[name] for name in job.after]))
+            after = [(live | new)[name] for name in job.after]
+            new[job.name] = _submit(run, job, dependency_on(after, ended=bool(job.stage.after)))
     except BaseException:
         cancel_jobs(list(new.values()))
         raise
+    cancel_jobs(replaced)
     return new
 
 

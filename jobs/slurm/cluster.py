@@ -153,6 +153,7 @@ class StageResources(Section):
     pretrain: Resources = Resources()
     validate_: Annotated[Resources, Field(alias="validate")] = Resources()
     benchmark: Resources = Resources()
+    report: Resources = Resources()
 
 
 STAGE_NAMES = tuple(field.alias or name for name, field in StageResources.model_fields.items())

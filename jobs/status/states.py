@@ -53,7 +53,10 @@ def stage_states(run: RunDirectory) -> list[StageState]:
     """The state of every stage, from the run directory and, for Slurm jobs, from squeue and sacct as far as they
     answer. Before a stage that is not done come its job array, while it is in the queue, and the shares begun."""
     keys = ledger.read_or_none(run.path / "keys.json") or {}
-    shares = {stage: _shares(run, stage) for stage in STAGES}
+    stages = [*STAGES]
+    if "benchmark" in keys and "report" not in keys:  # an earlier version submitted it, which had none
+        stages.remove("report")
+    shares = {stage: _shares(run, stage) for stage in stages}
     jobs = commands.submitted_jobs(run)
     for share in (share for names in shares.values() for share in names):
         if record := ledger.read_or_none(run.stage(share) / "job.json", "job"):
@@ -62,7 +65,7 @@ def stage_states(run: RunDirectory) -> list[StageState]:
     gone = [] if queue is None else [job for job in jobs.values() if job not in queue]
     final = commands.final_states(gone)
     states = []
-    for stage in STAGES:
+    for stage in stages:
         state, *of_shares = (
             _stage_state(run, name, keys, jobs.get(name), queue, final) for name in (stage, *shares[stage])
         )

@@ -20,6 +20,7 @@ from jobs.slurm.commands import time_of
 from jobs.status.results import results_table
 from jobs.status.states import UNKNOWN, StageState, stage_states
 from sllm.progress import format_amount, format_seconds
+from sllm.report.life import read_life
 from sllm.run_directory import RunDirectory
 
 MOST_SIZES = 5
@@ -65,7 +66,7 @@ def run_table(run: RunDirectory) -> RenderableType:
     for row in rows:
         table.add_row(*(row[column] for column in columns))
     progress = [line for state in states for line in where_it_stands(run, state)]
-    lines = map(Text, [*progress, *_notes(run, states)])
+    lines = map(Text, [*progress, *cost(run), *_notes(run, states)])
     parts: list[RenderableType] = [Text(str(run.path), style="bold"), table, *lines]
     figures = results_table(run) if all(state.state == "done" for state in states) else None
     return Group(*parts, figures) if figures else Group(*parts)
@@ -134,6 +135,19 @@ def where_it_stands(run: RunDirectory, state: StageState) -> list[str]:
     if state.state != "done" and state.progress is not None:
         return [progress_line(state.progress, left=False)]
     return []
+
+
+def cost(run: RunDirectory) -> list[str]:
+    """What the run has taken so far, and how much of it went into steps; nothing before its training."""
+    life = read_life(run)
+    if not life.attempts:
+        return []
+    parts = [f"{life.device_hours:,.2f} {'GPU' if life.on_gpu else 'process'}-hours so far"]
+    if life.goodput is not None:
+        parts.append(f"goodput {life.goodput:.0%} of them in the training, {life.goodput_of_wall_time:.0%} of the time")
+    if life.lost:
+        parts.append(f"{life.lost:,} step{'' if life.lost == 1 else 's'} taken twice")
+    return ["; ".join(parts)]
 
 
 def back_in_queue(run: RunDirectory, state: StageState) -> str:

@@ -251,13 +251,13 @@ def _spans(line: dict[str, Any], lost: int, allocated: float) -> dict[str, float
     if "seconds_training" not in line:
         return None
     steps = line["last_step"] - line["first_step"] + 1 if line["first_step"] is not None else 0
-    share = lost / steps if steps else 0.0
+    kept = line["seconds_training"] * (steps - lost) / steps if steps else 0.0
     loaded = line["seconds_starting"] is not None
     spans = {
         "starting": line["seconds_starting"] if loaded else allocated,
         "loading": line["seconds_loading"] or 0.0,
-        "training": line["seconds_training"] * (1 - share),
-        "lost": line["seconds_training"] * share,
+        "training": kept,
+        "lost": line["seconds_training"] - kept,
         "validating": line["seconds_validating"],
         "saving": line["seconds_in_save"],
     }

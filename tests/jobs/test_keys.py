@@ -64,7 +64,7 @@ def known_as(setting: str) -> str:
 def with_those_after(stages: set[str]) -> set[str]:
     found = set(stages)
     for stage in STAGES.values():
-        found |= {stage.name} if found & set(stage.needs) else set()
+        found |= {stage.name} if found & {*stage.needs, *stage.after} else set()
     return found
 
 

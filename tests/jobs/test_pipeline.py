@@ -29,7 +29,7 @@ from sllm.run_directory import RunDirectory
 from sllm.stop import StopFlag
 
 ALL = list(STAGES)
-TRAINING = ["pretrain", "validate", "benchmark"]
+TRAINING = ["pretrain", "validate", "benchmark", "report"]
 
 
 def finish(experiment: Experiment) -> RunDirectory:
@@ -66,8 +66,8 @@ def test_a_new_run_needs_everything(config: Path) -> None:
     [
         ("wandb.mode=offline", [], ""),
         ("train.checkpoint.every=7", [], ""),
-        ("benchmark.repeats=2", ["benchmark"], "benchmark.repeats 1 → 2"),
-        ("validate.final_tokens=99", ["validate"], "validate.final_tokens 512 → 99"),
+        ("benchmark.repeats=2", ["benchmark", "report"], "benchmark.repeats 1 → 2"),
+        ("validate.final_tokens=99", ["validate", "report"], "validate.final_tokens 512 → 99"),
         ("train.learning_rate=0.5", TRAINING, "train.learning_rate 0.0006 → 0.5"),
         ("data.sources.0.weight=2.0", TRAINING, "weights.ko 1.0 → 2.0"),
         (
@@ -107,7 +107,10 @@ def test_a_result_that_is_gone_or_damaged_is_made_again(config: Path) -> None:
     finish(experiment)
     packed = Artifacts(experiment).packed
     (packed / "content").write_text("longer than it was", encoding="utf-8")
-    assert list(reasons(experiment)) == ["pack"]
+    assert reasons(experiment) == {
+        "pack": (f"{packed} is gone or damaged",),
+        "report": ("a stage before it runs",),
+    }
 
 
 def test_a_best_model_that_is_gone_is_trained_for_again(config: Path) -> None:
@@ -121,7 +124,7 @@ def test_a_damaged_done_file_counts_as_none(config: Path) -> None:
     experiment = load_experiment(config)
     run = finish(experiment)
     run.done("validate").write_text("{", encoding="utf-8")
-    assert list(reasons(experiment)) == ["validate"]
+    assert list(reasons(experiment)) == ["validate", "report"]
 
 
 def test_an_unfinished_training_goes_on(config: Path) -> None:
@@ -145,7 +148,7 @@ def test_training_of_other_settings_is_set_aside_and_comes_back(config: Path) ->
     swap_training(run, stage_keys(first))
     assert former_training(run) == stage_keys(first)["pretrain"]
     assert json.loads(run.metrics.read_text(encoding="utf-8")) == {"seed": 1234}
-    assert reasons(first).keys() <= {"download", "tokenizer", "pack"}
+    assert reasons(first).keys() <= {"download", "tokenizer", "pack", "report"}
     assert [path.name for path in (run.path / "previous").iterdir()] == [fingerprint(stage_keys(second)["pretrain"])]
 
 
@@ -289,7 +292,7 @@ def test_what_an_attempt_without_a_checkpoint_left_gives_way_to_a_training_that_
     write_text(run.checkpoints / "notes.txt", "")
     write_text(run.best / "model", "")
     swap_training(run, stage_keys(first))
-    assert reasons(first).keys() <= {"download", "tokenizer", "pack"}
+    assert reasons(first).keys() <= {"download", "tokenizer", "pack", "report"}
     assert not (run.stage("pretrain") / "attempt.json").exists()
     assert list((run.path / "previous").iterdir()) == []
 

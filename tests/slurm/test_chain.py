@@ -322,6 +322,8 @@ def test_bad_input_is_not_tried_again(chain: Callable[..., Chain], cluster: DevC
     bad.submit()
     assert bad.wait_for_end("download") == "FAILED"
     assert bad.wait_for_end("benchmark") == "CANCELLED"
+    assert bad.wait_for_end("report") == "COMPLETED"
+    assert (bad.run.report / "index.html").is_file()
     assert bad.ends("download") == ["bad input"]
     assert f"{broken}:1" in bad.sllm("status", bad.run.path).stdout
 

@@ -27,7 +27,9 @@ def test_resume_submits_what_is_neither_done_nor_in_the_queue(
     code, out, err = sllm(*submit, "--resume")
     assert (code, err) == (0, "")
     second = submitted_jobs(run)
-    assert {stage for stage in first if second[stage] != first[stage]} == {"benchmark"}
+    assert {stage for stage in first if second[stage] != first[stage]} == {"benchmark", "report"}
     assert f"validate: job {first['validate']}, in the queue before" in out
     assert cluster.job(second["benchmark"])["Dependency"].startswith(f"afterok:{first['pretrain']}(")
+    assert cluster.job(second["report"])["Dependency"].startswith(f"afterany:{first['validate']}(")
+    assert cluster.job(first["report"])["JobState"] == "CANCELLED"
     assert sllm(*submit, "--resume")[1].startswith("Nothing submitted, tiny is in the queue: ")

@@ -124,13 +124,15 @@ def test_a_second_submit_does_nothing_and_says_so(finished: Any, place: Path) ->
     before = files(run)
     again = sllm("submit", place / "tiny.yaml", cwd=place)
     assert again.returncode == 0
-    assert again.stdout.startswith("Nothing to do: download, tokenizer, pack, pretrain, validate, benchmark are done")
+    assert again.stdout.startswith(
+        "Nothing to do: download, tokenizer, pack, pretrain, validate, benchmark, report are done"
+    )
     assert files(run) == before
 
 
 def test_status_and_logs_of_a_finished_run(finished: Any, place: Path) -> None:
     status = sllm("status", "tiny", cwd=place)
-    assert status.stdout.count(" done ") == 6
+    assert status.stdout.count(" done ") == len(STAGES)
     assert "Korean perplexity" in status.stdout
     assert "finished" in sllm("status", cwd=place).stdout
     log = sllm("logs", "tiny", "pretrain", "-f", cwd=place)

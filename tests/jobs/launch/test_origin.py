@@ -152,7 +152,7 @@ def test_the_training_is_known_by_the_content_of_the_model(
 ) -> None:
     """Not by its path."""
     at_20, at_40 = (stage_keys(load_experiment(configure(base.checkpoints / f"step-000000{s}"))) for s in (20, 40))
-    assert [name for name in at_20 if at_20[name] != at_40[name]] == ["pretrain", "validate", "benchmark"]
+    assert [name for name in at_20 if at_20[name] != at_40[name]] == ["pretrain", "validate", "benchmark", "report"]
     shutil.copytree(base.best, tmp_path / "elsewhere")
     assert stage_keys(load_experiment(configure(tmp_path / "elsewhere"))) == stage_keys(
         load_experiment(configure("base"))

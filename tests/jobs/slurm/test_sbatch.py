@@ -95,17 +95,18 @@ class Call:
 
     stage: str
     parents: frozenset[str]
-    """Jobs that must have succeeded."""
+    """Jobs that must have succeeded or, with `ended`, have ended."""
     array: str | None
+    ended: bool = False
 
     @classmethod
     def read(cls, line: str) -> "Call":
         stage, *words = shlex.split(line)
         given = dict(word.removeprefix("--").partition("=")[::2] for word in words if word.startswith("--"))
         kind, *parents = given.get("dependency", "afterok").split(":")
-        assert kind == "afterok"
+        assert kind in ("afterok", "afterany")
         assert given.get("kill-on-invalid-dep") == ("yes" if parents else None)
-        return cls(stage, frozenset(parents), given.get("array"))
+        return cls(stage, frozenset(parents), given.get("array"), kind == "afterany")
 
 
 @pytest.fixture
@@ -140,12 +141,12 @@ def test_pipeline_starts_each_stage_when_those_it_needs_have_succeeded(
     calls = list(map(Call.read, (tmp_path / "calls").read_text(encoding="utf-8").splitlines()))
     jobs, expected = dict[str, str](), list[Call]()
     for stage in STAGES.values():
-        parents = frozenset(jobs[name] for name in stage.needs)
+        parents = frozenset(jobs[name] for name in stage.needs + stage.after)
         if (tasks := int(arrays.get(f"{stage.name.upper()}_ARRAY", "1"))) > 1:
             expected.append(Call(stage.name, parents, f"0-{tasks - 1}"))
             jobs[f"{stage}.*"] = str(len(expected))
             parents = frozenset({jobs[f"{stage}.*"]})
-        expected.append(Call(stage.name, parents, None))
+        expected.append(Call(stage.name, parents, None, bool(stage.after)))
         jobs[stage.name] = str(len(expected))
     assert calls == expected
     assert submitted_jobs(RunDirectory(tmp_path / "runs" / "mine")) == jobs
@@ -176,9 +177,10 @@ def test_each_job_of_a_submit_starts_when_those_it_needs_have_succeeded(
         name, _, script = text.partition(" ----\n")
         words = " ".join(line.removeprefix("#SBATCH ") for line in script.split("\n") if line.startswith("#SBATCH "))
         stage = STAGES[name.removesuffix(".*")]
-        parents = stage.needs if name.endswith(".*") or f"{stage}.*" not in names else [f"{stage}.*"]
+        parents = stage.needs + stage.after if name.endswith(".*") or f"{stage}.*" not in names else [f"{stage}.*"]
         call = Call.read(f"{name} {words}")
         assert call.parents == {f"<{parent}>" for parent in parents}
+        assert call.ended == bool(stage.after)
         assert (call.array is not None) == name.endswith(".*")
         names.add(stage.name)
     assert names == {*STAGES, "download.*", "pack.*"}
