@@ -33,6 +33,7 @@ from sllm.data.hub import wait_for_hub
 from sllm.data.losses import tell_losses
 from sllm.data.parts import Part, download_part, is_complete, read_parts
 from sllm.data.plan import write_plans
+from sllm.data.tasks import fetch_tasks, tasks_directory, wanted_tasks
 from sllm.errors import UserError
 from sllm.files import CorruptError, alone_with, fingerprint, read_json, remove_leftovers
 from sllm.manifests import atomic_directory, read_manifest
@@ -66,8 +67,10 @@ def download_stage(
         OSError: the disk is full, say.
         Stopped: a stop was requested.
 
-    Whatever ends it, the shards that are whole stay, and the next call goes on from them.
+    Whatever ends it, the shards that are whole stay, and the next call goes on from them. The items of tasks (see
+    `sllm.data.tasks`) come before everything else; without them it goes on.
     """
+    fetch_tasks(wanted_tasks(experiment), tasks_directory(experiment), stop.check)
     if summary := _whole(output):
         return summary
     wanted = [source for source in experiment.data.sources if only is None or source.name in set(only)]

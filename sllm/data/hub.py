@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from sllm.config import HubSource
 from sllm.data.sources import parquet_texts
-from sllm.errors import UserError
+from sllm.errors import Stopped, UserError
 from sllm.stop import Check, no_check
 
 T = TypeVar("T")
@@ -67,6 +67,32 @@ def wait_for_hub(check: Check = no_check, tell: Tell = tell_stderr) -> None:
     Raises:
         UserError: it could not be reached.
     """
+    if (endpoint := _endpoint()) is None:
+        return  # what needs it says so
+    for attempt in count(1):
+        try:
+            _knock(endpoint, min(LONGEST_PATIENCE, FIRST_PATIENCE * 2 ** (attempt - 1)), check)
+            return
+        except Exception as error:
+            way = "where there is a network: on a login node, say, or behind a proxy with HTTPS_PROXY set"
+            _wait_or_give_up(error, attempt, endpoint, check, tell, way)
+
+
+def why_no_hub(check: Check = no_check) -> str:
+    """Why the hub cannot be reached, after one quick try; nothing if it answers."""
+    try:
+        if (endpoint := _endpoint()) is None:
+            return "HF_HUB_OFFLINE is set"
+        _knock(endpoint, 2 * FIRST_PATIENCE, check)
+        return ""
+    except Stopped:
+        raise
+    except Exception as error:
+        return f"the hub cannot be reached: {reason_of(error)}"
+
+
+def _endpoint() -> str | None:
+    """The hub's address, or None if it is not to be asked; its client keeps quiet from now on."""
     from huggingface_hub import constants
     from huggingface_hub.utils import logging as client_logging
 
@@ -74,16 +100,10 @@ def wait_for_hub(check: Check = no_check, tell: Tell = tell_stderr) -> None:
     for package in HTTP_PACKAGES:
         logging.getLogger(package).setLevel(logging.WARNING)  # else a line for each request
     if constants.HF_HUB_OFFLINE:
-        return  # what needs it says so
+        return None
     if not constants.ENDPOINT.startswith(("http://", "https://")):
         raise UserError(f"HF_ENDPOINT is {constants.ENDPOINT}; set it to an address such as https://huggingface.co")
-    for attempt in count(1):
-        try:
-            _knock(constants.ENDPOINT, min(LONGEST_PATIENCE, FIRST_PATIENCE * 2 ** (attempt - 1)), check)
-            return
-        except Exception as error:
-            way = "where there is a network: on a login node, say, or behind a proxy with HTTPS_PROXY set"
-            _wait_or_give_up(error, attempt, constants.ENDPOINT, check, tell, way)
+    return str(constants.ENDPOINT)
 
 
 def _knock(endpoint: str, seconds: float, check: Check) -> None:
@@ -161,14 +181,14 @@ def _wait_or_give_up(
     if not _may_pass(error):
         # The client's errors hold a connection and cannot go from process to process: only their text does.
         if isinstance(error, OSError):
-            raise UserError(f"{where}: {_reason(error)}") from None
+            raise UserError(f"{where}: {reason_of(error)}") from None
         raise error
     if failures >= ATTEMPTS:
         raise UserError(
-            f"{where}: given up after {failures} failures in a row ({_reason(error)}); the same command goes on {way}"
+            f"{where}: given up after {failures} failures in a row ({reason_of(error)}); the same command goes on {way}"
         ) from None
     seconds = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (failures - 1)) * random.uniform(0.5, 1.5)
-    tell(f"{where}: {_reason(error)}; try {failures} of {ATTEMPTS}, the next in {seconds:.0f} s")
+    tell(f"{where}: {reason_of(error)}; try {failures} of {ATTEMPTS}, the next in {seconds:.0f} s")
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
         check()
@@ -190,7 +210,7 @@ def _may_pass(error: Exception) -> bool:
     return isinstance(error, OSError | pyarrow.ArrowException) or package in HTTP_PACKAGES
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 

@@ -21,6 +21,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 Fault = Callable[["Handler", bytes], bool]
 """What happens instead of an answer to a request for a part of a file: done with it (True), or answer after all."""
@@ -64,6 +65,8 @@ class Hub:
         """Called with the path of each request before it is answered."""
         self.kept: dict[str, Path] = {}
         """The files of commits that the branch has left."""
+        self.pinned: set[str] = set()
+        """Other names of the commit that the branch of a dataset names."""
         self.lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler_", (Handler,), {"hub": self}))
         self.server.daemon_threads = True
@@ -102,6 +105,7 @@ def serving(root: Path) -> Iterator[Hub]:
 class Handler(BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or each answer, sent in two pieces, waits 40 ms for the first to be acknowledged
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -134,7 +138,8 @@ class Handler(BaseHTTPRequestHandler):
                 self.json([entry(folder, folder / name) for name in form["paths"] if (folder / name).exists()])
             else:
                 files = [{"rfilename": p.relative_to(folder).as_posix()} for p in folder.rglob("*") if p.is_file()]
-                self.json({"id": dataset, "sha": revision, "siblings": files, "private": False, "gated": False})
+                about = {"id": dataset, "sha": revision, "siblings": files, "private": False, "gated": False}
+                self.json({**about, "cardData": card(folder)})
         elif resolve := re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/(.*)", path):
             dataset, rest = resolve.groups()
             if not self.may_read(dataset, file=True):
@@ -169,6 +174,7 @@ class Handler(BaseHTTPRequestHandler):
             commit: commit,
             "main": commit,
             "refs/convert/parquet": commit,
+            **dict.fromkeys(self.hub.pinned, commit),
             **{kept: kept for kept in self.hub.kept},
         }
         for name, found in names.items():
@@ -213,6 +219,13 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)
+
+
+def card(folder: Path) -> dict[str, Any]:
+    """What stands in front of the text of a README."""
+    readme = folder / "README.md"
+    parts = readme.read_text(encoding="utf-8").split("---\n") if readme.is_file() else []
+    return yaml.safe_load(parts[1]) if len(parts) > 2 else {}
 
 
 def entry(folder: Path, path: Path) -> dict[str, Any]:
