@@ -1784,9 +1784,14 @@ MUTANTS: list[Mutant] = [
         "jobs/slurm/batch.py",
         "tests/jobs/slurm/test_sbatch.py",
         (
+            "no report of a chain that failed",
+            '"afterany" if ended else "afterok"',
+            '"afterok"',
+        ),
+        (
             "a stage starts when the one before it has failed",
-            'return "afterok:" + ":".join(jobs) if jobs else None',
-            'return "afterany:" + ":".join(jobs) if jobs else None',
+            '"afterany" if ended else "afterok"',
+            '"afterany"',
         ),
     ),
     *of(
@@ -1969,11 +1974,41 @@ MUTANTS: list[Mutant] = [
         "tests/jobs/slurm/test_sbatch.py",
         (
             "pipeline.sh: a stage starts when the one before it has failed",
-            "--dependency=afterok$after",
-            "--dependency=afterany$after",
+            "${when:-afterok}",
+            "afterany",
         ),
+        ("pipeline.sh: no report of a chain that failed", "when=afterany\n", ""),
         ("pipeline.sh: the joining job does not wait for the array", '    set -- "$job"\n', ""),
         ("pipeline.sh: Ctrl-C is not heard", '  if [ -n "$stopped" ]; then exit 130; fi\n', ""),
+    ),
+    *of(
+        "jobs/pipeline.py",
+        "tests/jobs/test_pipeline.py::test_a_result_that_is_gone_or_damaged_is_made_again",
+        (
+            "the report is of what was there before",
+            "if stage.after and not reasons and",
+            "if False and not reasons and",
+        ),
+    ),
+    *of(
+        "jobs/slurm/chain.py",
+        "tests/slurm/test_resume.py",
+        ("the report does not wait for what is submitted anew", "missing.intersection(waits.get(name, ()))", "False"),
+    ),
+    *of(
+        "sllm/report/life.py",
+        "tests/report/test_life.py",
+        ("steps that were taken twice are of use", "(steps - lost) / steps", "1"),
+        ("a device counts as much as eight", 'seconds["training"] * ranks for', 'seconds["training"] for'),
+        ("an attempt begins when Python does", "self.end - self.launched", "self.end - self.started"),
+        ("only the attempt that follows takes steps again", "min(first - 1, kept)", "first - 1"),
+        ("what no checkpoint holds is kept", "            kept = saved\n", "            kept = None\n"),
+        (
+            "the queue is paid for",
+            "return self._lost + self.before_next + self.until_step",
+            "return self._lost + self.until_step",
+        ),
+        ("trainings with former settings count", 'if line["fingerprint"] == present]', "]"),
     ),
     *of(
         "bench/exact.py",
