@@ -67,9 +67,9 @@ def wait_for_hub(check: Check = no_check, tell: Tell = tell_stderr) -> None:
     Raises:
         UserError: it could not be reached.
     """
-    if (endpoint := _endpoint()) is None:
-        return  # what needs it says so
     for attempt in count(1):
+        if (endpoint := _endpoint()) is None:
+            return  # what needs it says so
         try:
             _knock(endpoint, min(LONGEST_PATIENCE, FIRST_PATIENCE * 2 ** (attempt - 1)), check)
             return
