@@ -83,7 +83,7 @@ def _main(config: str, environment: dict[str, str], log: str, result: str) -> No
         if successor.exists():
             raise Superseded("another attempt owns the run")
 
-    with stop_on_signals() as stop, fenced_by(check):
+    with stop_on_signals(last=True) as stop, fenced_by(check):
         try:
             summary = pretrain(experiment, run, Artifacts(experiment), stop)
         except UserError as error:

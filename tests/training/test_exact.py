@@ -5,6 +5,7 @@ import itertools
 import math
 import re
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -170,9 +171,15 @@ def steps_of(run: Path) -> int:
 
 
 def interrupt(config: Path, world: int, number: signal.Signals, step: int, **environment: str) -> None:
-    """Take steps until there are so many, then end the attempt."""
+    """Take steps until there are so many, then end the attempt, but not before it has begun."""
+    began = time.time()
     attempt = ranks.start(config, world, **environment)
-    wait(lambda: steps_of(config.parent) >= step or not attempt.processes[0].is_alive(), "steps")
+
+    def due() -> bool:
+        starts = [record for record in read_jsonl(config.parent / "metrics.jsonl") if record["kind"] == "start"]
+        return bool(starts) and starts[-1]["time"] >= began and steps_of(config.parent) >= step
+
+    wait(lambda: due() or not attempt.processes[0].is_alive(), "steps")
     attempt.signal(number)
     codes = attempt.wait()
     assert set(codes) <= {0, -signal.SIGKILL}, (config.parent / "ranks.log").read_text(encoding="utf-8")[-3000:]
