@@ -344,6 +344,8 @@ def test_a_crash_shows_the_end_of_the_log(
     assert f"pretrain failed: ZeroDivisionError: a bug\nlog: {run.log('pretrain')}" in output
     assert ends(run) == ["crash"]
     assert "validate: " not in output
+    assert output.endswith(f"Report: runs/{run.name}/report/index.html\n")
+    assert (run.report / "index.html").is_file()
 
 
 def test_bad_input_found_by_a_stage_is_one_line(texts: dict[str, Path], tmp_path: Path) -> None:
