@@ -10,20 +10,20 @@ from jobs.hints import command
 from jobs.runs import RUNS, find_run, runs_in
 from sllm.errors import UserError
 from sllm.files import CorruptError, read_json
+from sllm.origin import CONFIG, is_theirs
 from sllm.run_directory import RunDirectory, checkpoint_path, checkpoint_steps
 
-CONFIG = "config.json"
 
-
-def find_model(name: str, tokenizer: Path | None = None) -> Path:
+def find_model(name: str, tokenizer: Path | None = None, *, theirs: bool = False) -> Path:
     """The directory of the model that `name` means: a run (by name or path; its best model), a checkpoint, another
-    directory with a model, or the model.safetensors in it. Only names are looked at, nothing is loaded.
+    directory with a model, or the model.safetensors in it; with `theirs` that may be a Transformers model, an export
+    among them. Only names are looked at, nothing is loaded.
 
     Raises:
         UserError: there is none, with those that are there; or there is no `tokenizer`.
     """
     try:
-        directory = _find_model(name)
+        directory = _find_model(name, theirs)
         if tokenizer is not None and not tokenizer.exists():
             raise UserError(f"{tokenizer}: no such file; name a tokenizer.json, or leave it out")
     except OSError as error:  # a name that is too long, a folder that is closed to us
@@ -31,11 +31,11 @@ def find_model(name: str, tokenizer: Path | None = None) -> Path:
     return directory
 
 
-def _find_model(name: str) -> Path:
+def _find_model(name: str, theirs: bool) -> Path:
     for path in (Path(name), RUNS / name):
         directory = path.parent if path.is_file() else path
         if (directory / CONFIG).is_file():
-            _refuse_export(directory)
+            _refuse_others(directory, theirs)
             return directory
     try:
         run = find_run(name)
@@ -51,9 +51,12 @@ def _find_model(name: str) -> Path:
     return run.best
 
 
-def _refuse_export(directory: Path) -> None:
-    if not _is_ours(directory):
-        raise UserError(f"--model {directory}: not a model of sllm; of an export give the model it was made from")
+def _refuse_others(directory: Path, theirs: bool) -> None:
+    if _is_ours(directory) or (theirs and is_theirs(directory)):
+        return
+    if theirs:
+        raise UserError(f"--model {directory}: a model neither of sllm nor of Transformers: see its {CONFIG}")
+    raise UserError(f"--model {directory}: not a model of sllm; of an export give the model it was made from")
 
 
 def _is_ours(directory: Path) -> bool:

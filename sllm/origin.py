@@ -95,6 +95,15 @@ def _read_model(directory: Path) -> Origin:
     return Origin(directory, 0, about, {"weights": checksums[WEIGHTS][:16], "tokenizer": tokenizer[:16]}, None)
 
 
+def is_theirs(directory: Path) -> bool:
+    """Whether what is in a directory is a model of Transformers (an export, say) by its config.json."""
+    try:
+        about = read_object(directory / CONFIG, "model_type")
+    except (OSError, CorruptError):
+        return False
+    return not about.keys() >= {"model", "vocab_size"} or not isinstance(about["model"], dict)
+
+
 def tokenizer_of(directory: Path) -> Path:
     """The tokenizer of a model: beside it or, since a checkpoint has none, that of its run."""
     run = RunDirectory.above(directory)

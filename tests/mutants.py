@@ -48,6 +48,29 @@ def of(file: str, tests: str, *mutants: tuple[str, str, str]) -> list[Mutant]:
 
 MUTANTS: list[Mutant] = [
     *of(
+        "sllm/evaluation/text.py",
+        "tests/evaluation/test_text.py",
+        ("windows that overlap less", "end - context) : end]], end - done", "done) : end]], end - done"),
+        ("windows without the first token", "yield [first, *ids[", "yield [*ids["),
+        (
+            "a window's first token counted again",
+            "asked[row, len(ids) - 1 - new : len(ids) - 1]",
+            "asked[row, : len(ids) - 1]",
+        ),
+        ("a special token in a text is one", "split_special_tokens=True", "split_special_tokens=False"),
+        ("the pickle beside the model", "use_safetensors=True", "use_safetensors=None"),
+        (
+            "a text as it is in the file",
+            "yield from map(normalise, read_file(file, text_field))",
+            "yield from read_file(file, text_field)",
+        ),
+        (
+            "what is left in the pool is not read",
+            "            waiting = 0\n    read_pool()\n",
+            "            waiting = 0\n",
+        ),
+    ),
+    *of(
         "sllm/artifacts.py",
         "tests/model/test_storage.py::test_a_checkpoint_of_an_earlier_version_takes_the_tokenizer_that_was_submitted",
         (

@@ -1,4 +1,4 @@
-"""`sllm generate, chat, export`: what a trained model is for."""
+"""`sllm generate, chat, evaluate, export`: what a trained model is for."""
 
 import sys
 from dataclasses import asdict
@@ -102,6 +102,51 @@ def _tell_limit(generator: "TextGenerator", option: str, asked: int | None) -> N
     if asked is not None and asked > context_length:
         print(f"sllm: {option} {asked}: the model's context, and so every text, ends at {context_length} tokens",
               file=sys.stderr)  # fmt: skip
+
+
+@app.command(
+    rich_help_panel=MODELS,
+    epilog=examples(
+        "sllm evaluate --model smoke --text notes/*.txt",
+        "sllm evaluate --model smoke --model exported --text corpus/ --text more.jsonl.zst",
+    ),
+)
+def evaluate(
+    model: Annotated[
+        list[str],
+        typer.Option(
+            metavar="MODEL",
+            autocompletion=offer_models,
+            help="A run, whose best model is taken, or a directory with a model, which may be one of Transformers "
+            "(safetensors). Several times, to compare.",
+        ),
+    ],
+    text: Annotated[
+        list[str],
+        typer.Option(
+            metavar="FILE",
+            help="Text in .txt (a document), .jsonl, .jsonl.zst or .parquet; a pattern in quotes, or a folder.",
+        ),
+    ],
+    more: Annotated[list[str] | None, typer.Argument(metavar="FILE", help="More files, as a shell makes of *.")] = None,
+    text_field: Annotated[
+        str, typer.Option(metavar="NAME", help="Key (jsonl) or column (parquet) that holds the text.")
+    ] = "text",
+    context: Annotated[
+        int | None,
+        typer.Option(metavar="TOKENS", min=2, help="Read no more at a time than this; default, what each model can."),
+    ] = None,
+) -> None:
+    """Measure how well models predict texts: bits per byte, perplexity, accuracy."""
+    from jobs.models import find_model
+
+    directories = [find_model(name, theirs=True) for name in model]
+    from rich.console import Console
+
+    from sllm.evaluation.text import evaluate_texts, table
+
+    results = evaluate_texts(directories, [*text, *(more or ())], text_field=text_field, context=context)
+    Console().print(table(results))
 
 
 @app.command(rich_help_panel=MODELS, epilog=examples("sllm export --model smoke --output exported"))

@@ -9,7 +9,7 @@ import fnmatch
 import glob
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unicodedata import normalize
@@ -36,6 +36,26 @@ def local_files(source: FilesSource | AihubSource) -> list[Path]:
         UserError: something that the source names cannot be read, or is not there; one problem a line.
     """
     return list(_found(source))
+
+
+def text_files(names: Sequence[str]) -> list[Path]:
+    """The files that patterns name, sorted, each once; of a folder all those of a kind that a source reads, in it and
+    below.
+
+    Raises:
+        UserError: something that is named cannot be read, or is not there; one problem a line.
+    """
+    search = _Search(SUFFIXES)
+    for name in names:
+        if not Path(name).is_dir():
+            search.take_matches(name)
+            continue
+        known = len(search.found) + len(search.problems)
+        search.take_set(name)
+        if len(search.found) + len(search.problems) == known:
+            search.problems.append(f"no file in {name}; valid are {', '.join(SUFFIXES)}")
+    search.tell_problems()
+    return list(search.unique())
 
 
 def file_stamps(source: FilesSource | AihubSource) -> list[list[Any]]:
@@ -71,10 +91,7 @@ def _found(source: FilesSource | AihubSource) -> dict[Path, os.stat_result]:
                 f"get 주제별 텍스트 일상 대화 데이터 (dataSetSn=543) or another set of conversations and unpack it "
                 f"there, or set optional: true to go on without it"
             )
-    if problems := list(dict.fromkeys(search.problems)):
-        if len(problems) > MOST_PROBLEMS:
-            problems[MOST_PROBLEMS:] = [f"{len(problems) - MOST_PROBLEMS:,} more problems"]
-        raise UserError("\n".join(f"data.sources: {source.name}: {problem}" for problem in problems))
+    search.tell_problems(f"data.sources: {source.name}: ")
     return search.unique()
 
 
@@ -136,6 +153,13 @@ class _Search:
                 for file in files:
                     if file.name.lower().endswith(self.suffixes):
                         self._take(file)
+
+    def tell_problems(self, where: str = "") -> None:
+        """Raises UserError if there are any."""
+        if problems := list(dict.fromkeys(self.problems)):
+            if len(problems) > MOST_PROBLEMS:
+                problems[MOST_PROBLEMS:] = [f"{len(problems) - MOST_PROBLEMS:,} more problems"]
+            raise UserError("\n".join(f"{where}{problem}" for problem in problems))
 
     def unique(self) -> dict[Path, os.stat_result]:
         """The files, sorted by name; one that has several under the first."""

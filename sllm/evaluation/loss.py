@@ -133,15 +133,15 @@ def _results(data: PackedData, table: np.ndarray, counts: np.ndarray) -> dict[st
     }
     return {
         "overall": {
-            **_figures(table.sum(axis=0)),
+            **figures(table.sum(axis=0)),
             "unigram_entropy": float(-(frequency * np.log(frequency)).sum()),
         },
-        "languages": {language: _figures(row) for language, row in by_language.items() if row[1]},
-        "sources": {source.name: _figures(row) for source, row in zip(data.sources, table, strict=True) if row[1]},
+        "languages": {language: figures(row) for language, row in by_language.items() if row[1]},
+        "sources": {source.name: figures(row) for source, row in zip(data.sources, table, strict=True) if row[1]},
     }
 
 
-def _figures(sums: np.ndarray) -> dict[str, float | None]:
+def figures(sums: np.ndarray) -> dict[str, float | None]:
     """None: not finite (a model that overflows), or, of bits per byte, no bytes."""
     nats, tokens, text_bytes, right = sums.tolist()
     loss = nats / tokens

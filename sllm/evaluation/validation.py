@@ -1,6 +1,7 @@
-"""The validate stage: a model on disk is measured, and the report written."""
+"""The validate stage: a model on disk is measured, and the report written. And the same model on any text."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from sllm.distributed import connect
 from sllm.errors import Stopped, UserError
 from sllm.evaluation.loss import continuations, evaluate, predicted_tokens
 from sllm.evaluation.results import write_results
+from sllm.evaluation.text import evaluate_texts, ours
 from sllm.model.storage import load_pair
 from sllm.progress import track
 from sllm.run_directory import RunDirectory
@@ -21,7 +23,8 @@ from sllm.stop import StopFlag
 
 
 class ModelValidator:
-    """Measures a trained model and writes `results.json` and `results.txt`.
+    """Measures a trained model: on the data it was validated with, written to `results.json` and `results.txt`, or on
+    any text.
 
     Args:
         model_path: a directory such as runs/NAME/best or a checkpoint, or the model.safetensors in it.
@@ -35,6 +38,7 @@ class ModelValidator:
         UserError: a part is missing, or the parts do not belong together.
 
     >>> ModelValidator("runs/default/best").run_comprehensive_evaluation()["overall"]  # doctest: +SKIP
+    >>> ModelValidator("runs/default/best").evaluate_text(["notes/*.txt"])["bits_per_byte"]  # doctest: +SKIP
     """
 
     def __init__(
@@ -52,18 +56,40 @@ class ModelValidator:
     ) -> None:
         self.model_path = Path(model_path)
         self.model, self.tokenizer = load_pair(self.model_path, tokenizer_path, "cpu")
-        self.data = PackedData.open(Path(data) if data else self._run_data(), self.tokenizer.fingerprint)
-        self.output = Path(output) if output else self._run().stage("validate")
+        self._data, self._output = data, output
         self.tokens_per_source, self.batch, self.precision = tokens_per_source, batch, precision
         self.prompts, self.sample_tokens = prompts, sample_tokens
+
+    @cached_property
+    def data(self) -> PackedData:
+        return PackedData.open(Path(self._data) if self._data else self._run_data(), self.tokenizer.fingerprint)
+
+    @cached_property
+    def output(self) -> Path:
+        return Path(self._output) if self._output else self._run().stage("validate")
+
+    def evaluate_text(
+        self, paths: Sequence[Path | str], *, text_field: str = "text", context: int | None = None
+    ) -> dict[str, Any]:
+        """The model's figures on a user's files, patterns or folders; nothing is written. `evaluate_texts` does this,
+        for several models at once, also those of Transformers, and tells what a figure is.
+
+        Raises:
+            UserError: no text, or files that cannot be read.
+        """
+        reader = ours(self.model, self.tokenizer)
+        results = evaluate_texts([reader], paths, text_field=text_field, context=context, batch=self.batch)
+        return dict(results["models"][0])
 
     def run_comprehensive_evaluation(self, stop: StopFlag | None = None) -> dict[str, Any]:
         """`evaluate`'s figures, with `samples`, a list of prompts and continuations; also written, and printed.
 
         Raises:
+            UserError: the packed data is missing, or belongs to another tokenizer.
             Stopped: `stop` was set; nothing is written.
         """
         stop = stop or StopFlag()
+        output = self.output
         total = predicted_tokens(self.data, self.model.config.context_length, self.tokens_per_source)
         with connect() as world, track("validate", total, "tokens") as bar:
             self.model.to(world.device)
@@ -82,7 +108,7 @@ class ModelValidator:
                 raise Stopped(stop.reason)
             results["samples"] = continuations(self.model, self.tokenizer, self.prompts, self.sample_tokens)
             if world.main:
-                write_results(self.output, results, *tables(results))
+                write_results(output, results, *tables(results))
         return results
 
     def _run(self) -> RunDirectory:

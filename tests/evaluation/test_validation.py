@@ -269,12 +269,14 @@ def test_parts_that_do_not_belong_together(setup: Prepared, run: RunDirectory, t
     lonely = tmp_path / "lonely"
     save_model(lonely, setup.model, setup.artifacts.tokenizer / "tokenizer.json")
     with pytest.raises(UserError, match="lies in no run directory"):
-        ModelValidator(lonely)
+        ModelValidator(lonely).run_comprehensive_evaluation()
     merges = list(setup.tokenizer.merges)
     merges[-1] = (100, 101) if merges[-1] != (100, 101) else (102, 103)
     Tokenizer(merges).save(tmp_path / "other.json")
     with pytest.raises(UserError, match="does not match the packed data"):
-        ModelValidator(run.best, tmp_path / "other.json", setup.artifacts.packed, output=tmp_path)
+        ModelValidator(
+            run.best, tmp_path / "other.json", setup.artifacts.packed, output=tmp_path
+        ).run_comprehensive_evaluation()
 
 
 def test_a_model_that_overflows_has_figures_that_are_valid_json(setup: Prepared, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`sllm generate`, `chat` and `export`: which model is meant, and what a person types."""
+"""`sllm generate`, `chat`, `evaluate` and `export`: which model is meant, and what a person types."""
 
 import os
 import pty
@@ -60,6 +60,28 @@ def test_a_checkpoint_generates(here: Path, run: Run) -> None:
     for code, out, err in results:
         assert (code, err) == (0, "")
         assert out.startswith("Anna")
+
+
+def test_evaluate_compares_a_run_with_its_export(here: Path, tmp_path: Path, run: Run) -> None:
+    exported = tmp_path / "exported"
+    assert run("export", "--model", "tiny", "--output", str(exported))[0] == 0
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text("Anna read the book by the sea. 민수는 책을 읽었다.", encoding="utf-8")
+    texts = [str(tmp_path / f"{name}.txt") for name in "ab"]
+    code, out, err = run("evaluate", "--model", "tiny", "--model", str(exported), "--text", *texts)
+    assert code == 0, err
+    assert "2 documents, 116 bytes of UTF-8, in 2 files" in out
+    rows = [re.findall(r"\d[\d.,%]*(?= +│)", line) for line in out.splitlines() if line.rstrip().endswith("16 │")]
+    assert len(rows) == 2
+    assert rows[0] == rows[1]
+    neither = tmp_path / "neither"
+    neither.mkdir()
+    (neither / "config.json").write_text("{}", encoding="utf-8")
+    code, _, err = run("evaluate", "--model", str(neither), "--text", *texts)
+    assert (code, err) == (
+        2,
+        f"sllm: --model {neither}: a model neither of sllm nor of Transformers: see its config.json\n",
+    )
 
 
 def test_what_is_not_there_names_what_is(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
