@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 from rich.filesize import decimal as readable_bytes
@@ -16,9 +15,9 @@ from sllm.config import (
     Source,
     TrainConfig,
     fits_world_size,
-    phase_weights,
     write_experiment,
 )
+from sllm.data.epochs import epochs_by_phase, total
 from sllm.data.find import is_left_out, local_files
 from sllm.errors import UserError
 from sllm.files import CorruptError
@@ -95,16 +94,8 @@ def describe_experiment(experiment: Experiment) -> str:
 def plan_data(experiment: Experiment) -> Plan:
     """Exact once the data is packed, an estimate before."""
     basis, tokens = _training_tokens(experiment)
-    # As the sampler has it: whole windows, and shares in proportion to weight × windows.
-    windows = {name: ((count or 0) - 1) // experiment.model.context_length for name, count in tokens.items()}
-    weights = phase_weights(experiment.data, experiment.train.max_steps)
-    phases = {}
-    if min(windows.values()) > 0:
-        for start, end in pairwise([*weights, experiment.train.max_steps]):
-            samples = (end - start) * experiment.train.global_batch
-            weighted = sum(weights[start][name] * windows[name] for name in windows)
-            phases[start] = {name: samples * weights[start][name] / weighted for name in windows}
-    epochs = {name: sum(part[name] for part in phases.values()) for name in windows if phases}
+    phases = epochs_by_phase(experiment, {name: count or 0 for name, count in tokens.items()})
+    epochs = total(phases)
     return Plan(basis, tokens, epochs, phases)
 
 

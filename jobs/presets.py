@@ -3,8 +3,10 @@
 import difflib
 from pathlib import Path
 
+from sllm.config import Experiment, load_experiment
 from sllm.config.yaml_text import similar_file
 from sllm.errors import UserError
+from sllm.report.settings import changes
 from sllm.run_directory import RunDirectory
 
 # A link to the folder of a checkout; an installed package holds the files themselves.
@@ -18,6 +20,14 @@ def preset_names() -> list[str]:
 
 def profile_names() -> list[str]:
     return sorted(path.stem for path in PROFILES.glob("*.yaml"))
+
+
+def nearest_preset(experiment: Experiment) -> tuple[str, Experiment]:
+    """The experiment that comes with sllm from which the fewest settings differ: the one that a file began as."""
+    presets = {name: load_experiment(CONFIGS / f"{name}.yaml") for name in preset_names()}
+    mine = experiment.to_dict()
+    name = min(presets, key=lambda name: len(changes(presets[name].to_dict(), mine)))
+    return name, presets[name]
 
 
 def find_experiment(name: str) -> Path:

@@ -25,6 +25,8 @@ class RunDirectory:
     cluster = _Named("cluster.yaml")
     submission = _Named("submission.json")
     """Where it was last submitted to."""
+    preset = _Named("preset.json")
+    """Which experiment that comes with sllm it was most like when it was submitted, and what that said."""
     code = _Named("code")
     environment = _Named("environment.txt")
     ledger = _Named("ledger.jsonl")

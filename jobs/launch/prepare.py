@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, distribution, distributions
 from pathlib import Path
 
 from jobs.pipeline import Keys
+from jobs.presets import nearest_preset
 from jobs.slurm.cluster import Cluster
 from sllm import __version__
 from sllm.config import Experiment, write_experiment
@@ -24,9 +25,11 @@ PACKAGES = ("sllm", "jobs")
 def write_submission(
     run: RunDirectory, experiment: Experiment, keys: Keys, cluster: Cluster | None = None, where: str | None = None
 ) -> None:
-    """Write down the experiment, its keys and, for a launcher, the cluster profile and where it runs."""
+    """Write down the experiment, the one it began as, its keys and, for a launcher, the profile and where it runs."""
     write_text(run.config, write_experiment(experiment))
     write_json(run.path / "keys.json", keys)
+    name, preset = nearest_preset(experiment)
+    write_json(run.preset, {"name": name, "experiment": preset.to_dict()})
     if cluster is not None:
         write_text(run.cluster, cluster.to_yaml())
         write_json(run.submission, {"on": where, "time": time.time()})
