@@ -1,4 +1,4 @@
-"""`sllm submit, prepare, status, logs, cancel, sync, config`: runs as a whole."""
+"""`sllm submit, prepare, status, report, logs, cancel, sync, config`: runs as a whole."""
 
 import sys
 from pathlib import Path
@@ -129,6 +129,15 @@ def status(
                 live.update(table(), refresh=True)
         except KeyboardInterrupt:
             return
+
+
+@app.command(rich_help_panel=RUNNING, epilog=examples("sllm report smoke"))
+def report(run: RunName) -> None:
+    """Write the page of a run, at any time, and print its path: result, curves, life, samples, tasks, settings."""
+    from jobs.runs import find_run
+    from sllm.report.page import write_report
+
+    print(write_report(find_run(run)))
 
 
 @app.command(rich_help_panel=RUNNING, epilog=examples("sllm logs smoke pretrain --follow"))

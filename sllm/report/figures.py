@@ -32,8 +32,8 @@ SERIES = ("blue", "orange", "green", "purple", "amber", "sky", "grey")
 
 SPAN_COLOURS = dict(zip(SPANS, ("amber", "sky", "green", "orange", "blue", "purple", "grey"), strict=True))
 
-WIDE, NARROW = (8.6, 3.5), (4.4, 3.4)
-"""Inches, at 100 units of the page to one: a picture over the whole width, and one that a telephone can read."""
+WIDE, NARROW = (8.6, 3.5), (3.8, 3.2)
+"""Inches: a picture over the whole width, and one that a telephone can read."""
 
 BUCKETS = 400
 MOST_ROWS = 40
@@ -115,6 +115,8 @@ def series(curves: Curves, name: str, size: tuple[float, float] = (4.2, 2.2)) ->
             axes.set_yscale("log")
         elif name != "gradient_norm" or len(finite):
             axes.set_ylim(bottom=0)
+        if name == "tokens_per_second":
+            axes.yaxis.set_major_formatter("{x:,.0f}")
         _label(axes, "steps", "")
     return figure
 
@@ -196,7 +198,8 @@ def tasks(measured: Mapping[str, Mapping[str, Any]], size: tuple[float, float] =
         axes.set_xlim(0, 1)
         axes.grid(visible=False, axis="y")
         axes.grid(visible=True, axis="x")
-        figure.legend(loc="outside upper right", ncols=3)
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles[::-1], labels[::-1], loc="outside upper right", ncols=3)
     return figure
 
 

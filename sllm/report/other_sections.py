@@ -13,13 +13,14 @@ from sllm.report.parts import (
     code,
     compact,
     details,
+    long,
     note,
     number,
     percent,
     size,
     table,
 )
-from sllm.report.settings import Change, changes
+from sllm.report.settings import changes
 from sllm.report.words import both, either
 
 SHOWN_TOKENS = 40
@@ -43,7 +44,7 @@ def tasks(data: RunData, pictures: Pictures) -> Content:
     elif not not_measured:
         parts.append(note("no_tasks"))
     if not_measured:
-        rows = [(name, reason) for name, reason in not_measured.items()]
+        rows = [(name, long(reason)) for name, reason in not_measured.items()]
         parts.append(table("not-measured", both("not_measured"), [both("task"), both("why")], rows))
     return parts
 
@@ -69,7 +70,7 @@ def _scores(measured: dict[str, Any]) -> Content:
                 number(task.get("few_shot")),
                 number(task.get("items")),
                 published or NONE,
-                task.get("licence") or NONE,
+                long(task.get("licence") or NONE),
             )
         )
     keys = ("task", "language", "metric", "score", "stderr", "guess", "few_shot", "items", "published", "licence")
@@ -202,7 +203,7 @@ def corpus(data: RunData, pictures: Pictures) -> Content:
                 number(source.weight if source else None, "g"),
                 number(seen[0] if seen else None, ".2f"),
                 number(seen[1] if seen else None, ".2f"),
-                getattr(source, "licence", None) or NONE,
+                long(getattr(source, "licence", None) or NONE),
                 element("code", entry["revision"][:10]) if entry.get("revision") else NONE,
             )
         )
@@ -235,7 +236,7 @@ def _dropped(sources: dict[str, Any]) -> Content:
     if masked:
         parts.append(table("masked", both("masked_caption"), [both("kind"), *sources], masked))
     examples = [
-        (join(name, ", ", either(reason, "reason")), example["where"], element("bdi", example["text"]))
+        (join(name, ", ", either(reason, "reason")), element("bdi", example["where"]), long(example["text"]))
         for name, entry in sources.items()
         for reason, found in entry.get("examples", {}).items()
         for example in found
@@ -251,7 +252,7 @@ def _contamination(manifest: dict[str, Any]) -> Content:
     if not found:
         return None
     rows = [(task, number(items), NONE) for task, items in found.get("tasks", {}).items()]
-    rows += [(task, number(None), why) for task, why in found.get("missing", {}).items()]
+    rows += [(task, number(None), long(why)) for task, why in found.get("missing", {}).items()]
     words = ", ".join(f"{name} {count}" for name, count in found.get("words", {}).items())
     headings = [both(key) for key in ("task", "items", "why")]
     return [
@@ -290,12 +291,12 @@ def _changed(data: RunData) -> Content:
     preset = element("code", data.preset["name"])
     if not found:
         return element("p", both("as_preset", preset=preset))
-    rows = [(element("code", change.key), _value(change, change.old), _value(change, change.new)) for change in found]
+    rows = [(element("code", change.key), long(_value(change.old)), long(_value(change.new))) for change in found]
     headings = [both("setting"), join(both("preset"), " ", preset), both("this_run")]
     return table("changed", both("changed_caption", preset=preset, count=number(len(found))), headings, rows)
 
 
-def _value(change: Change, value: Any) -> Content:
+def _value(value: Any) -> Content:
     if value is None:
         return element("span", both("not_set"), class_="muted")
     if isinstance(value, dict):

@@ -68,19 +68,16 @@ def table(name: str, caption: Content, headings: Sequence[Content], rows: Iterab
         )
         for row in rows
     ]
-    return element(
-        "div",
-        element(
-            "table",
-            element("caption", caption, id=name),
-            element("thead", element("tr", *head)),
-            element("tbody", *body),
-        ),
-        class_="scroll",
-        tabindex=0,
-        role="region",
-        aria_labelledby=name,
+    content = element("table", element("thead", element("tr", *head)), element("tbody", *body), aria_labelledby=name)
+    return join(
+        element("p", caption, id=name, class_="caption"),
+        element("div", content, class_="scroll", tabindex=0, role="region", aria_labelledby=name),
     )
+
+
+def long(text: Content) -> Markup:
+    """A cell of text, which may be broken into lines."""
+    return element("div", element("bdi", text), class_="long")
 
 
 def card(label: Content, value: Content, remark: Content = None) -> Markup:

@@ -23,7 +23,7 @@ CSS = (
 *{box-sizing:border-box}
 html{scroll-behavior:smooth;-webkit-text-size-adjust:100%}
 @media (prefers-reduced-motion:reduce){html{scroll-behavior:auto}}
-body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.6 var(--font);word-break:keep-all;
+body{margin:0;background:var(--paper);color:var(--ink);font:1rem/1.6 var(--font);word-break:keep-all;
 overflow-wrap:anywhere}
 .page{max-width:58rem;margin:0 auto;padding:1.5rem 1.25rem 4rem}
 h1{font-size:2rem;line-height:1.2;margin:0;letter-spacing:-.01em}
@@ -33,8 +33,8 @@ h3{font-size:1.02rem;margin:2rem 0 .5rem}
 p{margin:.5rem 0;max-width:46rem}
 a{color:var(--accent);text-underline-offset:.15em}
 :focus-visible{outline:2px solid var(--accent);outline-offset:2px;border-radius:2px}
-.muted,figcaption,caption,small{color:var(--muted)}
-small,figcaption,caption{font-size:.85rem;line-height:1.5}
+.muted,figcaption,.caption,small{color:var(--muted)}
+small,figcaption,.caption{font-size:.85rem;line-height:1.5}
 header{display:flex;flex-wrap:wrap;gap:.75rem 2rem;justify-content:space-between;align-items:flex-start}
 .state{color:var(--muted);margin:.35rem 0 0}
 nav{margin:1.25rem 0 0;padding:.6rem 0;border-block:1px solid var(--line);font-size:.92rem}
@@ -64,17 +64,18 @@ figcaption{max-width:46rem;margin-top:.35rem}
 .narrow{display:none}
 @media screen and (max-width:40rem){.wide{display:none}.narrow{display:block}.page{padding-inline:1rem}
 h1{font-size:1.6rem}
+.sample{grid-template-columns:minmax(0,1fr)}.sample dd{margin-bottom:.5rem}
 .cards div{flex-basis:8.5rem;padding:.6rem .75rem}.cards b{font-size:1.25rem}}
-.scroll{overflow-x:auto;margin:1rem 0;max-width:100%}
+.scroll{overflow-x:auto;margin:.25rem 0 1rem;max-width:100%}
 table{border-collapse:collapse;font-size:.88rem;min-width:100%;line-height:1.45}
-caption{text-align:left;padding-bottom:.35rem}
+.caption{margin:1.25rem 0 0}
 th,td{text-align:left;padding:.35rem 1rem .35rem 0;border-bottom:1px solid var(--line);vertical-align:top;
-overflow-wrap:normal}
+white-space:nowrap}
 th:last-child,td:last-child{padding-right:0}
 thead th{font-weight:500;color:var(--muted);vertical-align:bottom;white-space:nowrap}
 tbody th{font-weight:500}
 .right{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-td.text{white-space:pre-wrap;overflow-wrap:anywhere;min-width:16rem}
+.long{white-space:pre-wrap;overflow-wrap:anywhere;width:max-content;max-width:22rem}
 details{margin:.75rem 0}summary{cursor:pointer;color:var(--accent);padding:.2rem 0}
 pre{background:var(--raised);padding:.85rem 1rem;border-radius:6px;overflow-x:auto;font:.82rem/1.55 ui-monospace,
 SFMono-Regular,Menlo,Consolas,'D2Coding',monospace;word-break:normal;overflow-wrap:normal;max-height:34rem}
@@ -86,9 +87,9 @@ pre code{font-size:1em}
 .key i{display:inline-block;width:.75em;height:.75em;border-radius:2px;margin-right:.45em}
 .key b{font-weight:500;font-variant-numeric:tabular-nums}
 .sample{margin:.75rem 0 1.5rem}
-.sample dt{font-size:.85rem;color:var(--muted);font-variant-numeric:tabular-nums}
-.sample dd{margin:0 0 .75rem;padding-left:.85rem;border-left:2px solid var(--line);white-space:pre-wrap;
-max-width:46rem}
+.sample{display:grid;grid-template-columns:minmax(6rem,auto) minmax(0,1fr);gap:.4rem 1rem}
+.sample dt{font-size:.85rem;line-height:1.9;color:var(--muted);font-variant-numeric:tabular-nums}
+.sample dd{margin:0;padding-left:.85rem;border-left:2px solid var(--line);white-space:pre-wrap;max-width:46rem}
 .tokens{line-height:2.1}
 .tokens span{background:var(--raised);border:1px solid var(--line);border-radius:4px;padding:.08rem .3rem;
 margin-right:.2rem;font-size:.88rem;white-space:pre-wrap}
@@ -100,11 +101,13 @@ section:has(#over-steps:checked) .by-steps,section:has(#over-tokens:checked) .by
 section:has(#over-hours:checked) .by-hours{display:block}
 @supports not selector(:has(a)){.by-steps{display:block}}
 @media print{
-:root{font-size:10.5pt}@page{margin:16mm}
-.page{max-width:none;padding:0}nav,fieldset{display:none}
-h2{break-after:avoid;margin-top:2rem}h3,caption,figcaption{break-after:avoid}
+:root{font-size:9.5pt}@page{margin:15mm}
+.page{max-width:none;padding:0}.grid{grid-template-columns:1fr 1fr}nav,fieldset{display:none}
+h2{break-after:avoid;margin-top:2rem}h3,.caption,figcaption{break-after:avoid}
 tr,.cards,.sample dd,.note{break-inside:avoid}
-.scroll{overflow:visible}table{font-size:.8rem}pre{white-space:pre-wrap;max-height:none;overflow:visible}
+.scroll{overflow:visible}table{font-size:.8rem}
+th,td{padding-right:.6rem;white-space:normal}thead th{white-space:normal}
+.long{width:auto}pre{white-space:pre-wrap;max-height:none;overflow:visible}
 *{print-color-adjust:exact;-webkit-print-color-adjust:exact}
 }
 """

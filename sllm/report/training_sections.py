@@ -15,6 +15,7 @@ from sllm.report.parts import (
     compact,
     details,
     duration,
+    long,
     moment,
     note,
     number,
@@ -43,11 +44,12 @@ def _sentence(data: RunData) -> Content:
     experiment = data.experiment
     if experiment is None or not data.trained:
         return note("not_trained")
+    words = "continued_sentence" if experiment.train.init_from else "result_sentence"
     languages = sorted({source.language for source in experiment.data.sources}, reverse=True)
     return element(
         "p",
         both(
-            "result_sentence",
+            words,
             family=experiment.model.family,
             parameters=compact(data.parameters),
             languages=both("languages_" + "_".join(languages)),
@@ -99,9 +101,9 @@ def _validation_table(data: RunData) -> Content:
         return note("no_validation")
     overall = measured.get("overall", measured)
     names = [
+        (both("overall"), overall),
         *((either(name), row) for name, row in measured.get("languages", {}).items()),
         *(measured.get("sources", {}).items()),
-        (both("overall"), overall),
     ]
     rows = [
         (
@@ -256,7 +258,7 @@ def _interruptions(life: Life) -> Content:
             duration(each.until_step),
             duration(each.seconds),
             duration(each.device_seconds),
-            each.before.message or NONE,
+            long(each.before.message or NONE),
         )
         for each in found
     ]
@@ -331,9 +333,9 @@ def samples(data: RunData, pictures: Pictures) -> Content:
     for prompt in prompts:
         rows: list[Markup] = []
         for record in chosen:
-            texts = [sample["continuation"] for sample in record["samples"] if sample["prompt"] == prompt]
-            for text in texts:
-                rows.append(element("dt", both("at_step", step=number(record["step"]))))
-                rows.append(element("dd", element("bdi", element("b", prompt), text)))
+            for sample in record["samples"]:
+                if sample["prompt"] == prompt:
+                    rows.append(element("dt", both("at_step", step=number(record["step"]))))
+                    rows.append(element("dd", element("bdi", sample["continuation"].lstrip(" "))))
         found += [element("h3", "“", element("bdi", prompt), "”"), element("dl", *rows, class_="sample")]
     return found

@@ -13,7 +13,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "result": ("Result", "결과"),
     "loss_section": ("Loss", "손실"),
     "steps_section": ("Steps", "스텝별 기록"),
-    "life": ("Life of the run", "실행의 일생"),
+    "life": ("Life of the run", "실행 이력"),
     "samples": ("Samples", "생성 예"),
     "tasks": ("Tasks", "과제"),
     "speed_section": ("Speed", "속도"),
@@ -111,7 +111,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "save_stall": ("training stood", "학습 멈춤"),
     "no_mfu": ("There is no MFU: the peak of this device is not known.", "이 장치의 최고 성능을 알 수 없어 MFU가 없습니다."),
     # --- life
-    "ledger_damaged": ("The life of the run cannot be told: {why}", "실행의 일생을 알 수 없습니다: {why}"),
+    "ledger_damaged": ("The life of the run cannot be told: {why}", "실행 이력을 알 수 없습니다: {why}"),
     "no_attempts": ("No attempt of the training is written down in ledger.jsonl.", "ledger.jsonl에 학습 시도가 적혀 있지 않습니다."),
     "goodput_unknown": ("Goodput is not known: an attempt was written down by an earlier version, without where its seconds went.",
                         "유효 학습 비율을 알 수 없습니다. 시간을 어디에 썼는지 적지 않는 이전 버전이 남긴 시도가 있습니다."),

@@ -12,7 +12,7 @@ import typer
 from jobs.cli import app, main
 from jobs.launch.prepare import write_submission
 from jobs.pipeline import STAGES
-from jobs.presets import PROFILES, find_experiment, preset_names
+from jobs.presets import CONFIGS, PROFILES, find_experiment, nearest_preset, preset_names
 from jobs.slurm.cluster import load_cluster
 from sllm import __version__
 from sllm.artifacts import stage_keys
@@ -70,6 +70,7 @@ def config(tmp_path: Path, texts: dict[str, Path]) -> Path:
         (["submit", "tiny.yaml", "model.d_model=4096", "train.max_steps=99999999"], "not started; --yes starts it"),
         (["train", "tiny.yaml"], "pretrain: needs the stage pack, which is not done (not done yet); run `"),
         (["status", "nowhere"], "nowhere: no run of this name"),
+        (["report", "nowhere"], "nowhere: no run of this name"),
         (["logs", "nowhere"], "nowhere: no run of this name"),
         (["cancel", "nowhere"], "nowhere: no run of this name"),
         (["generate", "Anna", "--model", "nowhere"], "nowhere: no model here"),
@@ -308,3 +309,21 @@ def test_where_a_run_goes_unless_it_is_said(sllm: Sllm, config: Path, tmp_path: 
     assert where() == "here"
     assert where("--cluster", str(plain)) == "here"
     assert where("--cluster", "h100") == "slurm"
+
+
+def test_the_page_of_a_run_that_has_nothing_yet(sllm: Sllm, config: Path, tmp_path: Path) -> None:
+    experiment = load_experiment(config)
+    run = RunDirectory(experiment.run_path)
+    write_submission(run, experiment, stage_keys(experiment))
+    code, out, err = sllm("report", "tiny")
+    assert (code, out, err) == (0, f"{run.report / 'index.html'}\n", "")
+    page = run.report / "index.html"
+    assert "No step has been trained yet" in page.read_text(encoding="utf-8")
+    assert "This part cannot be shown" not in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_an_experiment_began_as_the_preset_it_is_most_like(name: str) -> None:
+    changed = ["name=other", "seed=7", "train.learning_rate=1.0e-3", "data.sources.0.weight=2.5"]
+    found, preset = nearest_preset(load_experiment(CONFIGS / f"{name}.yaml", changed))
+    assert (found, preset.name) == (name, name)
