@@ -23,7 +23,7 @@ from rich.console import Console
 from waiting import wait
 
 from jobs import ledger
-from jobs.pipeline import read_done
+from jobs.pipeline import STAGES, read_done
 from jobs.slurm.cluster import load_cluster
 from jobs.tools.dev_cluster import DevCluster
 from jobs.tools.drill import drill
@@ -114,7 +114,7 @@ def test_drill(
     assert "\nRanks: 2 → 1 → 2 → 4; left alone: 2\n" in printed
     assert f"attempt {len(ends) + 1} owns" in run.log("pretrain").read_text(encoding="utf-8")
     status = one.sllm("status", run.path).stdout
-    assert status.count(" done ") == 6
+    assert status.count(" done ") == len(STAGES)
     assert "1x time limit, 2x preempted, 2x signal, 2x killed, 1x node failure" in status
 
 
@@ -399,6 +399,7 @@ def test_the_plain_scripts_give_the_same_training(
     plain.preempt()
     assert plain.wait_for_end("validate") == "COMPLETED", plain.log()
     assert plain.wait_for_end("benchmark") == "COMPLETED", plain.log()
+    assert plain.wait_for_end("report") == "COMPLETED", plain.log("report")
     assert plain.ends() == ["preempted", "finished"]
     assert_same_training(plain.run, undisturbed)
     again = subprocess.run([*script, "benchmark.repeats=2"], env=environment, capture_output=True, text=True)
