@@ -1,4 +1,4 @@
-"""`sllm submit, prepare, status, report, logs, cancel, sync, config`: runs as a whole."""
+"""`sllm submit, prepare, status, report, compare, logs, cancel, sync, config`: runs as a whole."""
 
 import sys
 from pathlib import Path
@@ -138,6 +138,30 @@ def report(run: RunName) -> None:
     from sllm.report.page import write_report
 
     print(write_report(find_run(run)))
+
+
+@app.command(
+    rich_help_panel=RUNNING, epilog=examples("sllm compare smoke wide", "sllm compare smoke wide --output page.html")
+)
+def compare(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", autocompletion=offer_runs, help="Two runs or more: names or paths.")
+    ],
+    output: Annotated[Path | None, typer.Option(help="Also write a page with the table and the curves.")] = None,
+) -> None:
+    """Show runs beside each other: settings that differ, losses, bits per byte, tasks, hours."""
+    from rich.console import Console
+
+    from jobs.runs import find_run
+    from jobs.status.compare import comparison_table
+    from sllm.report.compare import compare as compare_runs
+    from sllm.report.compare import write_page
+
+    compared = compare_runs([find_run(run) for run in runs])
+    Console().print(comparison_table(compared))
+    if output is not None:
+        write_page(compared, output)
+        print(output)
 
 
 @app.command(rich_help_panel=RUNNING, epilog=examples("sllm logs smoke pretrain --follow"))

@@ -294,6 +294,15 @@ WORDS: dict[str, tuple[str, str]] = {
                        "저장소의 복제본에서, 아래 설정을 experiment.yaml로 저장한 뒤 실행합니다. 데이터, 코드, 장치 종류가 같으면 결과는 마지막 비트까지 같습니다."),
     "config_file": ("The configuration as submitted: config.yaml", "제출한 그대로의 설정: config.yaml"),
     "environment_file": ("Versions of everything: environment.txt", "모든 패키지의 버전: environment.txt"),
+    # --- several runs
+    "compared_on": ("Compared on {time}", "{time} 비교"),
+    "compared_results": ("What came of each run, and what it took. Losses compare between runs of one tokenizer only, bits per byte between all.",
+                         "각 실행의 결과와 비용. 손실은 토크나이저가 같을 때만, 바이트당 비트는 언제나 비교할 수 있습니다."),
+    "compared_settings": ("Settings that differ.", "서로 다른 설정."),
+    "same_settings": ("No setting differs.", "다른 설정이 없습니다."),
+    "compared_curves": ("Loss of training, thin, and of validation, with marks.", "학습 손실(가는 선)과 검증 손실(표식)."),
+    "wall_time": ("Wall time", "전체 시간"),
+    "interruptions": ("Interruptions", "중단"),
 }  # fmt: skip
 
 
