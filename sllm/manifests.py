@@ -28,6 +28,10 @@ from sllm.files import (
 
 MANIFEST = "manifest.json"
 
+CARD = "README.md"
+"""What a person reads beside a model. It is written anew when more is known, and may be edited: no manifest lists it,
+and with any of it, or none, the directory is whole."""
+
 Entries = Sequence[dict[str, Any]]
 """What a manifest says of its files: `name`, `bytes`, `sha256`."""
 
@@ -147,7 +151,7 @@ def write_manifest(directory: Path, known: Entries = (), **details: Any) -> None
     Every file gets the permissions of a new one, whatever the library that wrote it or the file it was copied from
     says: safetensors' are for their owner alone, and colleagues could not load the model.
     """
-    others = {MANIFEST, *(entry["name"] for entry in known)}
+    others = {MANIFEST, CARD, *(entry["name"] for entry in known)}
     files = [file for file in sorted(directory.rglob("*")) if file.is_file() and file.name not in others]
     (directory / MANIFEST).touch()  # what the umask, or the directory's default ACL, makes of a new file
     mode = stat.S_IMODE((directory / MANIFEST).stat().st_mode)
@@ -243,6 +247,8 @@ def _files_beside_manifest(directory: Path, formats: tuple[str, ...]) -> list[st
         if manifest["format"] not in formats:
             return None
         listed = {MANIFEST, *(entry["name"] for entry in manifest["files"])}
+        if CARD not in listed and (card := manifest.get("card")) and card == sha256(directory / CARD):
+            listed.add(CARD)  # as it was written: one that was edited is somebody's work
     except (FileNotFoundError, CorruptError, KeyError, TypeError):
         return None
     found = (file.relative_to(directory).as_posix() for file in directory.rglob("*") if not file.is_dir())

@@ -18,7 +18,7 @@ sllm.config
 sllm.device sllm.distributed sllm.tokenizer
 sllm.artifacts sllm.data sllm.model sllm.origin
 sllm.inference
-sllm.evaluation
+sllm.card sllm.evaluation
 sllm.training
 sllm.export sllm.report sllm.speed
 jobs

@@ -48,6 +48,50 @@ def of(file: str, tests: str, *mutants: tuple[str, str, str]) -> list[Mutant]:
 
 MUTANTS: list[Mutant] = [
     *of(
+        "sllm/card/text.py",
+        "tests/card/test_card.py",
+        ("a card that is not written again for a model that came meanwhile", "range(MANY)", "range(1)"),
+        ("a licence where nobody can say", '"other" if any', '"mit" if any'),
+        (
+            "the folder of what the training began with",
+            'NOT_TOLD = ("init_from", "profile", "checkpoint")',
+            "NOT_TOLD = ()",
+        ),
+    ),
+    *of(
+        "sllm/card/facts.py",
+        "tests/card/test_card.py",
+        (
+            "the figures of another step's model",
+            'return results if results.get("step", step) == step else {}',
+            "return results",
+        ),
+        ("the last validation, of whatever step", '== ("validation", step)', '!= ("", step)'),
+        (
+            "a source that could not be had among the corpora",
+            "if documents and source.name not in documents:",
+            "if False:",
+        ),
+    ),
+    *of(
+        "sllm/card/markdown.py",
+        "tests/card/test_card.py",
+        ("a bar ends the cell", "<>|#~", "<>#~"),
+        ("a tag in a text", "\\[\\]<>|", "\\[\\]|"),
+        ("a fence that the text can end", "max(3, 1 + max(", "max(3, 0 + max("),
+    ),
+    *of(
+        "sllm/manifests.py",
+        "tests/card/test_card.py",
+        ("a card that is part of the model", "others = {MANIFEST, CARD,", "others = {MANIFEST,"),
+        (
+            "a card that was edited is replaced",
+            'manifest.get("card")) and card == sha256(directory / CARD)',
+            'manifest.get("card"))',
+        ),
+        ("an export whose card is somebody's file", "listed.add(CARD)", "pass"),
+    ),
+    *of(
         "sllm/evaluation/text.py",
         "tests/evaluation/test_text.py",
         ("windows that overlap less", "end - context) : end]], end - done", "done) : end]], end - done"),

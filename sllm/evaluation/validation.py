@@ -16,6 +16,7 @@ from sllm.errors import Stopped, UserError
 from sllm.evaluation.loss import continuations, evaluate, predicted_tokens
 from sllm.evaluation.results import write_results
 from sllm.evaluation.text import evaluate_texts, ours
+from sllm.manifests import read_manifest
 from sllm.model.storage import load_pair
 from sllm.progress import track
 from sllm.run_directory import RunDirectory
@@ -82,7 +83,8 @@ class ModelValidator:
         return dict(results["models"][0])
 
     def run_comprehensive_evaluation(self, stop: StopFlag | None = None) -> dict[str, Any]:
-        """`evaluate`'s figures, with `samples`, a list of prompts and continuations; also written, and printed.
+        """`evaluate`'s figures, with `step`, the model's, and `samples`, a list of prompts and continuations; also
+        written, and printed.
 
         Raises:
             UserError: the packed data is missing, or belongs to another tokenizer.
@@ -106,10 +108,18 @@ class ModelValidator:
             )
             if results is None:
                 raise Stopped(stop.reason)
+            if (step := self._step()) is not None:
+                results["step"] = step
             results["samples"] = continuations(self.model, self.tokenizer, self.prompts, self.sample_tokens)
             if world.main:
                 write_results(output, results, *tables(results))
         return results
+
+    def _step(self) -> int | None:
+        """Of the training, by the model's manifest: figures of one step are not those of the next best model."""
+        directory = self.model_path.parent if self.model_path.is_file() else self.model_path
+        step = read_manifest(directory).get("step")
+        return step if isinstance(step, int) else None
 
     def _run(self) -> RunDirectory:
         run = RunDirectory.above(self.model_path)

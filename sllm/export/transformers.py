@@ -5,6 +5,7 @@ Writing needs no Transformers. Where it is installed, the written directory is l
 compared with ours, and its text with ours, before anything appears at the output.
 """
 
+import hashlib
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from sllm.card.facts import read_facts
+from sllm.card.text import card
 from sllm.errors import UserError
-from sllm.files import write_json
+from sllm.files import utf8_bytes, write_json, write_text
 from sllm.inference.generator import continue_ids
 from sllm.inference.sampling import Sampling
-from sllm.manifests import atomic_directory, check_replaceable
+from sllm.manifests import CARD, atomic_directory, check_replaceable
 from sllm.model.gpt2 import Block
 from sllm.model.qwen3 import EPS, ROPE_BASE
 from sllm.model.shared import LanguageModel, normed
@@ -38,12 +41,20 @@ CHECKED_PROMPTS = ("대한민국", "The")
 CHECKED_TOKENS = 32
 
 
-def export(model_path: Path | str, output: Path | str, tokenizer_path: Path | str | None = None) -> float | None:
-    """Write the model as a directory that `AutoModelForCausalLM` and `AutoTokenizer` load. A former export is replaced.
+def export(
+    model_path: Path | str,
+    output: Path | str,
+    tokenizer_path: Path | str | None = None,
+    *,
+    hub_id: str | None = None,
+) -> float | None:
+    """Write the model, and its card, as a directory that `AutoModelForCausalLM` and `AutoTokenizer` load. A former
+    export is replaced.
 
     Args:
         model_path: a directory such as runs/NAME/best or a checkpoint, or the model.safetensors in it.
         tokenizer_path: default, the tokenizer.json beside the model.
+        hub_id: owner/name by which the card calls it; default, the name of its run.
 
     Returns:
         The largest difference between Transformers' logits and ours; None if Transformers is not installed.
@@ -52,7 +63,8 @@ def export(model_path: Path | str, output: Path | str, tokenizer_path: Path | st
         UserError: no model there, other files than those of an export at `output`, no place to write, or a Transformers
             that is too old to know the model.
     """
-    output = Path(output)
+    output, model_path = Path(output), Path(model_path)
+    model_directory = model_path.parent if model_path.is_file() else model_path
     check_replaceable(output, FORMAT, FORMER_FORMAT)
     model, tokenizer = load_pair(model_path, tokenizer_path, "cpu")
     installed = importlib.util.find_spec("transformers") is not None
@@ -60,12 +72,16 @@ def export(model_path: Path | str, output: Path | str, tokenizer_path: Path | st
         _check_version(model)
     difference = None
     try:
-        with atomic_directory(output.resolve(), format=FORMAT) as directory:
+        text = card(read_facts(model_directory), exported=True, hub_id=hub_id)
+        with atomic_directory(
+            output.resolve(), format=FORMAT, card=hashlib.sha256(utf8_bytes(text)).hexdigest()
+        ) as directory:
             save_file(their_weights(model), directory / "model.safetensors", metadata={"format": "pt"})
             write_json(directory / "config.json", their_config(model, tokenizer))
             write_json(directory / "generation_config.json", generation_config(tokenizer))
             tokenizer.save(directory / "tokenizer.json")
             write_json(directory / "tokenizer_config.json", _tokenizer_config(model, tokenizer))
+            write_text(directory / CARD, text)
             if installed:
                 difference = compare(model, tokenizer, directory)
     except (OSError, SafetensorError) as error:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from sllm.config import ModelConfig, validate
 from sllm.errors import UserError
-from sllm.files import CorruptError, read_json, write_json
-from sllm.manifests import atomic_directory, link_file, read_manifest
+from sllm.files import CorruptError, read_json, write_json, write_text
+from sllm.manifests import CARD, atomic_directory, link_file, read_manifest
 from sllm.model.families import frame
 from sllm.model.shared import LanguageModel
 from sllm.origin import CONFIG, TOKENIZER, WEIGHTS, tokenizer_of
@@ -23,10 +23,16 @@ from sllm.tokenizer import Tokenizer
 
 
 def save_model(
-    directory: Path, model: LanguageModel, tokenizer: Path, checkpoint: Path | None = None, **details: Any
+    directory: Path,
+    model: LanguageModel,
+    tokenizer: Path,
+    checkpoint: Path | None = None,
+    card: str | None = None,
+    **details: Any,
 ) -> None:
-    """Write a model that can be loaded on its own, replacing `directory` as a whole. `details` go into its manifest.
-    If a directory with the same weights is there at `checkpoint`, they get a second name, where the disk has such."""
+    """Write a model that can be loaded on its own, and its card, replacing `directory` as a whole. `details` go into
+    its manifest. If a directory with the same weights is there at `checkpoint`, they get a second name, where the disk
+    has such."""
     known: list[dict[str, Any]] = []
     with atomic_directory(directory, known, **details) as temporary:
         if checkpoint and (entry := link_file(checkpoint, WEIGHTS, temporary)):
@@ -35,10 +41,17 @@ def save_model(
             save_tensors(model.state_dict(), temporary / WEIGHTS)
         write_description(temporary, model)
         shutil.copyfile(tokenizer, temporary / TOKENIZER)
+        if card is not None:
+            write_text(temporary / CARD, card)
+
+
+def description(model: LanguageModel) -> dict[str, Any]:
+    """What its config.json says."""
+    return {"model": model.config.model_dump(mode="json"), "vocab_size": model.vocab_size}
 
 
 def write_description(directory: Path, model: LanguageModel) -> None:
-    write_json(directory / CONFIG, {"model": model.config.model_dump(mode="json"), "vocab_size": model.vocab_size})
+    write_json(directory / CONFIG, description(model))
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> LanguageModel:

@@ -3,11 +3,14 @@
 import logging
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
+from sllm.card.facts import read_facts
+from sllm.card.text import card
 from sllm.files import CorruptError
 from sllm.manifests import read_manifest
 from sllm.model.shared import LanguageModel
-from sllm.model.storage import save_model
+from sllm.model.storage import description, save_model
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +32,16 @@ class BestModel:
         self.directory, self.tokenizer, self.trajectory = directory, tokenizer, trajectory
         self.known: Best | None = None
 
-    def keep(self, step: int, loss: float | None, model: LanguageModel, checkpoint: Path) -> Best | None:
+    def keep(
+        self,
+        step: int,
+        loss: float | None,
+        model: LanguageModel,
+        checkpoint: Path,
+        measured: dict[str, Any] | None = None,
+    ) -> Best | None:
         """Write the model if it is better than the best one on disk, as a link to the weights of its checkpoint where
-        there is one. Returns which one is there then."""
+        there is one. Its card tells what was `measured`. Returns which one is there then."""
         # One that this attempt has not seen whole, at its start or by writing it, may have the sizes and not the bytes.
         former = self.on_disk(checksums=self.known is None)
         if self.known and former is None:
@@ -40,10 +50,19 @@ class BestModel:
             return former
         about = Best(step, loss, self.trajectory)
         try:
-            save_model(self.directory, model, self.tokenizer, checkpoint, **asdict(about))
+            text = self._card(about, model, measured)
+            save_model(self.directory, model, self.tokenizer, checkpoint, text, **asdict(about))
         except OSError as error:
             log.error("best model of step %d not saved: %s; the former one, if any, stays", step, error)
         return self.on_disk()
+
+    def _card(self, about: Best, model: LanguageModel, measured: dict[str, Any] | None) -> str | None:
+        try:
+            facts = read_facts(self.directory, description(model), measured, step=about.step, loss=about.loss)
+            return card(facts)
+        except Exception:  # of whatever stands in the run's files: no card is worth a training
+            log.exception("no card for the best model of step %d", about.step)
+            return None
 
     def on_disk(self, *, checksums: bool = False) -> Best | None:
         """The best model so far, as its manifest tells: what could not be written, or was deleted, does not count."""

@@ -227,7 +227,7 @@ class Training:
         if result is None:
             return
         known = self.step in self.validated  # and only measured again because the best model is gone
-        self._keep_best(result["overall"]["loss"])
+        self._keep_best(result)
         if self.metrics and not known:
             self._tell(result, self._samples(), started)
         self.world.barrier()
@@ -246,14 +246,16 @@ class Training:
                 precision=self.experiment.train.precision,
             )
 
-    def _keep_best(self, loss: float | None) -> None:
-        self.validated[self.step] = loss
+    def _keep_best(self, result: dict[str, Any]) -> None:
+        loss = self.validated[self.step] = result["overall"]["loss"]
         self.best_is_gone = False
         known, saving = self.best.known, self.saver.saving
         if saving and saving.step == self.step and loss is not None and (known is None or loss < known.loss):
             self.saver.finish()  # the best model is a link to it
         checkpoint = self.checkpoints.path(self.step)
-        self.best.known = self.world.from_main(lambda: self.best.keep(self.step, loss, self.trainer.model, checkpoint))
+        self.best.known = self.world.from_main(
+            lambda: self.best.keep(self.step, loss, self.trainer.model, checkpoint, result)
+        )
 
     def _samples(self) -> list[dict[str, str]]:
         config = self.experiment.validate_

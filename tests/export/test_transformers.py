@@ -206,6 +206,7 @@ def test_a_former_export_is_replaced_as_a_whole(model_path: Path, tmp_path: Path
 
 def test_an_export_of_an_earlier_version_is_replaced(model_path: Path, tmp_path: Path) -> None:
     export(model_path, tmp_path / "hf")
+    (tmp_path / "hf" / "README.md").unlink()  # which none had
     write_manifest(tmp_path / "hf", format="transformers-gpt2")
     export(model_path, tmp_path / "hf")
     assert read_manifest(tmp_path / "hf")["format"] == "transformers"

@@ -1,0 +1,239 @@
+"""The card as text: Markdown with the metadata of a Hugging Face model card, in Korean and in English.
+
+It goes into the folder of the best model with each new one (`sllm.training.best`) and into every export; `refresh_card`
+writes that of the best model anew when more is known. No manifest lists it (`sllm.manifests.CARD`), so the model stays
+whole whatever is written, or edited, there.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sllm.card.facts import Corpus, Facts, read_facts
+from sllm.card.licences import MEANING
+from sllm.card.markdown import block, code, front_matter, plain, table
+from sllm.card.words import WORDS
+from sllm.config.tasks import TASKS
+from sllm.errors import UserError
+from sllm.files import CorruptError, read_object, write_text
+from sllm.manifests import CARD, MANIFEST
+from sllm.origin import CONFIG
+from sllm.run_directory import RunDirectory
+
+LANGUAGES = {"ko": "한국어", "en": "English"}
+
+SETTINGS = ("seed", "tokenizer", "model", "train")
+"""Of the experiment; no paths of the machine that it ran on are among them."""
+NOT_TOLD = ("init_from", "profile", "checkpoint")
+
+MANY = 3
+"""Tries to refresh a card while new best models take the place of one another."""
+
+
+def refresh_card(run: RunDirectory) -> Path | None:
+    """Write the card of a run's best model anew, by what the run's files say now. Returns its path; None if there is
+    no best model, or it is damaged. A reader of the model, or a training that writes the next one, notices nothing.
+    """
+    for _ in range(MANY):
+        try:
+            before = read_object(run.best / MANIFEST)
+            write_text(run.best / CARD, card(read_facts(run.best)))
+            if read_object(run.best / MANIFEST) == before:
+                return run.best / CARD
+        except (FileNotFoundError, CorruptError, UserError):
+            if not (run.best / CONFIG).is_file():
+                return None
+    return None  # the training that writes them writes their cards
+
+
+def card(facts: Facts, *, exported: bool = False, hub_id: str | None = None) -> str:
+    """`exported`: it is that of a Transformers directory; `hub_id`: owner/name, under which that will be found."""
+    name = hub_id or facts.name
+    parts = [front_matter(_metadata(facts, name, exported)), f"# {plain(name)}"]
+    parts.append(" · ".join(f"[{title}](#{title.lower()})" for title in LANGUAGES.values()))
+    for language, title in LANGUAGES.items():
+        parts += [f"## {title}", *_sections(facts, language, exported, hub_id)]
+    if facts.experiment is not None:
+        values = facts.experiment.to_dict()
+        for setting in NOT_TOLD:
+            values["train"].pop(setting, None)
+        told = yaml.safe_dump({name: values[name] for name in SETTINGS}, sort_keys=False)
+        parts += ["## 설정 · Settings", block("yaml", told)]
+    return "\n\n".join(parts) + "\n"
+
+
+# --- for programs ---------------------------------------------------------------------------------
+
+
+def _metadata(facts: Facts, name: str, exported: bool) -> dict[str, Any]:
+    """No `base_model`: what a training began with is a folder here, and that key wants a model of the hub."""
+    corpora = facts.corpora
+    values: dict[str, Any] = {
+        "language": sorted({corpus.language for corpus in corpora}, reverse=True) or list(LANGUAGES),
+        # Nobody but the owners of the text can say under which licence a model of theirs may go; see the card's text.
+        "license": "other" if any(corpus.kinds != ["own"] for corpus in corpora) else None,
+        "library_name": "transformers" if exported else "sllm",
+        "pipeline_tag": "text-generation",
+        "tags": ["sllm", facts.model.family, "base-model"],
+        "datasets": list(dict.fromkeys(corpus.dataset for corpus in corpora if corpus.dataset)),
+    }
+    if facts.tasks:
+        results = [_result(name, task) for name, task in facts.tasks.items()]
+        values["model-index"] = [{"name": name, "results": results}]
+    return {key: value for key, value in values.items() if value}
+
+
+def _result(name: str, task: dict[str, Any]) -> dict[str, Any]:
+    known = TASKS.get(name)
+    dataset = {"type": known.dataset if known else name, "name": name}
+    if isinstance(task.get("revision"), str):
+        dataset["revision"] = task["revision"]
+    metric = str(task.get("metric"))
+    shots = f"{name}, {task['few_shot']}-shot" if isinstance(task.get("few_shot"), int) else name
+    return {
+        "task": {"type": "text-generation"},
+        "dataset": dataset,
+        "metrics": [{"type": metric, "name": f"{metric} ({shots})", "value": round(float(task["score"]), 4)}],
+    }
+
+
+# --- for people -----------------------------------------------------------------------------------
+
+
+def _sections(facts: Facts, language: str, exported: bool, hub_id: str | None) -> Iterator[str]:
+    words = WORDS[language]
+    model = facts.model
+    yield words["what"].format(
+        family={"gpt2": "GPT-2", "qwen3": "Qwen3"}[model.family],
+        parameters=f"{facts.parameters:,}",
+        layers=model.n_layers,
+        width=f"{model.d_model:,}",
+        context=f"{model.context_length:,}",
+        vocabulary=f"{facts.vocab_size:,}",
+    )
+    if facts.step is not None and facts.tokens_seen is not None and facts.experiment is not None:
+        steps = f"{facts.experiment.train.max_steps:,}"
+        yield words["trained"].format(step=f"{facts.step:,}", steps=steps, tokens=f"{facts.tokens_seen:,}")
+        if origin := facts.experiment.train.init_from:
+            path = Path(origin)
+            yield words["origin"].format(origin=plain(path.parent.name if path.name == "best" else path.name))
+    elif facts.step is not None:
+        yield words["step"].format(step=f"{facts.step:,}")
+    yield words["limits"]
+    yield f"### {words['load']}"
+    yield from _loading(words, exported, hub_id)
+    yield from _figures(facts, words)
+    yield from _tasks(facts, words)
+    yield f"### {words['tokenizer']}"
+    began = facts.experiment is not None and facts.experiment.train.init_from is not None
+    yield words["tokenizer_text"].format(
+        vocabulary=f"{facts.vocab_size:,}", origin=words["taken" if began else "learnt"]
+    )
+    if facts.corpora:
+        yield from _corpora(facts.corpora, words, language)
+    yield f"### {words['made']}"
+    yield from _made(facts, words)
+
+
+def _loading(words: dict[str, str], exported: bool, hub_id: str | None) -> Iterator[str]:
+    if exported:
+        where = hub_id or "."
+        yield block(
+            "python",
+            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+            f'tokenizer, model = AutoTokenizer.from_pretrained("{where}"), '
+            f'AutoModelForCausalLM.from_pretrained("{where}")\n'
+            'inputs = tokenizer("대한민국의 수도는", return_tensors="pt")\n'
+            "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=40)[0], skip_special_tokens=True))",
+        )
+        yield words["load_exported"]
+    else:
+        yield block(
+            "",
+            'sllm generate "대한민국의 수도는" --model .\nsllm export --model . --output ../exported',
+        )
+        yield block(
+            "python",
+            "from sllm.inference.generator import TextGenerator\n\n"
+            'print(TextGenerator(".").generate("대한민국의 수도는", max_length=64))',
+        )
+        yield words["load_ours"]
+
+
+def _figures(facts: Facts, words: dict[str, str]) -> Iterator[str]:
+    overall = facts.measured.get("overall") or ({"loss": facts.loss} if facts.loss is not None else {})
+    rows = {words["overall"]: overall, **facts.measured.get("languages", {})}
+    if not overall:
+        return
+    yield f"### {words['validation']}"
+
+    def number(row: dict[str, Any], figure: str, style: str) -> str:
+        value = row.get(figure)
+        return format(value, style) if isinstance(value, int | float) else "–"
+
+    styles = {"loss": ".4f", "perplexity": ",.2f", "bits_per_byte": ".4f", "accuracy": ".2%", "tokens": ","}
+    yield table(
+        ["", *(words[figure] for figure in styles)],
+        ([LANGUAGES.get(name, name), *(number(row, *style) for style in styles.items())] for name, row in rows.items()),
+        len(styles),
+    )
+    yield words["validation_text"]
+
+
+def _tasks(facts: Facts, words: dict[str, str]) -> Iterator[str]:
+    if not facts.tasks and not facts.not_measured:
+        return
+    yield f"### {words['tasks']}"
+    if facts.tasks:
+        headings = ["task", "metric", "published", "few_shot", "items", "score", "guess"]
+        yield table([words[name] for name in headings], (_task(*item) for item in facts.tasks.items()), 4)
+        yield words["tasks_text"]
+    if facts.not_measured:
+        missing = "; ".join(f"{plain(name)} ({plain(why)})" for name, why in facts.not_measured.items())
+        yield words["not_measured"].format(tasks=missing)
+
+
+def _task(name: str, task: dict[str, Any]) -> list[object]:
+    def share(value: object) -> str:
+        return f"{100 * value:.1f}" if isinstance(value, int | float) else "–"
+
+    error = task.get("stderr")
+    others = [other for other in _list(task.get("published")) if isinstance(other, dict)]
+    published = ", ".join(f"{other.get('model')} {share(other.get('score'))}" for other in others)
+    score = share(task["score"]) + (f" ± {share(error)}" if isinstance(error, int | float) else "")
+    shots, items = (task.get(key, "–") for key in ("few_shot", "items"))
+    return [name, task.get("metric", "–"), published or "–", shots, items, score, share(task.get("guess"))]
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _corpora(corpora: list[Corpus], words: dict[str, str], language: str) -> Iterator[str]:
+    yield f"### {words['corpora']}"
+
+    def row(corpus: Corpus) -> list[object]:
+        home = f"{corpus.dataset} ({(corpus.revision or '')[:8]})" if corpus.dataset else words["local"]
+        if corpus.kinds == ["own"]:
+            home = words["own_text"]
+        licence = corpus.licence or ("–" if corpus.kinds == ["own"] else words["unknown"])
+        sizes = ["–" if size is None else f"{size:,}" for size in (corpus.documents, corpus.bytes, corpus.tokens)]
+        return [corpus.name, LANGUAGES.get(corpus.language, corpus.language), home, licence, *sizes]
+
+    headings = [words[name] for name in ("source", "language", "home", "licence", "documents", "bytes", "tokens")]
+    yield table(headings, map(row, corpora), 3)
+    yield words["licences_text"]
+    found = dict.fromkeys(kind for corpus in corpora for kind in corpus.kinds)
+    names = {kind: ", ".join(plain(corpus.name) for corpus in corpora if kind in corpus.kinds) for kind in found}
+    yield "\n".join(f"- **{names[kind]}**: {MEANING[language][kind]}" for kind in found)
+
+
+def _made(facts: Facts, words: dict[str, str]) -> Iterator[str]:
+    environment = facts.environment
+    if environment.get("commit"):
+        changed = words["changed"] if environment.get("dirty") == "yes" else ""
+        version = plain(environment.get("sllm", "–"))
+        yield words["commit"].format(version=version, commit=code(environment["commit"]), changed=changed)
+    yield words["command"].format(command=code("sllm submit config.yaml"))
