@@ -121,8 +121,10 @@ def _benchmark(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, 
 
 
 def _report(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, stop: StopFlag) -> dict[str, Any]:
+    from sllm.card.text import refresh_card
     from sllm.report.page import write_report
 
+    refresh_card(run)  # the stages before this one have measured what it tells
     return {"page": str(write_report(run))}
 
 

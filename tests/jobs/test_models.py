@@ -16,6 +16,8 @@ from conftest import command, variables
 from jobs.cli import main
 from jobs.models import find_model
 from sllm.errors import UserError
+from sllm.files import read_json
+from sllm.manifests import read_manifest
 
 Run = Callable[..., tuple[int, str, str]]
 MODELS = ["tiny", "runs/tiny", "runs/tiny/", "runs/tiny/best", "tiny/best", "runs/tiny/best/model.safetensors"]
@@ -60,6 +62,17 @@ def test_a_checkpoint_generates(here: Path, run: Run) -> None:
     for code, out, err in results:
         assert (code, err) == (0, "")
         assert out.startswith("Anna")
+
+
+def test_the_card_tells_what_the_stages_after_the_training_measured(here: Path) -> None:
+    run = here / "runs" / "tiny"
+    measured = read_json(run / "stages" / "validate" / "results.json")
+    step = read_manifest(run / "best", checksums=True)["step"]
+    assert measured["step"] == step
+    text = (run / "best" / "README.md").read_text(encoding="utf-8")
+    for figures in (measured["overall"], *measured["languages"].values()):
+        assert f"| {figures['bits_per_byte']:.4f} |" in text
+    assert f"This is step {step} of 30" in text
 
 
 def test_evaluate_compares_a_run_with_its_export(here: Path, tmp_path: Path, run: Run) -> None:
