@@ -4,7 +4,7 @@ STAMP := .venv/.installed
 # Else the command line would begin itself anew in a locale that is not UTF-8: in a test, pytest.
 export PYTHONUTF8 := 1
 
-.PHONY: demo help test test-versions newest mutants lint slurm clean
+.PHONY: demo help test test-versions newest mutants lint slurm browser clean
 
 demo: $(STAMP)  ## download → tokenizer → pack → pretrain → validate → benchmark, on this machine
 	$(BIN)/sllm submit configs/smoke.yaml --on local
@@ -14,7 +14,7 @@ help:  ## this list
 
 # Three processes for two cores, a file of tests at a time and in their order: one of them mostly waits, for Slurm.
 PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
-test: $(STAMP) lint slurm  ## lint, and all tests
+test: $(STAMP) lint slurm browser  ## lint, and all tests
 	$(BIN)/pytest $(PARALLEL)
 
 # Short, and of what depends on other packages most. What numba compiles under one version is none of the others'.
@@ -56,6 +56,18 @@ slurm: $(STAMP)  ## Debian's packages of Slurm, and of locales to test with, whe
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
 	  && apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive $$install -qq >/dev/null; then exit 0; fi; \
 	echo "Missing, so that tests/slurm or tests of locales will be skipped: $$missing. With root's rights on Debian or Ubuntu: $$install"
+
+# The tests look at the page of a run in it.
+browser:  ## Debian's Chromium, and a font with Hangul, where they may be installed
+	@missing=""; \
+	for name in chromium chromium-browser google-chrome; do found="$$found$$(command -v $$name)"; done; \
+	test -n "$$found" || missing="chromium"; \
+	test -n "$$(fc-list :lang=ko 2>/dev/null)" || missing="$$missing fonts-noto-cjk"; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	install="apt-get install -y --no-install-recommends $$missing"; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$install -qq >/dev/null; then exit 0; fi; \
+	echo "Missing, so that tests/report/test_browser.py will be skipped, or sees boxes: $$missing. With root's rights on Debian or Ubuntu: $$install"
 
 mutants: $(STAMP)  ## mistakes put into a copy of the tree one at a time: those which the tests do not notice
 	$(BIN)/python tests/mutants.py

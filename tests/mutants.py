@@ -2063,6 +2063,82 @@ MUTANTS: list[Mutant] = [
         ("the report does not wait for what is submitted anew", "missing.intersection(waits.get(name, ()))", "False"),
     ),
     *of(
+        "sllm/report/markup.py",
+        "tests/report/test_page.py",
+        ("a quotation mark ends an attribute", "html.escape(UNSEEN", "html.escape(quote=False, s=UNSEEN"),
+        ("text may turn the page's direction round", "\\u2028-\\u202e", "\\u2028-\\u2029"),
+        (
+            "text that looks like markup is taken for it",
+            "    if isinstance(text, Markup):",
+            '    if str(text)[:1] == "<":',
+        ),
+    ),
+    *of(
+        "sllm/report/curves.py",
+        "tests/report/test_page.py",
+        ("a spike is lost where it is thinned", "np.fmax.reduceat(y, starts), width)", "mean, width)"),
+        (
+            "gaps count as zeros in a mean",
+            "    counts = np.add.reduceat(there.astype(float), starts)",
+            "    counts = np.diff(np.append(starts, len(x)))",
+        ),
+        (
+            "of steps that stand there twice the first count",
+            "return np.asarray(steps < later)",
+            "return np.append(True, steps[1:] > np.fmax.accumulate(steps)[:-1])",
+        ),
+        ("half a line at the end is told as damaged", 'if line.endswith(b"\\n"):', "if line:"),
+        ("hours are those of one step", 'np.nancumsum(self.train["seconds"]) / 3600', 'self.train["seconds"] / 3600'),
+    ),
+    *of(
+        "sllm/report/data.py",
+        "tests/report/test_page.py",
+        (
+            "a damaged ledger leaves no page",
+            "(UserError, KeyError, TypeError, ValueError) as error:",
+            "KeyError as error:",
+        ),
+        ("a run of another version has no page", "except (UserError, OSError) as error:", "except OSError as error:"),
+    ),
+    *of(
+        "sllm/report/figures.py",
+        "tests/report/test_page.py tests/report/test_browser.py",
+        ("pictures stay light in the dark", 'text = text.replace(colour, f"var(--{variable})")', "pass"),
+        ("the words of a picture are English only", "enumerate(LANGUAGES):", "enumerate(LANGUAGES[:1]):"),
+        ("ids of two pictures are the same", '"svg.hashsalt": name', '"svg.hashsalt": ""'),
+    ),
+    *of(
+        "sllm/report/page.py",
+        "tests/report/test_page.py tests/report/test_browser.py",
+        (
+            "a part whose file is of another version ends the page",
+            "LookupError, TypeError, ValueError) as",
+            "LookupError) as",
+        ),
+        ("a page may ask others", "default-src 'none';", "default-src *;"),
+    ),
+    *of(
+        "sllm/report/style.py",
+        "tests/report/test_browser.py",
+        ("a wide table moves the page", ".scroll{overflow-x:auto;", ".scroll{"),
+        (
+            "paper is black in the dark",
+            "@media screen and (prefers-color-scheme:dark)",
+            "@media (prefers-color-scheme:dark)",
+        ),
+        ("both languages are seen", ":root:has(#language-en:checked) .ko,", ".never,"),
+    ),
+    *of(
+        "jobs/presets.py",
+        "tests/jobs/test_cli.py::test_an_experiment_began_as_the_preset_it_is_most_like",
+        ("the first preset is every experiment's", "key=lambda name: len(changes(", "key=lambda name: bool(changes("),
+    ),
+    *of(
+        "sllm/report/settings.py",
+        "tests/report/test_page.py",
+        ("sources are compared as one list", "if isinstance(value, list) and value and", "if False and"),
+    ),
+    *of(
         "sllm/report/life.py",
         "tests/report/test_life.py",
         ("steps that were taken twice are of use", "(steps - lost) / steps", "1"),

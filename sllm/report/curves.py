@@ -86,7 +86,7 @@ def read_curves(metrics: Path) -> Curves:
         with metrics.open("rb") as file:
             for number, line in enumerate(file, 1):
                 try:
-                    record = json.loads(line)
+                    record = json.loads(line.decode("utf-8", "surrogatepass"))  # of bytes it would guess the encoding
                     kind, step = record["kind"], float(record["step"])
                     if kind == "train":
                         values = [record.get(name) for name in COLUMNS]

@@ -35,9 +35,12 @@ SPAN_COLOURS = dict(zip(SPANS, ("amber", "sky", "green", "orange", "blue", "purp
 WIDE, NARROW = (8.6, 3.5), (3.8, 3.2)
 """Inches: a picture over the whole width, and one that a telephone can read."""
 
-BUCKETS = 400
-MOST_ROWS = 40
-"""Attempts that have a row, and validations that have a dot."""
+BUCKETS, MOST_POINTS = 400, 2000
+"""Points of a curve at most: of steps, and of validations or checkpoints."""
+MOST_ROWS = 60
+"""Attempts that have a row."""
+MOST_DOTS = 40
+"""Validations or checkpoints, so many have a dot each."""
 
 STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -87,6 +90,7 @@ def loss(curves: Curves, over: Over, size: tuple[float, float] = WIDE) -> "Figur
             style = "-" if name is None else "--"
             _dotted(axes, curves.at(where, over), values, colour, label, mark, style)
         _frame_losses(axes, curves)
+        figure.legend(loc="outside upper right", ncols=4 if size == WIDE else 2)
         _label(axes, over, english("nats per token"))
     return figure
 
@@ -100,6 +104,7 @@ def losses(runs: Mapping[str, Curves], over: Over, size: tuple[float, float] = W
             where, values = curves.validation("loss")
             _dotted(axes, curves.at(where, over), values, colour, name, mark)
         _frame_losses(axes, *runs.values())
+        figure.legend(loc="outside upper right", ncols=4 if size == WIDE else 2)
         _label(axes, over, english("nats per token"))
     return figure
 
@@ -130,6 +135,7 @@ def saves(curves: Curves, size: tuple[float, float] = (4.2, 2.2)) -> "Figure":
             _dotted(axes, steps, values, colour, english(f"save_{name}"), mark, "")
         axes.set_ylim(bottom=0)
         axes.margins(y=0.25)
+        axes.set_xlim(0, max(curves.last_step, *steps) * 1.01)
         figure.legend(loc="outside upper right", ncols=2)
         _label(axes, "steps", "")
     return figure
@@ -138,7 +144,7 @@ def saves(curves: Curves, size: tuple[float, float] = (4.2, 2.2)) -> "Figure":
 def timeline(life: Life, size: tuple[float, float] = WIDE) -> "Figure":
     """A row for each attempt: the queue before it, then its seconds by what they went into, in the order of SPANS."""
     rows = life.attempts[-MOST_ROWS:]
-    height = 0.9 + 0.24 * max(3, len(rows))
+    height = 0.7 + len(rows) * (0.24 if len(rows) <= 20 else 0.16)
     with _axes((size[0], height)) as (figure, axes):
         begin = life.attempts[0].queued or life.attempts[0].launched
         unit, name = _time_unit(life.attempts[-1].end - begin)
@@ -163,7 +169,7 @@ def timeline(life: Life, size: tuple[float, float] = WIDE) -> "Figure":
                     )
                     at += wide
         axes.set_yticks(range(len(rows)), [_named(attempt) for attempt in rows])
-        axes.set_ylim(max(3, len(rows)) - 0.4, -0.6)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
         axes.grid(visible=True, axis="x")
         axes.set_xlabel(english(f"{name} since the start"))
@@ -283,10 +289,10 @@ def _band(axes: "Axes", curve: Thinned, colour: str, label: str | None) -> None:
 
 def _dotted(axes: "Axes", x: np.ndarray, y: np.ndarray, colour: str, label: str, mark: str, style: str = "-") -> None:
     """Each point is a dot, unless there are many."""
-    if len(x) > BUCKETS:
+    if len(x) > MOST_POINTS:
         _band(axes, thin(x, y, BUCKETS), colour, label)
         return
-    marker = mark if len(x) <= MOST_ROWS else ""
+    marker = mark if len(x) <= MOST_DOTS else ""
     axes.plot(
         x,
         y,
@@ -316,7 +322,6 @@ def _frame_losses(axes: "Axes", *curves: Curves) -> None:
     if tops:
         room = 0.06 * (max(tops) - min(bottoms) or 1.0)
         axes.set_ylim(min(bottoms) - room, max(tops) + room)
-    axes.legend(loc="upper right")
 
 
 def _label(axes: "Axes", over: Over, y: str) -> None:

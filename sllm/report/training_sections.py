@@ -35,7 +35,7 @@ def result(data: RunData, pictures: Pictures) -> Content:
     failed = [
         note("stage_failed", stage=stage.name, how=either(stage.state, "is"), why=stage.message or NONE)
         for stage in data.stages
-        if stage.state not in ("done", "running", "waiting")
+        if stage.state not in ("done", "finished", "running", "waiting")
     ]
     return [*failed, _sentence(data), _cards(data), _validation_table(data)]
 
@@ -136,7 +136,9 @@ def loss(data: RunData, pictures: Pictures) -> Content:
                 both(f"over_{over}"))
         for over in ("steps", "tokens", "hours")
     ]  # fmt: skip
-    caption: list[Content] = [_described(data), " ", *_thinned(len(curves.train["step"])), both("loss_frame")]
+    caption: list[Content] = [_described(data), " ", *(thinned := _thinned(len(curves.train["step"])))]
+    if thinned:
+        caption.append(both("loss_frame"))
     drawn = []
     for over in ("steps", "tokens", "hours"):
         name = "loss" if over == "steps" else f"loss-by-{over}"
@@ -213,8 +215,8 @@ def _goodput(life: Life) -> Content:
         "p",
         both(
             "goodput_sentence",
-            useful=number(life.useful / 3600, ",.2f"),
-            allocated=number(life.allocated / 3600, ",.2f"),
+            useful=duration(life.useful),
+            allocated=duration(life.allocated),
             goodput=percent(life.goodput),
             wall=percent(life.goodput_of_wall_time),
             lost=number(life.lost),
