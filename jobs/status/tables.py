@@ -144,7 +144,7 @@ def cost(run: RunDirectory) -> list[str]:
         return []
     parts = [f"{life.device_hours:,.2f} {'GPU' if life.on_gpu else 'process'}-hours so far"]
     if life.goodput is not None:
-        parts.append(f"goodput {life.goodput:.0%} of them in the training, {life.goodput_of_wall_time:.0%} of the time")
+        parts.append(f"goodput {life.goodput:.1%}, of the wall time {life.goodput_of_wall_time:.1%}")
     if life.lost:
         parts.append(f"{life.lost:,} step{'' if life.lost == 1 else 's'} taken twice")
     return ["; ".join(parts)]

@@ -1,6 +1,7 @@
 """Runs as processes of this machine: finished, repeated, interrupted, killed, crashed. Everything here is real."""
 
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -133,6 +134,7 @@ def test_a_second_submit_does_nothing_and_says_so(finished: Any, place: Path) ->
 def test_status_and_logs_of_a_finished_run(finished: Any, place: Path) -> None:
     status = sllm("status", "tiny", cwd=place)
     assert status.stdout.count(" done ") == len(STAGES)
+    assert re.search(r"\n\d\.\d\d process-hours so far; goodput \d+\.\d%, of the wall time \d+\.\d%\n", status.stdout)
     assert "Korean perplexity" in status.stdout
     assert "finished" in sllm("status", cwd=place).stdout
     log = sllm("logs", "tiny", "pretrain", "-f", cwd=place)
