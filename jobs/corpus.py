@@ -15,6 +15,7 @@ from sllm.config import Experiment
 from sllm.data.check import CheckedSource, check_corpus
 from sllm.data.download import download_stage, store_of, tables_of
 from sllm.data.losses import loss, loss_by_reason
+from sllm.data.tasks import tasks_directory
 from sllm.errors import UserError
 from sllm.progress import format_amount
 from sllm.stop import stop_on_signals
@@ -55,6 +56,12 @@ def download_some(experiment: Experiment, names: list[str]) -> str:
         everything = f"`{command('download', 'CONFIG')}` without a choice"
         lines.append(f"the corpus still needs {', '.join(missing)}: {everything} brings them")
     return "\n".join(lines)
+
+
+def try_tasks_again(experiment: Experiment) -> None:
+    """Forget which tasks' items could not be had, so that the download stage tries to have them."""
+    for note in tasks_directory(experiment).glob("*.missing.json"):
+        note.unlink(missing_ok=True)
 
 
 def forget(experiment: Experiment, names: list[str] | None, *, yes: bool) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from sllm.artifacts import Artifacts, differences, shared_steps
 from sllm.config import Experiment
+from sllm.data.tasks import measurable_now, not_tried, wanted_tasks
 from sllm.errors import Stopped, UserError
 from sllm.files import CorruptError, fingerprint, read_object
 from sllm.manifests import read_manifest
@@ -115,7 +116,7 @@ def _validate(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, s
 
 
 def _benchmark(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, stop: StopFlag) -> dict[str, Any]:
-    from sllm.speed import benchmark_stage
+    from sllm.benchmark import benchmark_stage
 
     return benchmark_stage(experiment, run, artifacts, stop)
 
@@ -275,9 +276,17 @@ def _reasons(run: RunDirectory, stage: Stage, key: dict[str, Any], artifacts: Ar
         return _changes(done["key"], key)
     if stage.shared and not _whole(stage.shared(artifacts)):
         return [f"{stage.shared(artifacts)} is gone or damaged"]
+    if stage.name == "download" and (missing := not_tried(_wanted_tasks(artifacts.keys), artifacts.tasks)):
+        return [f"has not tried to get the items of {', '.join(missing)}"]
+    if stage.name == "benchmark" and (now := measurable_now(done["summary"], artifacts.tasks)):
+        return [f"what {', '.join(now)} could not be measured for is there now"]
     if stage.name == "pretrain" and not _whole(run.best):
         return [f"{run.best} is gone or damaged"]
     return []
+
+
+def _wanted_tasks(keys: Keys) -> list[str]:
+    return wanted_tasks(keys["download"]["data"]["clean"], keys["benchmark"]["benchmark"])
 
 
 def _whole(directory: Path) -> bool:

@@ -148,6 +148,7 @@ class Artifacts:
         self.corpus = root / CORPORA / fingerprint(keys["download"])
         self.tokenizer = root / TOKENIZERS / fingerprint(keys["tokenizer"])
         self.packed = root / PACKED / fingerprint(keys["pack"])
+        self.tasks = root / "tasks"
 
     @classmethod
     def of_run(cls, run: RunDirectory) -> "Artifacts":

@@ -15,8 +15,7 @@ from rich.table import Table
 from sllm.artifacts import Artifacts
 from sllm.config import Experiment
 from sllm.device import deterministic, device_name, memory_bytes, synchronize
-from sllm.distributed import World, connect
-from sllm.evaluation.results import write_results
+from sllm.distributed import World
 from sllm.inference.decode import Decoder, Record, recorder
 from sllm.inference.generator import TextGenerator, next_tokens
 from sllm.inference.sampling import Sampling
@@ -31,17 +30,17 @@ from sllm.training.trainer import Trainer
 WARMUP_STEPS = 2  # allocator and kernels
 
 
-def benchmark_stage(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, stop: StopFlag) -> dict[str, Any]:
-    """The benchmark stage: measure the run's best model and write results.json and results.txt.
+def measure_speed(
+    experiment: Experiment, run: RunDirectory, artifacts: Artifacts, world: World, stop: StopFlag
+) -> dict[str, Any]:
+    """Of the run's best model and of a training like its own: `device`, `generation` by batch size, `training`.
 
     Raises:
         UserError: there is no model.
-        Stopped: `stop` was set; nothing is written.
+        Stopped: `stop` was set.
     """
     config = experiment.benchmark
-    with connect() as world:
-        device = world.device
-    generator = TextGenerator(run.best, artifacts.tokenizer, device)
+    generator = TextGenerator(run.best, artifacts.tokenizer, world.device)
     pieces = len(config.batches) * config.repeats + WARMUP_STEPS + config.train_steps
     with track("benchmark", pieces, "measurements") as bar:
 
@@ -57,9 +56,7 @@ def benchmark_stage(experiment: Experiment, run: RunDirectory, artifacts: Artifa
         ]
         del generator
         training = measure_training(experiment, artifacts, world, config.train_steps, after_each=measured)
-    results = {"device": device_name(device), "generation": generation, "training": training}
-    write_results(run.stage("benchmark"), results, *tables(results))
-    return results
+    return {"device": device_name(world.device), "generation": generation, "training": training}
 
 
 def measure_generation(

@@ -44,7 +44,8 @@ def same_environment() -> Iterator[None]:
     os.environ.update(before)
     changed = {name for name in before | after if before.get(name) != after.get(name)}
     # pytest's own, torch.compile's own, and scikit-learn's, which comes with lm-eval, when it is imported
-    changed -= {"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR", "KMP_DUPLICATE_LIB_OK"}
+    changed -= {"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"}
+    changed -= {"HF_XET_HIGH_PERFORMANCE"}  # lm-eval's
     assert not changed, f"left behind in the environment: {sorted(changed)}"
 
 
@@ -110,7 +111,14 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             "prompts": ["한국", "The"],
             "sample_tokens": 8,
         },
-        "benchmark": {"batches": [1, 2], "prompt_tokens": 8, "new_tokens": 8, "train_steps": 2, "repeats": 1},
+        "benchmark": {
+            "batches": [1, 2],
+            "prompt_tokens": 8,
+            "new_tokens": 8,
+            "train_steps": 2,
+            "repeats": 1,
+            "tasks": [],
+        },
         "wandb": {"mode": "disabled"},
     }
     experiment = Experiment.model_validate(values)

@@ -20,7 +20,7 @@ sllm.artifacts sllm.data sllm.model sllm.origin
 sllm.inference
 sllm.card sllm.evaluation
 sllm.training
-sllm.export sllm.report sllm.speed
+sllm.benchmark sllm.export sllm.report sllm.speed
 jobs
 """.strip().split("\n")
 ]

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sllm.artifacts import Artifacts
+from sllm.benchmark import benchmark_stage
 from sllm.config import Experiment
 from sllm.device import peak_flops
 from sllm.distributed import World
@@ -20,7 +21,7 @@ from sllm.model.families import make_model
 from sllm.model.size import flops_per_token
 from sllm.model.storage import save_model
 from sllm.run_directory import RunDirectory
-from sllm.speed import benchmark_stage, measure_generation, measure_training
+from sllm.speed import measure_generation, measure_training
 from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer
 from sllm.training.metrics import mfu

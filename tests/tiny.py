@@ -49,7 +49,7 @@ def write_experiment(directory: Path, texts: dict[str, Path], name: str = "tiny"
             **train,
         },
         "validate": {"every": 15, "tokens": 256, "final_tokens": 512, "prompts": ["민수", "Anna"], "sample_tokens": 4},
-        "benchmark": {"batches": [1], "prompt_tokens": 4, "new_tokens": 4, "train_steps": 2, "repeats": 1},
+        "benchmark": {"batches": [1], "prompt_tokens": 4, "new_tokens": 4, "train_steps": 2, "repeats": 1, "tasks": []},
         "wandb": {"mode": "disabled"},
     }
     path = directory / f"{name}.yaml"

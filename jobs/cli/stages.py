@@ -31,7 +31,7 @@ def download(
     yes: Yes = False,
 ) -> None:
     """Collect, clean and split the documents. Goes on where the last attempt was ended."""
-    from jobs.corpus import choose, download_some, forget
+    from jobs.corpus import choose, download_some, forget, try_tasks_again
     from sllm.config import load_experiment
 
     if small and everything:
@@ -44,6 +44,7 @@ def download(
     if force:
         for line in forget(experiment, names, yes=yes):
             print(line)
+    try_tasks_again(experiment)
     if names is None:
         _run_stage("download", config, changes)
     else:

@@ -13,6 +13,7 @@ from jobs.slurm.batch import require_usable_path
 from jobs.slurm.cluster import Cluster, load_cluster
 from sllm.artifacts import Artifacts, stage_keys
 from sllm.config import Experiment, check_world_size, fits_world_size
+from sllm.data.lm_eval_tasks import check_tasks
 from sllm.errors import UserError
 from sllm.run_directory import RunDirectory
 
@@ -75,6 +76,7 @@ class Order:
     yes: bool = False
 
     def __post_init__(self) -> None:
+        check_tasks(self.experiment.benchmark.tasks)
         self.run, self.stages = RunDirectory(self.experiment.run_path), up_to(self.until)
         self.keys = stage_keys(self.experiment)
         self._artifacts = Artifacts(self.experiment, self.keys)

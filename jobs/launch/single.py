@@ -13,6 +13,7 @@ from jobs.pipeline import STAGES, Keys, former_training, plan, set_aside
 from jobs.run import set_up_logging
 from sllm.artifacts import Artifacts, differences, stage_keys
 from sllm.config import Experiment
+from sllm.data.lm_eval_tasks import check_tasks
 from sllm.errors import UserError
 from sllm.run_directory import RunDirectory
 from sllm.stop import stop_on_signals
@@ -26,6 +27,7 @@ def run_single(name: str, experiment: Experiment) -> str:
         UserError: a parent is missing, or a submit would exchange the run's training for another.
         Stopped: asked to stop; what was reached is on disk.
     """
+    check_tasks(experiment.benchmark.tasks)
     run, stage, keys = RunDirectory(experiment.run_path), STAGES[name], stage_keys(experiment)
     artifacts = Artifacts(experiment, keys)
     with stop_on_signals() as stop:

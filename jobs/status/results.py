@@ -38,6 +38,12 @@ def results(validation: dict[str, Any], benchmark: dict[str, Any]) -> Iterator[t
     for row in benchmark.get("generation", []):
         if "decode_tokens_per_second" in row:
             yield f"generation, batch {row['batch']}", f"{row['decode_tokens_per_second']:,.0f} tokens/s"
+    tasks = benchmark.get("tasks", {})
+    for task, row in tasks.get("measured", {}).items():
+        error = "" if row["stderr"] is None else f" ± {row['stderr']:.3f}"
+        yield task, f"{row['metric']} {row['score']:.3f}{error}, guessing {row['guess']:.2f}, {row['items']:,} items"
+    if lost := tasks.get("not_measured"):
+        yield "tasks not measured", ", ".join(lost)
     for sample in validation.get("samples", []):
         yield sample["prompt"], sample["continuation"]
 

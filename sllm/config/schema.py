@@ -25,6 +25,7 @@ from sllm.config.section import (
     listed,
 )
 from sllm.config.sources import Language
+from sllm.config.tasks import TASKS
 from sllm.errors import UserError
 
 
@@ -261,7 +262,7 @@ class ValidateConfig(Section):
 
 
 class BenchmarkConfig(Section):
-    """How fast the best model generates and trains."""
+    """How fast the best model generates and trains, and how well it does tasks."""
 
     batches: Annotated[tuple[Width, ...], Field(strict=False, min_length=1)] = (1, 8)
     """Prompts that are continued at a time; each number is measured."""
@@ -273,6 +274,13 @@ class BenchmarkConfig(Section):
     """Training steps that are timed."""
     repeats: Annotated[int, Field(gt=0, le=100_000)] = 3
     """Times that generation is measured; the medians count."""
+    tasks: Strings = tuple(TASKS)
+    """What to measure through lm-eval (pip install 'sllm[eval]'): names of docs/tasks.md, or others of lm-eval's whose
+    items are on the hub."""
+    task_limit: Positive | None = None
+    """Items of each task that are measured, at most: the first ones. All if not set."""
+    few_shot: Annotated[int, Field(ge=0, le=100)] = 0
+    """Examples with their answers that stand before each item of a task."""
 
 
 class WandbConfig(Section):

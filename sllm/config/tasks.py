@@ -65,6 +65,19 @@ def _belebele(language: Literal["ko", "en"], config: str) -> dict[str, Task]:
     return {name: Task(language, "acc", 0.25, "facebook/belebele", licence, columns, parts, revision)}
 
 
+def _english(metric: str, smollm2: tuple[float, ...] = (), opt: tuple[float, ...] = ()) -> tuple[Published, ...]:
+    """What SmolLM2 of 135M and 360M, and OPT of 125M and 350M, are said to score."""
+    models = {
+        "SmolLM2": (smollm2, ("135M", "360M"), "HuggingFaceTB, model card of {}, with lighteval"),
+        "OPT": (opt, ("125M", "350M"), "EleutherAI, lm-evaluation-harness, results/opt, with its first tasks"),
+    }
+    return tuple(
+        Published(model := f"{name}-{size}", score, metric, 0, source.format(model))
+        for name, (scores, sizes, source) in models.items()
+        for size, score in zip(sizes, scores, strict=bool(scores))
+    )
+
+
 _HAERAE = ("general_knowledge", "history", "loan_words", "rare_words", "standard_nomenclature")
 
 TASKS: dict[str, Task] = {
@@ -99,6 +112,7 @@ TASKS: dict[str, Task] = {
         ("ctx", "endings"),
         {"hellaswag": {split: f"data/{split}-*.parquet" for split in ("validation", "train")}},
         "218ec52e09a7e7462a5400043bb9a69a41d06b76",
+        _english("acc_norm", smollm2=(0.421, 0.545)),
     ),
     "arc_easy": Task(
         "en",
@@ -109,16 +123,18 @@ TASKS: dict[str, Task] = {
         ("question", "choices"),
         {"arc_easy": {split: f"ARC-Easy/{split}-*.parquet" for split in ("test", "train")}},
         "210d026faf9955653af8916fad021475a3f00453",
+        _english("acc", opt=(0.4352, 0.4402)),
     ),
     "piqa": Task(
         "en",
-        "acc",
+        "acc_norm",
         0.5,
         "baber/piqa",
         "not stated",
         ("goal", "sol1", "sol2"),
         {"piqa": {split: f"*{split}*.parquet" for split in ("validation", "train")}},
         "142f6d7367fd9877f0fb3b5734ea6a545f54cdd1",
+        _english("acc_norm", smollm2=(0.684, 0.717), opt=(0.6202, 0.6474)),
     ),
     "lambada_openai": Task(
         "en",
@@ -129,5 +145,6 @@ TASKS: dict[str, Task] = {
         ("text",),
         {"lambada_openai": {"test": "data/lambada_test.jsonl"}},
         "879e19a2c9bb7ef03f9cf962089cf7d008f91e27",
+        _english("acc", opt=(0.379, 0.4516)),
     ),
 }

@@ -70,7 +70,8 @@ def download_stage(
     Whatever ends it, the shards that are whole stay, and the next call goes on from them. The items of tasks (see
     `sllm.data.tasks`) come before everything else; without them it goes on.
     """
-    fetch_tasks(wanted_tasks(experiment), tasks_directory(experiment), stop.check)
+    settings = experiment.data.clean.model_dump(), experiment.benchmark.model_dump()
+    fetch_tasks(wanted_tasks(*settings), tasks_directory(experiment), stop.check)
     if summary := _whole(output):
         return summary
     wanted = [source for source in experiment.data.sources if only is None or source.name in set(only)]

@@ -224,8 +224,8 @@ def _hub_files(source: HubSource) -> HubFiles:
     try:
         return _ask(source)
     except Exception as error:
-        if explained := _explained(error, source):
-            raise UserError(f"data.sources: {source.name}: {explained}") from None
+        if why := explained(error, source):
+            raise UserError(f"data.sources: {source.name}: {why}") from None
         raise
 
 
@@ -258,7 +258,7 @@ def _ask(source: HubSource) -> HubFiles:
     return HubFiles(str(revision), files, tuple(system.info(file)["size"] for file in files))
 
 
-def _explained(error: Exception, source: HubSource) -> str:
+def explained(error: Exception, source: HubSource) -> str:
     """What an error of the hub's client, or of `datasets`, means for the user; nothing for one that we do not know."""
     from huggingface_hub import constants, errors
 

@@ -35,6 +35,7 @@ def experiment(sources: list[dict[str, Any]], **data: Any) -> Experiment:
             "data": {"sources": sources, "validation_fraction": 0.1, **data},
             "model": {"d_model": 16, "n_layers": 1, "n_heads": 2, "d_ff": 32, "context_length": 256},
             "train": {"max_steps": 2, "global_batch": 2, "micro_batch": 1},
+            "benchmark": {"tasks": []},
         }
     )
 

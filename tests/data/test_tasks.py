@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 from hub import Hub, hub
-from small_tasks import ENGLISH, KOREAN, add_tasks
+from small_tasks import ENGLISH, KOREAN, add_tasks, write_rows
 
 from sllm.config.tasks import TASKS
 from sllm.data import tasks as task_data
-from sllm.data.tasks import fetch_tasks, fetched, why_missing
+from sllm.data.tasks import fetch_tasks, fetched, not_tried, parts_of, why_missing
 
 __all__ = ["hub"]
 
@@ -88,3 +88,66 @@ def test_what_could_not_be_had_is_tried_again(served: Hub, tmp_path: Path) -> No
     assert fetch_tasks(["piqa"], tmp_path / "tasks") == {}
     assert why_missing(tmp_path / "tasks", "piqa") is None
     assert fetched(tmp_path / "tasks", "piqa") is not None
+
+
+# --- outside the catalogue ------------------------------------------------------------------------
+
+
+def test_any_task_of_lm_eval_with_a_plain_home(served: Hub, tmp_path: Path) -> None:
+    """Whose files `datasets` finds by its configuration; all columns of text count."""
+    rows = [
+        {"sentence": f"the _ is {number}", "option1": "cat", "option2": "sea", "answer": "1"} for number in range(5)
+    ]
+    home = served.root / "allenai/winogrande"
+    for split in ("validation", "train", "test"):
+        write_rows(home / f"winogrande_xl/{split}-00000-of-00001.parquet", rows)
+    lines = [f"  - split: {split}\n    path: winogrande_xl/{split}-*" for split in ("train", "validation", "test")]
+    head = "---\nconfigs:\n- config_name: winogrande_xl\n  data_files:\n"
+    (home / "README.md").write_text(head + "\n".join(lines) + "\n---\n", encoding="utf-8")
+    assert fetch_tasks(["winogrande"], tmp_path / "tasks") == {}
+    manifest = fetched(tmp_path / "tasks", "winogrande")
+    assert manifest is not None
+    assert (manifest["splits"], manifest["items"], manifest["language"]) == (["validation", "train"], 5, "en")
+    assert manifest["licence"] is None
+    texts = [text for _, _, text in task_data.test_texts(tmp_path / "tasks", ["winogrande"])]
+    assert texts[3] == "the _ is 3\ncat\nsea\n1"
+
+
+def test_what_the_hub_has_made_of_a_loading_script(served: Hub, tmp_path: Path) -> None:
+    home = served.root / "allenai/openbookqa"
+    for split in ("test", "train"):
+        rows = [{"question_stem": "민수는 책을", "choices": {"text": ["읽었다", "보았다"]}, "answerKey": "A"}]
+        write_rows(home / f"main/{split}/0000.parquet", rows)
+    (home / "openbookqa.py").write_text("raise SystemExit('never run')\n", encoding="utf-8")
+    assert fetch_tasks(["openbookqa"], tmp_path / "tasks") == {}
+    manifest = fetched(tmp_path / "tasks", "openbookqa")
+    assert manifest is not None
+    assert (manifest["splits"], manifest["language"]) == (["test", "train"], "ko")
+
+
+def test_a_group_is_fetched_by_its_tasks(served: Hub, tmp_path: Path) -> None:
+    assert not_tried(["kobest"], tmp_path / "tasks") == ["kobest"]
+    lost = fetch_tasks(["kobest"], tmp_path / "tasks")
+    names = [f"kobest_{part}" for part in ("boolq", "copa", "hellaswag", "sentineg", "wic")]
+    assert parts_of("kobest", tmp_path / "tasks") == names
+    assert not_tried(["kobest"], tmp_path / "tasks") == []
+    # Outside the catalogue its home is as `datasets` finds it, which here has no README that tells its configurations.
+    assert set(lost) <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("kobest_bolq", "no task 'kobest_bolq'; did you mean kobest_boolq"),
+        ("gsm8k", "the hub has no dataset openai/gsm8k"),
+        ("niah_single_1", "its items are made by code of its own"),
+    ],
+)
+def test_what_cannot_be_had_says_why_and_costs_nothing_else(
+    name: str, reason: str, served: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lost = fetch_tasks([name, "piqa"], tmp_path / "tasks")
+    assert list(lost) == [name]
+    assert reason in lost[name]
+    assert reason in capsys.readouterr().err
+    assert not_tried([name, "piqa"], tmp_path / "tasks") == []

@@ -56,7 +56,7 @@ def config(hub: Hub, tmp_path: Path) -> Path:
         "model": {"d_model": 16, "n_layers": 1, "n_heads": 2, "d_ff": 32, "context_length": 16},
         "train": {"max_steps": 20, "global_batch": 4, "micro_batch": 2, "precision": "fp32"},
         "validate": {"every": 10, "tokens": 256, "final_tokens": 512, "prompts": ["Anna"], "sample_tokens": 4},
-        "benchmark": {"prompt_tokens": 4, "new_tokens": 4},
+        "benchmark": {"prompt_tokens": 4, "new_tokens": 4, "tasks": []},
         "wandb": {"mode": "disabled"},
     }
     path = tmp_path / "arrays.yaml"
