@@ -41,6 +41,8 @@ class FilesSource(Section):
     named in an error; a folder of parquet parts is read whole."""
     text_field: str = "text"
     """Key (jsonl) or column (parquet) that holds the text."""
+    licence: str | None = None
+    """For the reader, the report and the model card."""
     weight: Weight = 1.0
     """Times this source's natural share: 2.0 shows its documents twice as often as weight 1.0 would."""
 
@@ -71,7 +73,7 @@ class HubSource(Section):
     text_megabytes: Positive | None = None
     """About how much text it holds, for the reader and for the check of the disk."""
     licence: str | None = None
-    """For the reader, the corpus manifest and the report."""
+    """For the reader, the report and the model card."""
     optional: bool = False
     """Go on without it where it cannot be had."""
     weight: Weight = 1.0
@@ -90,7 +92,7 @@ class AihubSource(Section):
     folder: Folder
     """Every .json file in it, and in the folders below, is read, but for hidden ones."""
     licence: str | None = None
-    """For the reader, the corpus manifest and the report."""
+    """For the reader, the report and the model card."""
     optional: bool = False
     """Go on without it where the folder has no .json file."""
     weight: Weight = 1.0
