@@ -14,20 +14,23 @@ from sllm.origin import CONFIG, is_theirs
 from sllm.run_directory import RunDirectory, checkpoint_path, checkpoint_steps
 
 
-def find_model(name: str, tokenizer: Path | None = None, *, theirs: bool = False) -> Path:
+def find_model(name: str, tokenizer: Path | None = None, *, theirs: bool = False, option: str = "--model ") -> Path:
     """The directory of the model that `name` means: a run (by name or path; its best model), a checkpoint, another
     directory with a model, or the model.safetensors in it; with `theirs` that may be a Transformers model, an export
-    among them. Only names are looked at, nothing is loaded.
+    among them. Only names are looked at, nothing is loaded. `option` is what stands before it where it was typed.
 
     Raises:
         UserError: there is none, with those that are there; or there is no `tokenizer`.
     """
     try:
-        directory = _find_model(name, theirs)
+        try:
+            directory = _find_model(name, theirs)
+        except UserError as error:
+            raise UserError(f"{option}{error}") from None
         if tokenizer is not None and not tokenizer.exists():
             raise UserError(f"{tokenizer}: no such file; name a tokenizer.json, or leave it out")
     except OSError as error:  # a name that is too long, a folder that is closed to us
-        raise UserError(f"--model {name}: {error.strerror}") from None
+        raise UserError(f"{option}{name}: {error.strerror}") from None
     return directory
 
 
@@ -41,13 +44,13 @@ def _find_model(name: str, theirs: bool) -> Path:
         run = find_run(name)
     except UserError:
         raise UserError(
-            f"--model {name}: no model here; give a run or a directory with a model. {_models(Path(name))}"
+            f"{name}: no model here; give a run or a directory with a model. {_models(Path(name))}"
         ) from None
     if not (run.best / CONFIG).is_file():
         checkpoints = _checkpoints(run)
         how_far = f"`{command('status', run)}` says how far it is"
         way_out = f"until then: --model {checkpoints[-1]}" if checkpoints else how_far
-        raise UserError(f"--model {name}: no best model yet, which its first validation writes; {way_out}")
+        raise UserError(f"{name}: no best model yet, which its first validation writes; {way_out}")
     return run.best
 
 
@@ -55,8 +58,8 @@ def _refuse_others(directory: Path, theirs: bool) -> None:
     if _is_ours(directory) or (theirs and is_theirs(directory)):
         return
     if theirs:
-        raise UserError(f"--model {directory}: a model neither of sllm nor of Transformers: see its {CONFIG}")
-    raise UserError(f"--model {directory}: not a model of sllm; of an export give the model it was made from")
+        raise UserError(f"{directory}: a model neither of sllm nor of Transformers: see its {CONFIG}")
+    raise UserError(f"{directory}: not a model of sllm; of an export give the model it was made from")
 
 
 def _is_ours(directory: Path) -> bool:

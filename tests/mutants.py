@@ -48,6 +48,24 @@ def of(file: str, tests: str, *mutants: tuple[str, str, str]) -> list[Mutant]:
 
 MUTANTS: list[Mutant] = [
     *of(
+        "sllm/export/push.py",
+        "tests/export/test_push.py",
+        (
+            "what is to be private goes where it is public",
+            "if private and not api.model_info(name).private:",
+            "if False:",
+        ),
+        ("a private repository that is public", "private=private or None", "private=None"),
+        ("a token in the message", '.replace(token, "…")', ""),
+        (
+            "a token that no header can hold in the message",
+            're.sub("Bearer .*", "Bearer …", ',
+            're.sub("Bearer$", "Bearer …", ',
+        ),
+        ("hidden files of the folder", '[".*", "*/.*", MANIFEST]', "[MANIFEST]"),
+        ("a name that is looked at after the model", "    check_name(name)\n    from hugging", "    from hugging"),
+    ),
+    *of(
         "sllm/card/text.py",
         "tests/card/test_card.py",
         ("a card that is not written again for a model that came meanwhile", "range(MANY)", "range(1)"),

@@ -1,4 +1,4 @@
-"""`sllm generate, chat, evaluate, export`: what a trained model is for."""
+"""`sllm generate, chat, evaluate, export, push`: what a trained model is for."""
 
 import sys
 from dataclasses import asdict
@@ -168,3 +168,25 @@ def export(
         else f"the same text from Transformers, logits differ by at most {difference:.1e}"
     )
     print(f"{output}: {checked}")
+
+
+@app.command(rich_help_panel=MODELS, epilog=examples("sllm push smoke my-name/my-model --private"))
+def push(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            autocompletion=offer_models,
+            help="A run, whose best model is taken, a directory with a model, or an export.",
+        ),
+    ],
+    name: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="What it is called on the hub.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+) -> None:
+    """Upload a model to the Hugging Face hub, as a Transformers directory with its card."""
+    from jobs.models import find_model
+
+    directory = find_model(model, theirs=True, option="")
+    from sllm.export.push import push as push_model
+
+    print(push_model(directory, name, private=private))

@@ -97,6 +97,20 @@ def test_evaluate_compares_a_run_with_its_export(here: Path, tmp_path: Path, run
     )
 
 
+def test_push_looks_at_what_was_typed(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    code, _, err = run("push", "nowhere", "me/model")
+    assert code == 2
+    assert err.startswith("sllm: nowhere: no model here; give a run")
+    code, _, err = run("push", "tiny", "my model")
+    assert code == 2
+    assert err.endswith("; OWNER/my-model, say\n")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    code, _, err = run("push", "tiny", "me/model")
+    assert code == 2
+    assert "log in with `hf auth login`" in err
+
+
 def test_what_is_not_there_names_what_is(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoints = here / "runs" / "tiny" / "checkpoints"
     (tmp_path / "notes").touch()
