@@ -125,8 +125,9 @@ def _report(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, sto
     from sllm.card.text import refresh_card
     from sllm.report.page import write_report
 
+    page = write_report(run)
     refresh_card(run)  # the stages before this one have measured what it tells
-    return {"page": str(write_report(run))}
+    return {"page": str(page)}
 
 
 STAGES = {
