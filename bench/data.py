@@ -135,7 +135,12 @@ def run_prepare(directory: Path, _: int) -> dict[str, Any]:
     values = {
         "name": "bench",
         "data_directory": str(directory),
-        "data": {"sources": sources, "shard_megabytes": 4, "validation_fraction": 0.05},
+        "data": {
+            "sources": sources,
+            "shard_megabytes": 4,
+            "validation_fraction": 0.05,
+            "clean": {"contamination": False},
+        },
         "model": {"d_model": 64, "n_layers": 1, "n_heads": 1, "d_ff": 64, "context_length": 256},
         "train": {"max_steps": 1, "global_batch": 1, "micro_batch": 1},
     }

@@ -457,6 +457,7 @@ def write_experiment(place: Path, name: str, model: Mapping[str, Any] = MappingP
                 for language in ("ko", "en")
             ],
             "validation_fraction": 0.1,
+            "clean": {"contamination": False},
         },
         "tokenizer": {"vocab_size": 4096 if GPU else 300},
         "model": {**(size if GPU else tiny), "dropout": 0.1, **model},

@@ -13,6 +13,7 @@ from jobs.hints import command, short
 from sllm.artifacts import Artifacts
 from sllm.config import Experiment
 from sllm.data.check import CheckedSource, check_corpus
+from sllm.data.compared import tables_of_tasks
 from sllm.data.download import download_stage, store_of, tables_of
 from sllm.data.losses import loss, loss_by_reason
 from sllm.data.tasks import tasks_directory
@@ -72,7 +73,8 @@ def forget(experiment: Experiment, names: list[str] | None, *, yes: bool) -> lis
         UserError: the answer was no.
     """
     corpus = Artifacts(experiment).corpus
-    stores = [store_of(s, experiment, corpus) for s in experiment.data.sources if names is None or s.name in names]
+    chosen = [source for source in experiment.data.sources if names is None or source.name in names]
+    stores = [store_of(source, experiment, corpus, tasks) for source in chosen for tasks in tables_of_tasks(experiment)]
     there = [directory for directory in (corpus, tables_of(corpus), *stores) if directory.exists()]
     sizes = {directory: _bytes_below(directory) for directory in there}
     told = [f"{short(directory)} ({format_amount(size, 'bytes')})" for directory, size in sizes.items()]
@@ -122,7 +124,8 @@ def show_corpus(experiment: Experiment, console: Console, *, samples: bool) -> i
                 console.print(Text(text[:SAMPLE_CHARACTERS] + ("…" if len(text) > SAMPLE_CHARACTERS else "")))
             for reason, lost in source.entry.get("examples", {}).items():
                 for text in lost:
-                    title = f"\n--- {source.name}, {reason.replace('_', ' ')}: {text['where']}"
+                    like = f", as in {text['task']}" if "task" in text else ""
+                    title = f"\n--- {source.name}, {reason.replace('_', ' ')}{like}: {text['where']}"
                     console.print(Text(title, style="bold"), soft_wrap=True)
                     console.print(Text(text["text"]))
     broken = [source.name for source in checked if source.problems]

@@ -91,6 +91,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
                 {"name": "sample-english", "kind": "embedded", "language": "en", "megabytes": 0.2, "weight": 1.5},
             ],
             "validation_fraction": 0.1,
+            "clean": {"contamination": False},
         },
         "tokenizer": {"vocab_size": 512},
         "model": {"d_model": 32, "n_layers": 2, "n_heads": 2, "d_ff": 64, "context_length": 32, "dropout": 0.1},

@@ -409,6 +409,60 @@ MUTANTS: list[Mutant] = [
         ("short texts are judged by their phrases", "if found.words >= MIN_WORDS and (", "if ("),
     ),
     *of(
+        "sllm/data/contamination.py",
+        "tests/data/test_contamination.py::test_an_item_is_found_wherever_it_stands",
+        ("anchors are too far apart for an n-gram", "[:: length - least + 1]]", "[:: length - least + 2]]"),
+        ("an n-gram is looked for only where it begins", "range(max(0, i - (most - least)), i + 1)", "range(i, i + 1)"),
+        ("capital letters are others", "ord(lower) if len(lower) == 1 else code", "code"),
+        ("a short item is not looked for", "if least < len(prefix) <= length:", "if False:"),
+        ("signs are letters", "if character.isalnum():", "if not character.isspace():"),
+    ),
+    *of(
+        "sllm/data/contamination.py",
+        "tests/data/test_contamination.py::test_thirteen_words_are_eight_eojeol",
+        ("seven eojeol are enough", '{"ko": 8, "en": 13}', '{"ko": 7, "en": 13}'),
+        ("any sentence counts", '{"ko": 5, "en": 8}', '{"ko": 4, "en": 8}'),
+    ),
+    *of(
+        "sllm/data/contamination.py",
+        "tests/data/test_contamination.py::test_one_word_less_is_not_an_item",
+        (
+            "some of a short item is enough",
+            "keys.append(_hashes(prefix, len(prefix) - 1))",
+            "keys.append(_hashes(prefix, least))",
+        ),
+    ),
+    *of(
+        "sllm/data/contamination.py",
+        "tests/data/test_contamination.py::test_what_stands_in_many_items_is_of_the_prompt",
+        ("what all items have is of each", "keys[is_item], of_keys[first[is_item]]", "keys, of_keys[first]"),
+    ),
+    *of(
+        "sllm/data/clean.py",
+        "tests/data/test_contamination.py::test_an_item_across_the_end_of_a_piece_takes_both",
+        ("the rest of an item stays", "shared.start < end and shared.end > start", "start <= shared.start < end"),
+    ),
+    *of(
+        "sllm/data/clean.py",
+        "tests/data/test_contamination.py::test_a_contaminated_piece_repeats_nothing",
+        ("what goes was there before", "elif not reasons[number] and number not in lost:", "elif not reasons[number]:"),
+    ),
+    *of(
+        "sllm/data/download.py",
+        "tests/data/test_contamination.py::test_other_items_are_another_store",
+        ("text that was compared with other items is taken", "seed, tasks and tasks.name]", "seed]"),
+    ),
+    *of(
+        "sllm/data/compared.py",
+        "tests/data/test_contamination.py::test_what_it_is_compared_with_is_settled_at_its_beginning",
+        ("each attempt compares with what is there", "settled = _settled(partial, tables)", "settled = None"),
+    ),
+    *of(
+        "jobs/corpus.py",
+        "tests/data/test_contamination.py::test_what_it_is_compared_with_is_settled_at_its_beginning",
+        ("--force leaves what was compared", "for tasks in tables_of_tasks(experiment)]", "for tasks in [None]]"),
+    ),
+    *of(
         "sllm/data/dedup.py",
         "tests/data/test_dedup.py::test_what_is_nearly_equal_is_dropped_and_what_is_equal_counts_as_that",
         ("only the first band is looked at", "for table in range(count) for", "for table in range(min(count, 2)) for"),
@@ -470,8 +524,8 @@ MUTANTS: list[Mutant] = [
         ),
         (
             "store: a file that changed is not noticed",
-            "described, cleaning, files, seed])",
-            "described, cleaning, [name for name, *_ in files], seed])",
+            "described, cleaning, files, seed,",
+            "described, cleaning, [name for name, *_ in files], seed,",
         ),
     ),
     *of(

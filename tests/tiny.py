@@ -37,6 +37,7 @@ def write_experiment(directory: Path, texts: dict[str, Path], name: str = "tiny"
                 for language, path in texts.items()
             ],
             "validation_fraction": 0.2,
+            "clean": {"contamination": False},
         },
         "tokenizer": {"vocab_size": 300},
         "model": {"d_model": 16, "n_layers": 1, "n_heads": 2, "d_ff": 32, "context_length": 16, "dropout": 0.1},

@@ -22,6 +22,9 @@ class CleanConfig(Section):
     """Remove lines such as copyright notices and cookie banners."""
     personal_data: bool = True
     """Mask resident registration numbers, phone and card numbers, and e-mail addresses."""
+    contamination: bool = True
+    """Drop documents, and parts of long ones, that share long n-grams with items of benchmark tasks: with all that this
+    program knows, whichever `benchmark.tasks` names."""
 
 
 class Phase(Section):

@@ -1,8 +1,9 @@
-"""What a document is, once clean: one normal form, in its language, no mere repetition, nobody's personal data, and for
-ever on one side of the train/validation split. docs/data.md has what each rule drops from the reference corpus."""
+"""What a document is, once clean: one normal form, in its language, no mere repetition, nobody's personal data, nothing
+that a benchmark asks for, and for ever on one side of the train/validation split. docs/data.md has what each rule drops
+from the reference corpus."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import groupby
@@ -15,6 +16,7 @@ from sllm.data.personal_data import mask_personal_data
 from sllm.data.text import cut, digest_of, normalise, tidy
 
 if TYPE_CHECKING:
+    from sllm.data.contamination import TaskText
     from sllm.data.measures import Measures
 
 Split = Literal["train", "validation"]
@@ -70,6 +72,7 @@ class Dropped(StrEnum):
     REPEATED_CHARACTERS = "repeated_characters"
     REPEATED_LINES = "repeated_lines"
     REPEATED_PHRASES = "repeated_phrases"
+    CONTAMINATED = "contaminated"
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,10 @@ class Lost:
 
     reason: Dropped
     text: str
+    task: str | None = None
+    """The benchmark task that has some of it too …"""
+    begin: int = 0
+    """… from which character on."""
 
     @property
     def size(self) -> int:
@@ -99,12 +106,14 @@ class Document:
 
 
 class Cleaner:
-    """Cleans the texts of a source. What becomes of a text depends on nothing but the text."""
+    """Cleans the texts of a source. What becomes of a text depends on nothing but the text, and the items of tasks that
+    it is compared with."""
 
-    def __init__(self, config: DataConfig, language: Language) -> None:
+    def __init__(self, config: DataConfig, language: Language, tasks: "TaskText | None" = None) -> None:
         from sllm.data import measures  # compiled loops: those who only read a corpus need not load them
 
         self._config, self._rules, self._language, self._measures = config, config.clean, language, measures
+        self._tasks = tasks
 
     def clean(self, text: str) -> Iterator[Document | Lost]:
         """The document, and what it loses; or only that. What comes out, cleaned again, is the same.
@@ -155,15 +164,35 @@ class Cleaner:
 
     def _judge(self, text: str, known: "dict[str, Measures]") -> tuple[str, list[Lost]]:
         """What is left of a text, and what is not. `known` holds what was measured of it already."""
-        pieces = [text[start:end] for start, end in cut(text, PIECE)]
+        places = list(cut(text, PIECE))
+        pieces = [text[start:end] for start, end in places]
         for piece in pieces:
             if piece not in known:
                 first = FIRST_REPEATED[self._language]
                 known[piece] = self._measures.measure(piece, first, negligible=MOST_REPEATED[-1])
         if not self._is_of_the_language(text, [known[piece] for piece in pieces]):
             return "", [Lost(Dropped.LANGUAGE, text)]
-        if not self._rules.repetition:
+        lost: dict[int, Lost] = {}  # by number of the piece
+        # In the whole text: an item may stand across the end of a piece.
+        for shared in self._tasks.shared(text) if self._tasks else ():
+            for number, (start, end) in enumerate(places):
+                if shared.start < end and shared.end > start:
+                    begin = max(0, shared.start - start)
+                    lost.setdefault(number, Lost(Dropped.CONTAMINATED, pieces[number], shared.task, begin))
+        if self._rules.repetition:
+            for number, reason in enumerate(self._repetitions(pieces, known, lost)):
+                if reason:
+                    lost.setdefault(number, Lost(reason, pieces[number]))
+        if not lost:
             return text, []
+        neighbours = groupby(enumerate(places), key=lambda place: place[0] not in lost)
+        kept = [[place for _, place in group] for is_kept, group in neighbours if is_kept]
+        return tidy("\n\n".join(text[group[0][0] : group[-1][1]] for group in kept)), [lost[n] for n in sorted(lost)]
+
+    def _repetitions(
+        self, pieces: list[str], known: "dict[str, Measures]", lost: Container[int]
+    ) -> list[Dropped | None]:
+        """Why the corpus does not get a piece that repeats itself, or those before it that are not `lost`."""
         reasons = [_repetition(known[piece]) for piece in pieces]
         if len(pieces) > 1:
             seen: set[str] = set()
@@ -171,14 +200,9 @@ class Cleaner:
                 lines = piece.split("\n")
                 if sum(map(len, filter(seen.__contains__, lines))) > MOST_KNOWN * len(piece):
                     reasons[number] = reasons[number] or Dropped.REPEATED_LINES
-                elif not reasons[number]:
+                elif not reasons[number] and number not in lost:
                     seen.update(lines)
-        if not any(reasons):
-            return text, []
-        lost = [Lost(reason, piece) for piece, reason in zip(pieces, reasons, strict=True) if reason]
-        neighbours = groupby(zip(cut(text, PIECE), reasons, strict=True), key=lambda place: place[1] is None)
-        kept = [[place for place, _ in places] for is_kept, places in neighbours if is_kept]
-        return tidy("\n\n".join(text[places[0][0] : places[-1][1]] for places in kept)), lost
+        return reasons
 
     def _is_of_the_language(self, text: str, found: "list[Measures]") -> bool:
         letters, latin = sum([m.letters for m in found]), sum([m.latin for m in found])

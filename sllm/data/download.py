@@ -2,7 +2,7 @@
 
 <output>/<source>/train-00000-00000.jsonl.zst …  validation-00000-00000.jsonl.zst …   part and number
 <output>/manifest.json    for each source: language, documents, bytes, both by split, what was dropped and lost by
-                          reason, the hub's commit
+                          reason, the hub's commit; `contamination`, what it was compared with
 
 A source is cut into parts (files that follow each other), which processes work off side by side. Each commits its
 shards whole, with a line in its journal that says how far it has read, below
@@ -26,6 +26,7 @@ from typing import Any
 
 from sllm.artifacts import VERSIONS
 from sllm.config import EmbeddedSource, Experiment, HubSource, Source
+from sllm.data.compared import compared_with
 from sllm.data.corpus import check_not_empty, figures, link, subtract, totals
 from sllm.data.dedup import drop_duplicates, write_tables
 from sllm.data.find import file_stamps
@@ -75,8 +76,9 @@ def download_stage(
     if summary := _whole(output):
         return summary
     wanted = [source for source in experiment.data.sources if only is None or source.name in set(only)]
-    stores = {source.name: store_of(source, experiment, output) for source in experiment.data.sources}
-    skipped, parts = _bring(experiment, wanted, stores, stop, workers, share or (0, 1))
+    tasks, told = compared_with(experiment, tables_of(output), stop.check)
+    stores = {source.name: store_of(source, experiment, output, tasks) for source in experiment.data.sources}
+    skipped, parts = _bring(experiment, wanted, stores, tasks, stop, workers, share or (0, 1))
     missing = [name for name, store in stores.items() if name not in skipped and not is_complete(store)]
     sources = {
         source.name: figures(source, stores[source.name])
@@ -94,7 +96,8 @@ def download_stage(
     with alone_with(output, stop.check):
         if summary := _whole(output):  # another run made it while this one waited
             return summary
-        with atomic_directory(output, kind="corpus", sources=sources, skipped=skipped) as directory:
+        details: dict[str, Any] = {"sources": sources, "skipped": skipped, **({"contamination": told} if told else {})}
+        with atomic_directory(output, kind="corpus", **details) as directory:
             shards = [shard for name in sources for shard in link(stores[name], directory / name)]
             dropped = drop_duplicates(directory, shards, experiment.data, tables, stop, processes)
             for name, removed in dropped.items():
@@ -113,8 +116,9 @@ def _whole(output: Path) -> dict[str, Any] | None:
     return None
 
 
-def store_of(source: Source, experiment: Experiment, output: Path) -> Path:
-    """Where the shards of a source are kept, for all corpora beside `output`: named by all they depend on."""
+def store_of(source: Source, experiment: Experiment, output: Path, tasks: Path | None = None) -> Path:
+    """Where the shards of a source are kept, for all corpora beside `output`: named by all they depend on. `tasks` is
+    the table that they were compared with."""
     described = source.model_dump(mode="json", exclude={"weight", "optional", "licence", "text_megabytes"})
     cleaning = experiment.data.model_dump(mode="json", exclude={"sources", "near_duplicates", "phases"})
     files: list[Any] = []
@@ -122,7 +126,7 @@ def store_of(source: Source, experiment: Experiment, output: Path) -> Path:
         with suppress(UserError):
             files = file_stamps(source)
     seed = experiment.seed if isinstance(source, EmbeddedSource) else None
-    found = fingerprint([VERSIONS["download"], described, cleaning, files, seed])
+    found = fingerprint([VERSIONS["download"], described, cleaning, files, seed, tasks and tasks.name])
     return output.parent / "sources" / f"{source.name}-{found}"
 
 
@@ -134,6 +138,7 @@ def _bring(
     experiment: Experiment,
     wanted: list[Source],
     stores: dict[str, Path],
+    tasks: Path | None,
     stop: StopFlag,
     workers: int | None,
     share: tuple[int, int],
@@ -142,7 +147,7 @@ def _bring(
     and the parts that are there now."""
     incomplete = [source for source in wanted if not is_complete(stores[source.name])]
     if not incomplete:
-        return {}, _parts(experiment, wanted, stores, share)
+        return {}, _parts(experiment, wanted, stores, tasks, share)
     with track("download", unit="documents") as bar:
         if workers is None:
             workers = 1 if _is_small(incomplete) else max(2, _cpus())
@@ -155,7 +160,7 @@ def _bring(
             unreachable = _reach_hub(incomplete, stop, bar)
             skipped = write_plans(incomplete, experiment.data, stores, workers, stop, unreachable)
         incomplete = [source for source in incomplete if source.name not in skipped]
-        parts = _parts(experiment, [source for source in wanted if source.name not in skipped], stores, share)
+        parts = _parts(experiment, [source for source in wanted if source.name not in skipped], stores, tasks, share)
         _check_space(stores, incomplete)
         progress = _Progress([part for part in parts if part.source in incomplete])
         temporary = [path for source in incomplete for path in stores[source.name].glob(".*.tmp")]
@@ -167,11 +172,15 @@ def _bring(
 
 
 def _parts(
-    experiment: Experiment, sources: list[Source], stores: dict[str, Path], share: tuple[int, int]
+    experiment: Experiment,
+    sources: list[Source],
+    stores: dict[str, Path],
+    tasks: Path | None,
+    share: tuple[int, int],
 ) -> list[Part]:
     """A share of all parts, whichever are there, so that the shares of other tasks are others. In their order each
     source gets its share of the workers at any time."""
-    parts = [part for source in sources for part in read_parts(source, experiment, stores[source.name])]
+    parts = [part for source in sources for part in read_parts(source, experiment, stores[source.name], tasks)]
     counts = Counter(part.source.name for part in parts)
     parts.sort(key=lambda part: part.number / counts[part.source.name])
     return parts[share[0] :: share[1]]

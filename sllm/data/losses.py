@@ -58,5 +58,7 @@ def _way_out(reason: str, language: str, data: DataConfig) -> str:
     if reason == "language":
         name, least = ("min_hangul", data.clean.min_hangul) if language == "ko" else ("min_latin", data.clean.min_latin)
         return f"A smaller data.clean.{name} ({least}) keeps what is of another language"
+    if reason == "contaminated":
+        return "data.clean.contamination=false keeps it, and scores of these tasks say less"
     rule = {"near_duplicate": "near_duplicates", "boilerplate": "clean.boilerplate"}.get(reason, "clean.repetition")
     return f"data.{rule}=false keeps {_named(reason)}{'s' if reason == 'near_duplicate' else ''}"

@@ -82,7 +82,7 @@ def _classes() -> np.ndarray:
     return classes
 
 
-_MULTIPLIER = uint64(0x9E3779B97F4A7C15)
+MULTIPLIER = uint64(0x9E3779B97F4A7C15)
 
 
 @compiled
@@ -129,7 +129,7 @@ def _units(codes, classes):  # type: ignore[no-untyped-def]
         code = uint64(codes[i]) if i < length else uint64(10)
         kind = classes[code] if code < 65536 else 0
         if kind < SPACE:
-            word = (word ^ code) * _MULTIPLIER
+            word = (word ^ code) * MULTIPLIER
             word ^= word >> uint64(29)
             word_size += 1
             kinds[kind] += 1
@@ -142,7 +142,7 @@ def _units(codes, classes):  # type: ignore[no-untyped-def]
         if word_size:
             words[n_words], word_sizes[n_words] = word, word_size
             n_words += 1
-            line = mix(line * _MULTIPLIER + word)
+            line = mix(line * MULTIPLIER + word)
             line_size += word_size
             word, word_size = uint64(0), 0
         if kind != NEWLINE:
@@ -153,7 +153,7 @@ def _units(codes, classes):  # type: ignore[no-untyped-def]
                 lines[n_lines], line_sizes[n_lines] = line, line_size
                 n_lines += 1
                 letters_before = letters
-            paragraph = mix(paragraph * _MULTIPLIER + line)
+            paragraph = mix(paragraph * MULTIPLIER + line)
             paragraph_size += line_size
             line, line_size = uint64(0), 0
         if paragraph_size and (i >= length - 1 or classes[min(codes[i + 1], 65535)] == NEWLINE):
@@ -178,12 +178,12 @@ def _measure_phrases(words, table, size, first, negligible, shares):  # type: ig
     # Polynomial hashes of all prefixes: that of any n-gram is a difference.
     prefix, ends = np.zeros(n_words + 1, np.uint64), np.zeros(n_words + 1, np.int64)
     for i in range(n_words):
-        prefix[i + 1] = prefix[i] * _MULTIPLIER + words[0][i]
+        prefix[i + 1] = prefix[i] * MULTIPLIER + words[0][i]
         ends[i + 1] = ends[i] + words[1][i]
     seen = np.empty(len(table[0]), np.int32)
-    power = _MULTIPLIER
+    power = MULTIPLIER
     for n in range(2, first + REPEATED):
-        power *= _MULTIPLIER
+        power *= MULTIPLIER
         most, covered = _phrases(n, prefix, ends, power, table, seen)
         if n <= TOP[-1]:
             shares[n - TOP[0]] = most / size

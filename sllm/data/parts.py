@@ -35,6 +35,8 @@ class Part:
     store: Path
     data: DataConfig
     seed: int
+    tasks: Path | None = None
+    """What it is compared with, a directory of `sllm.data.contamination`."""
 
     @property
     def journal(self) -> Path:
@@ -103,7 +105,12 @@ def _download_shards(
 ) -> dict[str, Any]:
     """Read until a shard is full, and commit it, together with the validation documents met on the way: what comes
     before the position that is returned is on disk, and nothing after it."""
-    cleaner, tally = Cleaner(part.data, part.source.language), _Tally()
+    tasks = None
+    if part.tasks:
+        from sllm.data.contamination import TaskText  # compiled loops
+
+        tasks = TaskText(part.tasks)
+    cleaner, tally = Cleaner(part.data, part.source.language, tasks), _Tally()
     first = {split: sum(line["shards"][split] for line in lines) for split in SPLITS}
     room = None if part.limit is None else part.limit - sum(line["read"] for line in lines)
     end, text = True, None
@@ -173,7 +180,8 @@ class _Tally:
                 lost[result.reason.value] += result.size
                 shown = self.examples.setdefault(result.reason.value, [])
                 if len(shown) < EXAMPLES:
-                    shown.append(example(result.text, where))
+                    like = {"task": result.task} if result.task else {}
+                    shown.append({**example(result.text[result.begin :], where), **like})
         self.lost += lost
         if not kept:
             self.dropped[max(lost, key=lost.__getitem__)] += 1
@@ -244,7 +252,7 @@ def _remove_uncommitted(part: Part, lines: list[dict[str, Any]]) -> None:
             path.unlink()
 
 
-def read_parts(source: Source, experiment: Experiment, store: Path) -> list[Part]:
+def read_parts(source: Source, experiment: Experiment, store: Path, tasks: Path | None) -> list[Part]:
     """What the plan in `store` says; none if there is no plan."""
     with suppress(FileNotFoundError):
         return [
@@ -257,6 +265,7 @@ def read_parts(source: Source, experiment: Experiment, store: Path) -> list[Part
                 store,
                 experiment.data,
                 experiment.seed,
+                tasks,
             )
             for number, part in enumerate(read_json(store / "plan.json")["parts"])
         ]

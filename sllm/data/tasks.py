@@ -16,7 +16,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from sllm.config import Experiment, HubSource
+from sllm.config import Experiment, HubSource, Language
 from sllm.config.tasks import CONVERTED, TASKS, Task
 from sllm.data import lm_eval_tasks
 from sllm.data.hub import explained, reason_of, tell_stderr, why_no_hub
@@ -35,7 +35,7 @@ def tasks_directory(experiment: Experiment) -> Path:
 def wanted_tasks(clean: dict[str, Any], benchmark: dict[str, Any]) -> list[str]:
     """The tasks whose items the download stage fetches, by these sections of an experiment or of the keys of its
     stages: those that the corpus is compared with, and those to be measured."""
-    compared = list(TASKS) if clean.get("contamination", False) else []
+    compared = list(TASKS) if clean.get("contamination") else []
     return list(dict.fromkeys([*compared, *benchmark.get("tasks", ())]))
 
 
@@ -129,7 +129,7 @@ def why_missing(directory: Path, part: str) -> str | None:
         return None
 
 
-def test_texts(directory: Path, names: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+def test_texts(directory: Path, names: Iterable[str]) -> Iterator[tuple[str, Language, str]]:
     """Of every item that is scored, of those of these tasks that are there: lm-eval's name of its task, the language,
     and its text: what is asked, then the answers, each on lines of its own."""
     import pyarrow.parquet

@@ -29,6 +29,7 @@ def write_jsonl(path: Path, texts: list[str]) -> Path:
 
 
 def experiment(sources: list[dict[str, Any]], **data: Any) -> Experiment:
+    data["clean"] = {"contamination": False, **data.get("clean", {})}
     return Experiment.model_validate(
         {
             "name": "test",

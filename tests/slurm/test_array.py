@@ -50,7 +50,7 @@ def config(hub: Hub, tmp_path: Path) -> Path:
             ],
             "validation_fraction": 0.1,
             "near_duplicates": True,
-            "clean": {"repetition": False},
+            "clean": {"repetition": False, "contamination": False},
         },
         "tokenizer": {"vocab_size": 300},
         "model": {"d_model": 16, "n_layers": 1, "n_heads": 2, "d_ff": 32, "context_length": 16},

@@ -41,7 +41,8 @@ def experiment(**tokenizer: Any) -> Experiment:
                 "sources": [
                     {"name": "korean", "kind": "embedded", "language": "ko"},
                     {"name": "english", "kind": "embedded", "language": "en"},
-                ]
+                ],
+                "clean": {"contamination": False},
             },
             "tokenizer": {"vocab_size": 600, **tokenizer},
             "model": {"d_model": 32, "n_layers": 1, "n_heads": 2, "d_ff": 64, "context_length": 128},
