@@ -44,9 +44,14 @@ def tasks(data: RunData, pictures: Pictures) -> Content:
     elif not not_measured:
         parts.append(note("no_tasks"))
     if not_measured:
-        rows = [(name, long(reason)) for name, reason in not_measured.items()]
-        parts.append(table("not-measured", both("not_measured"), [both("task"), both("why")], rows))
+        parts.append(table("not-measured", both("not_measured"), [both("task"), both("why")], _by_reason(not_measured)))
     return parts
+
+
+def _by_reason(missing: dict[str, str]) -> list[tuple[Content, Content]]:
+    """Tasks and why they are missing, a row for each reason."""
+    tasks = {reason: [name for name in missing if missing[name] == reason] for reason in missing.values()}
+    return [(long(", ".join(names)), long(reason)) for reason, names in tasks.items()]
 
 
 def _scores(measured: dict[str, Any]) -> Content:
@@ -251,8 +256,8 @@ def _contamination(manifest: dict[str, Any]) -> Content:
     found = manifest.get("contamination")
     if not found:
         return None
-    rows = [(task, number(items), NONE) for task, items in found.get("tasks", {}).items()]
-    rows += [(task, number(None), long(why)) for task, why in found.get("missing", {}).items()]
+    rows: list[tuple[Content, ...]] = [(task, number(items), NONE) for task, items in found.get("tasks", {}).items()]
+    rows += [(tasks, number(None), why) for tasks, why in _by_reason(found.get("missing", {}))]
     words = ", ".join(f"{name} {count}" for name, count in found.get("words", {}).items())
     headings = [both(key) for key in ("task", "items", "why")]
     return [
@@ -303,7 +308,9 @@ def _value(value: Any) -> Content:
         return ", ".join(
             f"{key}: {item}" for key, item in value.items() if not isinstance(item, dict | list) and item is not None
         )
-    return str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ", ".join(map(str, value)) or "[]" if isinstance(value, list) else str(value)
 
 
 def _again(data: RunData, facts: dict[str, str]) -> Content:

@@ -75,7 +75,7 @@ th:last-child,td:last-child{padding-right:0}
 thead th{font-weight:500;color:var(--muted);vertical-align:bottom;white-space:nowrap}
 tbody th{font-weight:500}
 .right{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-.long{white-space:pre-wrap;overflow-wrap:anywhere;width:max-content;max-width:22rem}
+.long{white-space:pre-wrap;overflow-wrap:anywhere;width:max-content;max-width:min(20rem,60vw)}
 details{margin:.75rem 0}summary{cursor:pointer;color:var(--accent);padding:.2rem 0}
 pre{background:var(--raised);padding:.85rem 1rem;border-radius:6px;overflow-x:auto;font:.82rem/1.55 ui-monospace,
 SFMono-Regular,Menlo,Consolas,'D2Coding',monospace;word-break:normal;overflow-wrap:normal;max-height:34rem}
