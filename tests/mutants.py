@@ -2136,8 +2136,13 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "sllm/report/markup.py",
-        "tests/report/test_page.py",
-        ("a quotation mark ends an attribute", "html.escape(UNSEEN", "html.escape(quote=False, s=UNSEEN"),
+        "tests/report/test_page.py::test_text_of_files_cannot_become_markup "
+        "tests/report/test_page.py::test_a_builder_escapes_all_but_its_own",
+        (
+            "a quotation mark ends an attribute",
+            "html.escape(visible(str(text)))",
+            "html.escape(visible(str(text)), quote=False)",
+        ),
         ("text may turn the page's direction round", "\\u2028-\\u202e", "\\u2028-\\u2029"),
         (
             "text that looks like markup is taken for it",
@@ -2147,7 +2152,10 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "sllm/report/curves.py",
-        "tests/report/test_page.py",
+        "tests/report/test_page.py::test_a_thinned_curve_keeps_every_extreme "
+        "tests/report/test_page.py::test_steps_that_stand_there_twice_count_once "
+        "tests/report/test_page.py::test_a_run_that_trains_has_the_steps_so_far "
+        "tests/report/test_page.py::test_hours_are_those_of_the_steps_and_tokens_those_up_to_them",
         ("a spike is lost where it is thinned", "np.fmax.reduceat(y, starts), width)", "mean, width)"),
         (
             "gaps count as zeros in a mean",
@@ -2164,7 +2172,8 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "sllm/report/data.py",
-        "tests/report/test_page.py",
+        "tests/report/test_page.py::test_a_damaged_ledger_leaves_the_curves "
+        "tests/report/test_page.py::test_a_run_of_another_version_shows_what_can_be_read",
         (
             "a damaged ledger leaves no page",
             "(UserError, KeyError, TypeError, ValueError) as error:",
@@ -2174,18 +2183,21 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "sllm/report/figures.py",
-        "tests/report/test_page.py tests/report/test_browser.py",
+        "tests/report/test_page.py::test_it_is_one_file_that_may_ask_for_nothing "
+        "tests/report/test_page.py::test_ids_are_unique_and_what_is_referred_to_is_there "
+        "tests/report/test_browser.py::test_one_language_is_seen_and_nothing_is_wider_than_the_screen",
         ("pictures stay light in the dark", 'text = text.replace(colour, f"var(--{variable})")', "pass"),
         ("the words of a picture are English only", "enumerate(LANGUAGES):", "enumerate(LANGUAGES[:1]):"),
         ("ids of two pictures are the same", '"svg.hashsalt": name', '"svg.hashsalt": ""'),
     ),
     *of(
         "sllm/report/page.py",
-        "tests/report/test_page.py tests/report/test_browser.py",
+        "tests/report/test_page.py::test_it_is_one_file_that_may_ask_for_nothing "
+        "tests/report/test_page.py::test_a_run_of_another_version_shows_what_can_be_read",
         (
             "a part whose file is of another version ends the page",
-            "LookupError, TypeError, ValueError) as",
-            "LookupError) as",
+            "AttributeError, LookupError,",
+            "LookupError,",
         ),
         ("a page may ask others", "default-src 'none';", "default-src *;"),
     ),
@@ -2207,7 +2219,7 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "sllm/report/settings.py",
-        "tests/report/test_page.py",
+        "tests/report/test_page.py::test_a_whole_run_has_every_part_and_no_note_but_of_what_it_lacks",
         ("sources are compared as one list", "if isinstance(value, list) and value and", "if False and"),
     ),
     *of(

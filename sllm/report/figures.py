@@ -10,13 +10,14 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sllm.report.curves import Curves, Over, Thinned, thin
 from sllm.report.life import SPANS, Life
-from sllm.report.markup import Markup, escape
+from sllm.report.markup import Markup, escape, visible
 from sllm.report.words import LANGUAGES, WORDS, english
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ STYLE: Any = {
     "ytick.color": MUTED,
     "ytick.major.size": 0,
     "text.color": INK,
+    "text.parse_math": False,
     "legend.frameon": False,
     "legend.fontsize": 8,
     "lines.linewidth": 1.4,
@@ -84,9 +86,11 @@ def loss(curves: Curves, over: Over, size: tuple[float, float] = WIDE) -> "Figur
         steps = curves.train["step"]
         _band(axes, thin(curves.at(steps, over), curves.train["loss"], BUCKETS), "blue", english("training"))
         names = [None, *(curves.languages if len(curves.languages) > 1 else [])]
-        for name, colour, mark in zip(names, ("orange", "green", "purple", "amber"), "osD^", strict=False):
+        for name, colour, mark in zip(
+            names, cycle(("orange", "green", "purple", "amber")), cycle("osD^"), strict=False
+        ):
             where, values = curves.validation("loss", name)
-            label = english("validation") if name is None else f"{english('validation')}, {english(name)}"
+            label = english("validation") if name is None else f"{english('validation')}, {_word(name)}"
             style = "-" if name is None else "--"
             _dotted(axes, curves.at(where, over), values, colour, label, mark, style)
         _frame_losses(axes, curves)
@@ -98,7 +102,7 @@ def loss(curves: Curves, over: Over, size: tuple[float, float] = WIDE) -> "Figur
 def losses(runs: Mapping[str, Curves], over: Over, size: tuple[float, float] = WIDE) -> "Figure":
     """Of several runs: training as a thin line without its band, validation with dots."""
     with _axes(size) as (figure, axes):
-        for (name, curves), colour, mark in zip(runs.items(), SERIES, "osD^vPX", strict=False):
+        for (name, curves), colour, mark in zip(runs.items(), cycle(SERIES), cycle("osD^v"), strict=False):
             thinned = thin(curves.at(curves.train["step"], over), curves.train["loss"], BUCKETS)
             axes.plot(thinned.x, thinned.mean, color=COLOURS[colour], alpha=0.5, linewidth=0.9)
             where, values = curves.validation("loss")
@@ -199,7 +203,7 @@ def tasks(measured: Mapping[str, Mapping[str, Any]], size: tuple[float, float] =
             scores = [model["score"] for model in task.get("published", ())]
             axes.plot(scores, [row] * len(scores), "D", color=COLOURS["green"], markersize=4.5, markeredgecolor=PAPER,
                       label=english("published models") if once else None)  # fmt: skip
-        axes.set_yticks(range(len(measured)), list(measured))
+        axes.set_yticks(range(len(measured)), [visible(name) for name in measured])
         axes.set_ylim(max(2, len(measured)) - 0.4, -0.6)
         axes.set_xlim(0, 1)
         axes.grid(visible=False, axis="y")
@@ -337,6 +341,11 @@ def _label(axes: "Axes", over: Over, y: str) -> None:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
+def _word(name: str) -> str:
+    """What a file calls something: our word for it, if there is one."""
+    return english(name) if name in WORDS else visible(name)
+
+
 def _time_unit(seconds: float) -> tuple[float, str]:
     for unit, name in ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes")):
         if seconds >= 2 * unit:
@@ -346,4 +355,4 @@ def _time_unit(seconds: float) -> tuple[float, str]:
 
 def _named(attempt: Any) -> str:
     nodes = f"{attempt.nodes} nodes" if attempt.nodes > 1 else attempt.node
-    return f"{attempt.number}  {nodes[:18]} × {attempt.ranks}"
+    return f"{attempt.number}  {visible(nodes)[:18]} × {attempt.ranks}"

@@ -26,11 +26,16 @@ class Markup(str):
 Content = Union[str, int, float, None, Iterable["Content"]]  # noqa: UP007 - it names itself
 
 
+def visible(text: str) -> str:
+    """Text in which everything can be seen, and written."""
+    return UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def escape(text: object) -> Markup:
     """Text as HTML, in any place of a page, attributes included."""
     if isinstance(text, Markup):
         return text
-    return Markup(html.escape(UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", str(text))))
+    return Markup(html.escape(visible(str(text))))
 
 
 def join(*contents: Content) -> Markup:

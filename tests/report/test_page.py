@@ -17,6 +17,7 @@ from made import make_run
 from sllm.files import write_json
 from sllm.report.curves import read_curves, thin
 from sllm.report.data import read_run
+from sllm.report.figures import losses
 from sllm.report.markup import VOID, Markup, element, escape, join
 from sllm.report.page import write_report
 from sllm.report.words import LANGUAGES, WORDS, both
@@ -98,6 +99,7 @@ def test_a_whole_run_has_every_part_and_no_note_but_of_what_it_lacks(made: RunDi
         "haerae its data is not there",
         "6 settings differ from small",
         "train.learning_rate 0.0006 0.0008",
+        "data.sources.ko-web.weight 1.0 0.5",
         "git checkout 0123456789",
         "The source ko-conversation was left out",
         "words in a row: ko 8, en 13",
@@ -290,6 +292,7 @@ def test_text_of_files_cannot_become_markup(run: RunDirectory) -> None:
     assert "onload" not in reader.attributes
     assert reader.names.count("bdi") >= plain.names.count("bdi")
     assert reader.open == []
+    assert "This part cannot be shown" not in reader.text
     assert reader.text.count("<script>alert(1)</script>]]><!-- \\u202eabc\\u0000\\ud800 </style></svg>") >= 5
     assert not re.search("[\x00\u202e]", page.read_text(encoding="utf-8"))
 
@@ -377,3 +380,13 @@ def test_hours_are_those_of_the_steps_and_tokens_those_up_to_them(made: RunDirec
     )
     # Of 7 G tokens those of ko-web, a tenth, weigh half.
     assert data.epochs["ko-web"] == pytest.approx([1000 * 240 * 2048 * 0.5 / 6.65e9] * 2, rel=1e-3)
+
+
+def test_every_one_of_many_runs_is_drawn(made: RunDirectory) -> None:
+    curves = read_curves(made.metrics)
+    figure = losses({f"run {number}": curves for number in range(12)}, "tokens")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [f"run {number}" for number in range(12)]
+    looks = {
+        (line.get_color(), line.get_marker()) for line in figure.axes[0].get_lines() if line.get_marker() != "None"
+    }
+    assert len(looks) == 12
