@@ -86,7 +86,7 @@ class Handler(BaseHTTPRequestHandler):
         elif path == "/api/validate-yaml":
             content = json.loads(body)["content"]
             self.answer(200 if content.startswith("---\n") else 400, {"errors": [], "warnings": []})
-        elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(preupload|commit)/main)?", path):
+        elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(preupload|commit|revision)/main)?", path):
             self.repository(*found.groups(), body)
         elif found := re.fullmatch(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
             objects = json.loads(body)["objects"]

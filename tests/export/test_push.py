@@ -15,6 +15,7 @@ from model_hub import TOKEN, ModelHub, serving
 from small_models import small_config
 from transformers import AutoModelForCausalLM
 
+from sllm.data.offline import offline
 from sllm.errors import UserError
 from sllm.export.push import check_name, push
 from sllm.export.transformers import export
@@ -129,12 +130,12 @@ def test_what_the_hub_refuses_is_one_line(model: Path, hub: ModelHub, part: str,
     assert re.search(message, problem(model))
 
 
-def test_without_a_network(model: Path, hub: ModelHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network(model: Path, hub: ModelHub) -> None:
     hub.server.shutdown()
     hub.server.server_close()
     assert "could not be reached" in problem(model)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert "HF_HUB_OFFLINE is set" in problem(model)
+    with offline():
+        assert "HF_HUB_OFFLINE is set" in problem(model)
 
 
 def test_names_are_looked_at_before_anything_else(hub: ModelHub, tmp_path: Path) -> None:
