@@ -106,7 +106,7 @@ section:has(#over-hours:checked) .by-hours{display:block}
 h2{break-after:avoid;margin-top:2rem}h3,.caption,figcaption{break-after:avoid}
 tr,.cards,.sample dd,.note{break-inside:avoid}
 .scroll{overflow:visible}table{font-size:.8rem}
-th,td{padding-right:.6rem;white-space:normal}thead th{white-space:normal}
+th,td{padding-right:.6rem;white-space:normal;overflow-wrap:break-word}thead th{white-space:normal}
 .long{width:auto}pre{white-space:pre-wrap;max-height:none;overflow:visible}
 *{print-color-adjust:exact;-webkit-print-color-adjust:exact}
 }

@@ -118,6 +118,7 @@ def test_it_is_one_file_that_may_ask_for_nothing(made: RunDirectory) -> None:
     assert not re.findall(r"<(?:script|link|iframe|object|embed)\b|@import|url\((?!#)", page)
     assert {found for found in re.findall(r'(?:href|src)="([^"]*)"', page) if not found.startswith("#")} == set()
     assert not re.findall(r"(?:fill|stroke): #", page), "all colours are variables"
+    assert "DejaVu" not in page, "so is the font"
 
 
 def test_ids_are_unique_and_what_is_referred_to_is_there(made: RunDirectory) -> None:
