@@ -26,7 +26,10 @@ def benchmark_stage(experiment: Experiment, run: RunDirectory, artifacts: Artifa
     with connect() as world:
         results = measure_speed(experiment, run, artifacts, world, stop)
     generator = TextGenerator(run.best, artifacts.tokenizer, world.device)
-    weights = next(file["sha256"] for file in read_manifest(run.best)["files"] if file["name"] == WEIGHTS)
+    manifest = read_manifest(run.best)
+    weights = next(file["sha256"] for file in manifest["files"] if file["name"] == WEIGHTS)
+    if "step" in manifest:
+        results["step"] = manifest["step"]
     place = run.stage("benchmark")
     results["tasks"] = tasks.measure_tasks(
         experiment.benchmark,

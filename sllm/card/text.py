@@ -116,6 +116,8 @@ def _sections(facts: Facts, language: str, exported: bool, hub_id: str | None) -
     if facts.step is not None and facts.tokens_seen is not None and facts.experiment is not None:
         steps = f"{facts.experiment.train.max_steps:,}"
         yield words["trained"].format(step=f"{facts.step:,}", steps=steps, tokens=f"{facts.tokens_seen:,}")
+        if facts.loss is not None:
+            yield words["best"]
         if origin := facts.experiment.train.init_from:
             path = Path(origin)
             yield words["origin"].format(origin=plain(path.parent.name if path.name == "best" else path.name))

@@ -6,7 +6,8 @@ WORDS: dict[str, dict[str, str]] = {
             "A language model for Korean and English, built of {family}'s blocks, {parameters} parameters in "
             "{layers} layers of width {width}, a context of {context} tokens, a vocabulary of {vocabulary}."
         ),
-        "trained": "This is step {step} of {steps}, the best by validation loss so far, after {tokens} tokens.",
+        "trained": "This is step {step} of {steps}, after {tokens} tokens.",
+        "best": "Of the steps validated so far it has the lowest loss.",
         "step": "This is step {step} of its training.",
         "origin": "Its training began with the weights of {origin}.",
         "limits": (
@@ -83,9 +84,8 @@ WORDS: dict[str, dict[str, str]] = {
             "한국어와 영어 언어 모델입니다. 처음부터 학습했습니다. {family} 블록, 파라미터 {parameters}개, 너비 "
             "{width}의 층 {layers}개, 문맥 {context}토큰, 어휘 {vocabulary}개."
         ),
-        "trained": (
-            "전체 {steps}스텝 가운데 {step}스텝, 지금까지 검증 손실이 가장 낮은 모델이며, 토큰 {tokens}개를 보았습니다."
-        ),
+        "trained": ("전체 {steps}스텝 가운데 {step}스텝의 모델이며, 토큰 {tokens}개를 보았습니다."),
+        "best": "지금까지 검증한 스텝 가운데 손실이 가장 낮습니다.",
         "step": "학습의 {step}스텝입니다.",
         "origin": "{origin}의 가중치에서 학습을 시작했습니다.",
         "limits": (
