@@ -2130,6 +2130,15 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
+        "jobs/launch/submit.py",
+        "tests/slurm/test_chain.py::test_a_bug_is_tried_twice_and_its_dependents_are_cancelled",
+        (
+            "the report of a chain that failed keeps the next one away",
+            "                give_way(order.run)\n",
+            "                pass\n",
+        ),
+    ),
+    *of(
         "jobs/slurm/chain.py",
         "tests/slurm/test_resume.py",
         ("the report does not wait for what is submitted anew", "missing.intersection(waits.get(name, ()))", "False"),

@@ -2,16 +2,20 @@
 
 import platform
 import signal
+import time
 from typing import Any
 
 from jobs import ledger
 from jobs.hints import command
 from jobs.lock import lock_holder
-from jobs.pipeline import STAGES, Keys, submitted_keys
+from jobs.pipeline import STAGES, Keys, submitted_keys, whole_stage
 from jobs.processes import local_processes, send_signal
 from jobs.slurm import commands
 from sllm.errors import UserError
 from sllm.run_directory import RunDirectory
+
+END_SECONDS = 90.0
+"""So long a job that is cancelled may take to leave the queue: Slurm's default KillWait is half a minute."""
 
 
 def cancel(run: RunDirectory) -> str:
@@ -50,6 +54,24 @@ def live_jobs(run: RunDirectory, keys: Keys) -> dict[str, tuple[str, str]]:
     return live
 
 
+def give_way(run: RunDirectory) -> None:
+    """Cancel the last act of a chain of which nothing else is left in the queue, such as one that failed, and wait
+    until it is gone: the chain that is to be submitted has its own.
+
+    Raises:
+        UserError: it does not end, or Slurm does not answer.
+    """
+    until = time.monotonic() + END_SECONDS
+    cancelled = False
+    while (live := commands.live_jobs(run)) and all(STAGES[whole_stage(name)].after for name in live):
+        if not cancelled:
+            commands.cancel_jobs([job for job, _ in live.values()])
+        cancelled = True
+        if time.monotonic() > until:
+            raise UserError(f"{run.path}: still ending: {listed(live)}; try again in a minute")
+        time.sleep(0.5)
+
+
 def listed(live: dict[str, tuple[str, str]]) -> str:
     return ", ".join(f"{stage} {job} {state}" for stage, (job, state) in live.items())
 
@@ -57,6 +79,7 @@ def listed(live: dict[str, tuple[str, str]]) -> str:
 def require_idle(run: RunDirectory, keys: Keys) -> None:
     """Raises UserError if something works on the run: jobs that are queued or running (or Slurm does not say), or
     processes."""
+    give_way(run)
     if live := live_jobs(run, keys):
         raise UserError(f"{run.path}: in the queue: {listed(live)}; `{command('cancel', run)}` first")
     require_no_processes(run)

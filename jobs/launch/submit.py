@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from jobs.hints import command_line
-from jobs.launch.busy import live_jobs, require_idle, require_no_processes
+from jobs.launch.busy import give_way, live_jobs, require_idle, require_no_processes
 from jobs.launch.local import StageFailedError, run_in_process, run_locally
 from jobs.launch.machine import confirm_slow, require_machine, slow
 from jobs.launch.order import Order
@@ -36,6 +36,8 @@ def submit(order: Order, console: Console) -> int:
         return 0
     try:
         with stop_on_signals() as stop, lock(order.run, Path(order.experiment.data_directory), command_line()):
+            if any(not step.done and not step.stage.after for step in order.plan()):
+                give_way(order.run)
             live = live_jobs(order.run, order.keys)
             if live and not _is_incomplete(order, live):
                 show_queue(order.run, live, console)

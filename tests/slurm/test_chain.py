@@ -233,6 +233,8 @@ def test_a_bug_is_tried_twice_and_its_dependents_are_cancelled(
     buggy = chain(cluster, retries={"crash": 5})
     buggy.submit()
     sabotage(buggy.run, "if step == 70: raise ZeroDivisionError('bug')")
+    report = buggy.job("report")
+    cluster.run("scontrol", "hold", report)
     assert buggy.wait_for_end() == "FAILED"
     lines = ledger.attempts(buggy.run, "pretrain")
     assert [line["ended"] for line in lines] == ["crash", "crash"]
@@ -242,9 +244,10 @@ def test_a_bug_is_tried_twice_and_its_dependents_are_cancelled(
     status = buggy.sllm("status", buggy.run.path).stdout
     assert "pretrain: crash: ZeroDivisionError: bug; not tried again: the same ZeroDivisionError" in status
 
-    # Submitting again takes the mended code and goes on from the last checkpoint.
+    # Submitting again takes the mended code and goes on from the last checkpoint; the report gives way.
     out = buggy.submit("--until", "pretrain")
     assert "pretrain: job " in out
+    assert cluster.job(report)["JobState"] == "CANCELLED"
     assert buggy.wait_for_end() == "COMPLETED", buggy.log()
     assert ledger.attempts(buggy.run, "pretrain")[-1]["first_step"] == 51
 

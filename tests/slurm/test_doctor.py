@@ -54,7 +54,7 @@ def test_a_good_profile_and_a_model_that_is_too_large(
             site.setenv(name, value)
         code, out, err = sllm("doctor", config, "--cluster", profile)
     assert (code, err) == (0, ""), out
-    assert out.count("Slurm would take it") == 6
+    assert out.count("Slurm would take it") == len(STAGES)
     assert "bad" not in out
     found = findings(out)
     assert "with the job's own signal" in found["ok preemption"]
