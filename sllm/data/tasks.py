@@ -19,7 +19,7 @@ from typing import Any
 from sllm.config import Experiment, HubSource, Language
 from sllm.config.tasks import CONVERTED, TASKS, Task
 from sllm.data import lm_eval_tasks
-from sllm.data.hub import BLOCK, explained, reason_of, tell_stderr, why_no_hub
+from sllm.data.hub import explained, reason_of, tell_stderr, why_no_hub
 from sllm.errors import Stopped, Superseded, UserError
 from sllm.files import CorruptError, alone_with, read_object, remove_leftovers, write_json
 from sllm.manifests import atomic_directory, read_manifest
@@ -260,10 +260,7 @@ def _listing(dataset: str, revision: str) -> tuple[Any, list[str]]:
 def _content(dataset: str, commit: str, name: str) -> bytes:
     from huggingface_hub import HfFileSystem
 
-    with HfFileSystem().open(f"datasets/{dataset}@{commit}/{name}", "rb", block_size=BLOCK) as file:
-        content: bytes = file.read(
-            file.size
-        )  # not all at once: an older client then forgets the HF_ENDPOINT it was given
+    content: bytes = HfFileSystem().cat_file(f"datasets/{dataset}@{commit}/{name}")
     return content
 
 

@@ -307,12 +307,14 @@ def use(url: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Point the libraries, which may have been imported long ago, and the processes we start to `url`."""
     import datasets
     import huggingface_hub
-    from huggingface_hub import HfFileSystem, constants
+    from huggingface_hub import HfFileSystem, constants, file_download
 
     monkeypatch.setenv("HF_ENDPOINT", url)
     monkeypatch.setenv("HF_HOME", str(cache))
     monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+    for module in (constants, file_download):  # of older clients both have it
+        if hasattr(module, template := "HUGGINGFACE_CO_URL_TEMPLATE"):
+            monkeypatch.setattr(module, template, url + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache / "hub"))
     monkeypatch.setattr(datasets.config, "HF_ENDPOINT", url)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache / "datasets")
