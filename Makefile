@@ -20,7 +20,7 @@ test: $(STAMP) lint slurm browser  ## lint, and all tests
 # Short, and of what depends on other packages most. What numba compiles under one version is none of the others'.
 VERSIONS := oldest newest
 SHORT := $(addprefix tests/,test_imports.py config model export inference training/test_training.py tokenizer/test_codec.py \
-  data/test_sources.py data/test_tasks.py jobs/test_cli.py jobs/slurm/test_cluster.py evaluation/test_tasks.py report/test_page.py)
+  data/test_sources.py data/test_task_items.py jobs/test_cli.py jobs/slurm/test_cluster.py evaluation/test_tasks.py report/test_page.py)
 test-versions: $(VERSIONS:%=.venv-%/.installed)  ## some of the tests under the floors of pyproject.toml, and under new versions
 	@for age in $(VERSIONS); do \
 	  echo "the $$age versions: $$(.venv-$$age/bin/python -c 'import torch; print("torch", torch.__version__)')"; \
