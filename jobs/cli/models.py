@@ -146,6 +146,8 @@ def evaluate(
     from sllm.evaluation.text import evaluate_texts, table
 
     results = evaluate_texts(directories, [*text, *(more or ())], text_field=text_field, context=context)
+    for row, name in zip(results["models"], model, strict=True):
+        row["model"] = name  # as it was typed
     Console().print(table(results))
 
 

@@ -14,7 +14,7 @@ from sllm.report.data import RunData, read_run
 from sllm.report.markup import element, join
 from sllm.report.page import document
 from sllm.report.parts import NONE, Number, Pictures, compact, duration, moment, number, percent, table
-from sllm.report.settings import changes
+from sllm.report.settings import as_text, changes
 from sllm.report.words import both, either
 from sllm.run_directory import RunDirectory
 
@@ -99,7 +99,7 @@ def _settings(runs: Sequence[RunData]) -> list[Row]:
 
 
 def _shown(value: Any) -> str:
-    return NONE if value is None else str(value)
+    return NONE if value is None else as_text(value)
 
 
 # --- results --------------------------------------------------------------------------------------

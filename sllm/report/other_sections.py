@@ -20,7 +20,7 @@ from sllm.report.parts import (
     size,
     table,
 )
-from sllm.report.settings import changes
+from sllm.report.settings import as_text, changes
 from sllm.report.words import both, either
 
 SHOWN_TOKENS = 40
@@ -302,15 +302,7 @@ def _changed(data: RunData) -> Content:
 
 
 def _value(value: Any) -> Content:
-    if value is None:
-        return element("span", both("not_set"), class_="muted")
-    if isinstance(value, dict):
-        return ", ".join(
-            f"{key}: {item}" for key, item in value.items() if not isinstance(item, dict | list) and item is not None
-        )
-    if isinstance(value, bool):
-        return str(value).lower()
-    return ", ".join(map(str, value)) or "[]" if isinstance(value, list) else str(value)
+    return element("span", both("not_set"), class_="muted") if value is None else as_text(value)
 
 
 def _again(data: RunData, facts: dict[str, str]) -> Content:

@@ -34,3 +34,17 @@ def _by_name(value: Any) -> Any:
     if isinstance(value, list) and value and all(isinstance(item, Mapping) and "name" in item for item in value):
         return {item["name"]: item for item in value}
     return value
+
+
+def as_text(value: Any) -> str:
+    """A setting that is set, for a person: of a source what it is, and not where its files are."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case dict():
+            told = {key: item for key, item in value.items() if item is not None and not isinstance(item, list | dict)}
+            return ", ".join(f"{key}: {item}" for key, item in told.items())
+        case list():
+            return ", ".join(map(str, value)) or "[]"
+        case _:
+            return str(value)
