@@ -2297,6 +2297,24 @@ MUTANTS: list[Mutant] = [
             "self.entry(rows, places)",
         ),
     ),
+    *of(
+        "sllm/evaluation/tasks.py",
+        "tests/evaluation/test_tasks.py::test_the_standard_error_of_a_mean_and_of_anything_else",
+        ("the standard error of all there is", "statistics.stdev(values) /", "statistics.pstdev(values) /"),
+        ("the standard deviation for the standard error", " / math.sqrt(len(values))", ""),
+    ),
+    *of(
+        "sllm/evaluation/tasks.py",
+        "tests/evaluation/test_tasks.py::test_what_was_measured_otherwise_is_measured_anew",
+        ("results of another model", "fingerprint([model_key, name,", "fingerprint([name,"),
+        ("results of other few-shot", "config.task_limit, config.few_shot, version", "config.task_limit, version"),
+        ("results of fewer items", "items, config.task_limit, config.few", "items, config.few"),
+    ),
+    *of(
+        "sllm/evaluation/tasks.py",
+        "tests/evaluation/test_tasks.py::test_a_task_without_items_costs_that_task_only",
+        ("a task without items ends them all", "if lost := [part for", "if False and [part for"),
+    ),
 ]
 
 
