@@ -411,26 +411,46 @@ MUTANTS: list[Mutant] = [
     *of(
         "sllm/data/contamination.py",
         "tests/data/test_contamination.py::test_an_item_is_found_wherever_it_stands",
-        ("anchors are too far apart for an n-gram", "[:: length - least + 1]]", "[:: length - least + 2]]"),
-        ("an n-gram is looked for only where it begins", "range(max(0, i - (most - least)), i + 1)", "range(i, i + 1)"),
+        (
+            "anchors are too far apart for an n-gram",
+            "words - least + 1, length - least + 1)",
+            "words - least + 1, length - least + 2)",
+        ),
+        ("an n-gram is looked for only where it begins", "range(first, i + 1)", "range(i, i + 1)"),
         ("capital letters are others", "ord(lower) if len(lower) == 1 else code", "code"),
-        ("a short item is not looked for", "if least < len(prefix) <= length:", "if False:"),
+        ("a short item is not looked for", "least <= words < length or", "False or"),
         ("signs are letters", "if character.isalnum():", "if not character.isspace():"),
     ),
     *of(
         "sllm/data/contamination.py",
         "tests/data/test_contamination.py::test_thirteen_words_are_eight_eojeol",
         ("seven eojeol are enough", '{"ko": 8, "en": 13}', '{"ko": 7, "en": 13}'),
-        ("any sentence counts", '{"ko": 5, "en": 8}', '{"ko": 4, "en": 8}'),
+        ("any sentence counts", '{"ko": 5, "en": 8}', '{"ko": 5, "en": 7}'),
     ),
     *of(
         "sllm/data/contamination.py",
         "tests/data/test_contamination.py::test_one_word_less_is_not_an_item",
         (
             "some of a short item is enough",
-            "keys.append(_hashes(prefix, len(prefix) - 1))",
-            "keys.append(_hashes(prefix, least))",
+            "_hashes(prefix, min(words, length))",
+            "_hashes(prefix, least if words < length else length)",
         ),
+    ),
+    *of(
+        "sllm/data/contamination.py",
+        "tests/data/test_contamination.py::test_signs_and_what_follows_do_not_matter",
+        (
+            "a word of one letter is another at the end",
+            "uint64(letters[min(codes[starts[word]], _LAST)]), uint64(1)",
+            "uint64(letters[min(codes[starts[word]], _LAST)]), uint64(0)",
+        ),
+        ("the sketch takes signs for letters", "            if letter:\n", "            if True:\n"),
+    ),
+    *of(
+        "sllm/data/contamination.py",
+        "tests/data/test_contamination.py::test_what_is_found_is_what_the_rule_says",
+        ("a word ends at a sign", "int64(letter != 1)", "is_letter"),
+        ("what stands before the anchor is forgotten", "first = max(0, i - (most - least))", "first = i"),
     ),
     *of(
         "sllm/data/contamination.py",

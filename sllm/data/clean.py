@@ -16,6 +16,8 @@ from sllm.data.personal_data import mask_personal_data
 from sllm.data.text import cut, digest_of, normalise, tidy
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from sllm.data.contamination import TaskText
     from sllm.data.measures import Measures
 
@@ -157,24 +159,25 @@ class Cleaner:
             if not lost:
                 break
             text = kept
-        digest = digest_of(text)
+        encoded = text.encode("utf-8")
+        digest = digest_of(encoded)
         position = (int.from_bytes(digest[:8], "big") >> 11) / 2**53  # 53 bits: what a float holds exactly
         split: Split = "validation" if position < self._config.validation_fraction else "train"
-        yield Document(text, digest, len(text.encode("utf-8")), position, split, masked)
+        yield Document(text, digest, len(encoded), position, split, masked)
 
     def _judge(self, text: str, known: "dict[str, Measures]") -> tuple[str, list[Lost]]:
         """What is left of a text, and what is not. `known` holds what was measured of it already."""
         places = list(cut(text, PIECE))
         pieces = [text[start:end] for start, end in places]
-        for piece in pieces:
+        codes, first = self._measures.codes_of(text), FIRST_REPEATED[self._language]
+        for piece, (start, end) in zip(pieces, places, strict=True):
             if piece not in known:
-                first = FIRST_REPEATED[self._language]
-                known[piece] = self._measures.measure(piece, first, negligible=MOST_REPEATED[-1])
-        if not self._is_of_the_language(text, [known[piece] for piece in pieces]):
+                known[piece] = self._measures.measure(codes[start:end], first, negligible=MOST_REPEATED[-1])
+        if not self._is_of_the_language(codes, [known[piece] for piece in pieces]):
             return "", [Lost(Dropped.LANGUAGE, text)]
         lost: dict[int, Lost] = {}  # by number of the piece
         # In the whole text: an item may stand across the end of a piece.
-        for shared in self._tasks.shared(text) if self._tasks else ():
+        for shared in self._tasks.shared(codes) if self._tasks else ():
             for number, (start, end) in enumerate(places):
                 if shared.start < end and shared.end > start:
                     begin = max(0, shared.start - start)
@@ -204,7 +207,7 @@ class Cleaner:
                     seen.update(lines)
         return reasons
 
-    def _is_of_the_language(self, text: str, found: "list[Measures]") -> bool:
+    def _is_of_the_language(self, codes: "np.ndarray", found: "list[Measures]") -> bool:
         letters, latin = sum([m.letters for m in found]), sum([m.latin for m in found])
         if self._language == "en":
             return latin >= self._rules.min_latin * max(letters, 1)
@@ -212,7 +215,7 @@ class Cleaner:
         if hangul >= least * max(letters, 1):
             return True
         # A Korean page may hold more code and names than Korean; what counts against it is prose.
-        foreign = letters - hangul - latin + self._measures.latin_prose(text)
+        foreign = letters - hangul - latin + self._measures.latin_prose(codes)
         return hangul >= least * max(hangul + foreign, letters / MOST_CODE, 1)
 
 

@@ -46,12 +46,16 @@ class Measures(NamedTuple):
     """N-grams that came before, for n = first … first + 5; characters in two of them count once."""
 
 
-def measure(text: str, first: int, negligible: float = 0.0) -> Measures:
+def codes_of(text: str) -> np.ndarray:
+    """(characters,) uint32: their code points."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+
+
+def measure(codes: np.ndarray, first: int, negligible: float = 0.0) -> Measures:
     """`repeated` starts at n = `first`, and its values after one of `negligible` or less are left at 0.
 
     (They could not be larger: what a longer n-gram repeats, shorter ones do.)
     """
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
     counts, shares = _measure(codes, _classes(), first, negligible)
     values = shares.tolist()
     return Measures._make([*counts.tolist(), *values[:5], tuple(values[5:8]), tuple(values[8:])])
@@ -246,9 +250,8 @@ _NEXT[LETTERS, INNER] = LETTERS
 _NEXT[LETTERS : END + 1, [CLOSING, QUOTE]] = END
 
 
-def latin_prose(text: str) -> int:
+def latin_prose(codes: np.ndarray) -> int:
     """Latin letters in PROSE or more words in a row, of a line, that are nothing but words: neither code nor names."""
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
     return int(_latin_prose(codes, _classes()))
 
 

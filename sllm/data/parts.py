@@ -125,7 +125,7 @@ def _download_shards(
         for position, text in texts:
             check()
             for document in tally.kept(text, cleaner, part.where(position)):
-                writers[document.split].write(document.text)
+                writers[document.split].write(document.text, document.digest)
             if room is not None and tally.read >= room:
                 break
             if tally.bytes.total() >= part.data.shard_megabytes * 1_000_000:

@@ -46,7 +46,8 @@ class ShardWriter:
         self._stream: zstandard.ZstdCompressionWriter | None = None
         self._digests: BinaryIO
 
-    def write(self, text: str) -> None:
+    def write(self, text: str, digest: bytes | None = None) -> None:
+        """`digest` is the one of this text, where it is known."""
         line = json.dumps({"text": text}, ensure_ascii=False, separators=(",", ":")).encode("utf-8") + b"\n"
         if self._stream is not None and self._size + len(line) > self.limit:
             self._commit()
@@ -60,7 +61,7 @@ class ShardWriter:
             self.shards += 1
             self._size = 0
         self._stream.write(line)
-        self._digests.write(digest_of(text))
+        self._digests.write(digest or digest_of(text.encode("utf-8")))
         self._size += len(line)
 
     def _commit(self) -> None:

@@ -35,9 +35,10 @@ def tidy(text: str) -> str:
     return text.strip()
 
 
-def digest_of(text: str) -> bytes:
-    """16 bytes that stand for a normalised text: equal for equal texts, and for no others that anyone will meet."""
-    return hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
+def digest_of(encoded: bytes) -> bytes:
+    """16 bytes that stand for a normalised text in UTF-8: equal for equal texts, and for no others that anyone will
+    meet."""
+    return hashlib.blake2b(encoded, digest_size=16).digest()
 
 
 # --- cutting --------------------------------------------------------------------------------------

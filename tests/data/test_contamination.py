@@ -1,6 +1,9 @@
 """What a benchmark asks for is not in the corpus, wherever and however it is written there."""
 
 import random
+import re
+import tempfile
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,9 @@ from sllm.data.compared import compared_with, tables_of_tasks
 from sllm.data.contamination import MOST_ITEMS, SHORTEST, WORDS, TaskText, write_task_text
 from sllm.data.download import download_stage, store_of, tables_of
 from sllm.data.losses import loss_by_reason
+from sllm.data.measures import codes_of
 from sllm.data.tasks import fetch_tasks, tasks_directory
+from sllm.data.text import normalise
 from sllm.errors import Stopped
 from sllm.manifests import read_manifest
 from sllm.stop import StopFlag, no_check
@@ -137,6 +142,62 @@ def test_one_word_less_is_not_an_item(
     planted = disguised(text[start : start + most], draw)
     whole = f"{prose(language, 'before', count)} {planted} {prose(language, 'after', 1 + count)}"
     assert losses_of(cleaner_with(table, language), whole) == {}
+
+
+def test_signs_and_what_follows_do_not_matter(tmp_path: Path) -> None:
+    made = table_of(tmp_path / "table", [("task", "ko", "ab cd ef gh i")])
+    for text in ("x (a-b) c...d 'e'f gh i y", "x ab cd ef gh i", "x ab cd ef gh (I)."):
+        assert [found.start for found in made.shared(codes_of(text))] == [text.index("a")]
+
+
+CHUNKS = ["a", "I", "b.c", "DON'T", "(x)", "가", "나는", "'나'", "🙂", "—", "1", "ẞ", "İs", "it's", "\u3000"]
+PHRASES = st.lists(st.sampled_from(CHUNKS), min_size=3, max_size=16).map(" ".join)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(LANGUAGES), st.lists(PHRASES, min_size=1, max_size=3)), max_size=6),
+    st.lists(PHRASES, max_size=4),
+    st.randoms(use_true_random=False),
+)
+def test_what_is_found_is_what_the_rule_says(
+    items: list[tuple[Language, list[str]]], other: list[str], draw: random.Random
+) -> None:
+    lines = [*other, *(line for _, item in items for line in item)]
+    text = normalise(draw.choice([" ", "\n"]).join(draw.choices(lines, k=8)) if lines else "")
+    with tempfile.TemporaryDirectory() as directory:
+        made = table_of(Path(directory) / "table", [("task", own, "\n".join(item)) for own, item in items])
+        assert [(found.start, found.end) for found in made.shared(codes_of(text))] == by_definition(text, items)
+
+
+def by_definition(text: str, items: list[tuple[Language, list[str]]]) -> list[tuple[int, int]]:
+    """Where what a text shares with items begins and ends, compared word by word."""
+
+    def is_letter(character: str) -> bool:
+        return character.isalnum() and ord(character) < 65536
+
+    def bare(word: str) -> str:
+        return "".join(c.lower() if len(c.lower()) == 1 else c for c in word if is_letter(c))
+
+    def grams(language: Language, lines: list[str]) -> set[tuple[str, ...]]:
+        item = normalise("\n".join(lines))
+        found = [tuple(filter(None, map(bare, line.split()))) for line in {item, *item.split("\n")}]
+        short = {line for line in found if SHORTEST[language] <= len(line) < WORDS[language]}
+        return short | {line[i : i + WORDS[language]] for line in found for i in range(len(line) - WORDS[language] + 1)}
+
+    counts = Counter(gram for item in items for gram in grams(*item))
+    places = [place.span() for place in re.finditer(r"\S+", text) if bare(place[0])]
+    words = [bare(text[start:end]) for start, end in places]
+    marked = set()
+    for gram, count in counts.items():
+        for i in range(len(words)):
+            if count <= MOST_ITEMS and tuple(words[i : i + len(gram)]) == gram:
+                marked.update(range(i, i + len(gram)))
+    runs: list[tuple[int, int]] = []
+    for word in sorted(marked):
+        letters = [i for i in range(*places[word]) if is_letter(text[i])]
+        start = runs.pop()[0] if word - 1 in marked else letters[0]
+        runs.append((start, letters[-1] + 1))
+    return runs
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sllm.data.measures import Measures, latin_prose, measure
+from sllm.data.measures import Measures, codes_of, latin_prose, measure
 from sllm.data.text import normalise
 
 words = st.sampled_from(
@@ -63,11 +63,12 @@ def counted(text: str, first: int) -> Measures:
 @example("---\n---\n가나 다라\n---", 2, 0.0)  # a line of signs alone may repeat
 def test_a_text_is_measured_as_in_plain_python(text: str, first: int, negligible: float) -> None:
     expected = counted(text, first)
-    for found in (measure(text, first), measure(text, first, negligible)):
+    codes = codes_of(text)
+    for found in (measure(codes, first), measure(codes, first, negligible)):
         flat = [*found[:10], *found.top, *found.repeated[:1]]
         assert flat == pytest.approx([*expected[:10], *expected.top, *expected.repeated[:1]])
-    assert measure(text, first).repeated == pytest.approx(expected.repeated)
-    for short, whole in zip(measure(text, first, negligible).repeated, expected.repeated, strict=True):
+    assert measure(codes, first).repeated == pytest.approx(expected.repeated)
+    for short, whole in zip(measure(codes, first, negligible).repeated, expected.repeated, strict=True):
         assert short == pytest.approx(whole) or (short == 0 and whole <= negligible)
 
 
@@ -94,4 +95,4 @@ prose_words = st.sampled_from(
     st.lists(st.tuples(prose_words, st.sampled_from([" ", " ", " ", " ", " ", "  ", "\n"])).map("".join)).map("".join)
 )
 def test_prose_is_four_words_in_a_row(text: str) -> None:
-    assert latin_prose(text) == sum(map(prose_letters, text.split("\n")))
+    assert latin_prose(codes_of(text)) == sum(map(prose_letters, text.split("\n")))
