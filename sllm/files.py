@@ -130,7 +130,7 @@ def parse_json(content: bytes, path: Path) -> Any:
     """`content` is that of the file at `path`. Raises CorruptError if it is not JSON."""
     try:
         return json.loads(content.decode("utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptError(f"{path} is not valid JSON: {error}") from error
 
 

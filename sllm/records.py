@@ -55,7 +55,7 @@ def _parse_record(line: bytes, keys: tuple[str, ...]) -> dict[str, Any] | None:
     """The object with these keys that a line holds, or None if it holds none."""
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):  # a million brackets
         return None
     return record if isinstance(record, dict) and record.keys() >= set(keys) else None
 

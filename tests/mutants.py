@@ -2205,7 +2205,7 @@ MUTANTS: list[Mutant] = [
         "tests/report/test_page.py::test_a_run_of_another_version_shows_what_can_be_read",
         (
             "a damaged ledger leaves no page",
-            "(UserError, KeyError, TypeError, ValueError) as error:",
+            "(UserError, OSError, KeyError, TypeError, ValueError) as error:",
             "KeyError as error:",
         ),
         ("a run of another version has no page", "except (UserError, OSError) as error:", "except OSError as error:"),
@@ -2265,6 +2265,7 @@ MUTANTS: list[Mutant] = [
             "return self._lost + self.until_step",
         ),
         ("trainings with former settings count", 'if line["fingerprint"] == present]', "]"),
+        ("who is gone keeps its devices for ever", "if now - sign < SIGN_OF_LIFE else", "if True else"),
     ),
     *of(
         "bench/exact.py",

@@ -1,6 +1,9 @@
 """`sllm submit, prepare, status, report, compare, logs, cancel, sync, config`: runs as a whole."""
 
+import contextlib
+import errno
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -137,7 +140,22 @@ def report(run: RunName) -> None:
     from jobs.runs import find_run
     from sllm.report.page import write_report
 
-    print(write_report(find_run(run)))
+    directory = find_run(run)
+    with _writing(directory.report, "or copy the run to a place of yours"):
+        print(write_report(directory))
+
+
+@contextlib.contextmanager
+def _writing(path: Path, way_out: str) -> Iterator[None]:
+    """What keeps `path` from being written, in one line. (A full disk has a line of its own.)"""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}: {error.filename}); put that right, {way_out}"
+        ) from None
 
 
 @app.command(
@@ -160,7 +178,8 @@ def compare(
     compared = compare_runs([find_run(run) for run in runs])
     Console().print(comparison_table(compared))
     if output is not None:
-        write_page(compared, output)
+        with _writing(output, "or name another file"):
+            write_page(compared, output)
         print(output)
 
 

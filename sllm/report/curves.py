@@ -40,6 +40,8 @@ class Curves:
     """Steps that changed nothing, because their gradient overflowed under fp16."""
     damaged: list[int] = field(default_factory=list)
     """Numbers of lines that are no records."""
+    unreadable: str = ""
+    """Why the file cannot be read, if it is there."""
     repeated: int = 0
     """Steps that stand there once more, later: those count."""
 
@@ -99,6 +101,8 @@ def read_curves(metrics: Path) -> Curves:
                         found.damaged.append(number)
     except FileNotFoundError:
         pass
+    except OSError as error:
+        found.unreadable = str(error)
     table = np.frombuffer(rows, float).reshape(-1, len(COLUMNS)) if len(rows) else np.empty((0, len(COLUMNS)))
     table = np.where(np.isfinite(table), table, NAN)
     kept = _not_repeated(table[:, 0])

@@ -18,14 +18,11 @@ from sllm.manifests import MANIFEST
 from sllm.model.size import parameter_count
 from sllm.records import read_new_jsonl
 from sllm.report.curves import Curves, read_curves
-from sllm.report.life import Life, read_life
+from sllm.report.life import SIGN_OF_LIFE, SILENT, Life, last_sign, read_life
 from sllm.run_directory import RunDirectory, checkpoint_steps
 
 HIDDEN = ("report",)
 """Stages that a page does not tell of: its own."""
-
-SIGN_OF_LIFE = 120.0
-"""Seconds: whoever has written nothing for so long is taken for gone."""
 
 
 class Note(NamedTuple):
@@ -41,7 +38,7 @@ class Note(NamedTuple):
 class StageState:
     name: str
     state: str
-    """done, running, waiting, or how the last attempt ended."""
+    """done, running, silent, waiting, how the last attempt ended, or unknown."""
     attempts: int
     seconds: float
     """Of all attempts."""
@@ -120,13 +117,15 @@ def read_run(run: RunDirectory) -> RunData:
     data = RunData(run, time.time())
     _read_experiment(data)
     data.curves = read_curves(run.metrics)
+    if data.curves.unreadable:
+        data.note("loss", "metrics_unreadable", why=data.curves.unreadable)
     if damaged := data.curves.damaged:
         data.note("loss", "metrics_damaged", count=f"{len(damaged):,}", first=f"{damaged[0]:,}")
     if data.curves.repeated:
         data.note("loss", "metrics_repeated", count=f"{data.curves.repeated:,}")
     try:
         data.life = read_life(run)
-    except (UserError, KeyError, TypeError, ValueError) as error:
+    except (UserError, OSError, KeyError, TypeError, ValueError) as error:
         data.note("life", "ledger_damaged", why=_told(error))
     data.stages = _stages(run, data.now)
     data.checkpoint = max(checkpoint_steps(run.checkpoints), default=None)
@@ -192,9 +191,20 @@ def _stages(run: RunDirectory, now: float) -> list[StageState]:
     """In the order in which they were submitted."""
     keys = _object(run.path / "keys.json") or {}
     keys_of_lines = ("stage", "token", "ended", "seconds")
-    lines = [line for line, _ in read_new_jsonl(run.ledger, 0, *keys_of_lines)]
+    try:
+        lines = [line for line, _ in read_new_jsonl(run.ledger, 0, *keys_of_lines)]
+    except OSError:
+        lines = []
     names = [*keys, *(line["stage"] for line in lines if "." not in str(line["stage"]))]
-    return [_stage(run, name, lines, now) for name in dict.fromkeys(names) if name not in HIDDEN]
+    names = list(dict.fromkeys(str(name) for name in names))
+    return [_known(run, name, lines, now) for name in names if name not in HIDDEN]
+
+
+def _known(run: RunDirectory, name: str, lines: list[dict[str, Any]], now: float) -> StageState:
+    try:
+        return _stage(run, name, lines, now)
+    except (TypeError, ValueError) as error:  # in one of its files stands what no version of ours writes
+        return StageState(name, "unknown", 0, 0.0, None, _told(error))
 
 
 def _stage(run: RunDirectory, name: str, lines: list[dict[str, Any]], now: float) -> StageState:
@@ -204,23 +214,17 @@ def _stage(run: RunDirectory, name: str, lines: list[dict[str, Any]], now: float
     if running and any(line["token"] == running["token"] for line in mine):
         running = None
     last = mine[-1] if mine else None
-    message = ""
+    message, seconds = "", sum(float(line["seconds"]) for line in mine)
     if running:
-        sign = max(_modified(path) for path in (run.progress(name), run.log(name), run.stage(name) / "attempt.json"))
-        state = "running" if now - sign < SIGN_OF_LIFE else "silent"
+        started = float(running["started"])
+        sign = last_sign(run, name, started)
+        state, end = ("running", now) if now - sign < SIGN_OF_LIFE else (SILENT, sign)
+        seconds += end - started
     elif done:
         state = "done"
     elif last:
         state, message = str(last["ended"]), str(last.get("gave_up") or last.get("message") or "")
     else:
         state = "waiting"
-    seconds = sum(float(line["seconds"]) for line in mine) + (now - running["started"] if running else 0.0)
     finished = float(done["finished"]) if done else None
     return StageState(name, state, len(mine) + bool(running), seconds, finished, message)
-
-
-def _modified(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0

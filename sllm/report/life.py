@@ -27,6 +27,9 @@ SPANS = ("starting", "loading", "training", "lost", "validating", "saving", "oth
 loading of its checkpoint; to its loop; steps that are in the model, and steps that had to be taken again; validations;
 standing still for checkpoints; and what is left, above all its end."""
 
+SIGN_OF_LIFE, SILENT = 120.0, "silent"
+"""Seconds: whoever has written nothing for so long is taken for gone, and had no devices after that."""
+
 
 @dataclass(frozen=True)
 class Attempt:
@@ -40,14 +43,14 @@ class Attempt:
     began: str
     """Why."""
     ended: str | None
-    """How; None as long as it runs."""
+    """How; None as long as it runs, SILENT if it seems to be gone and nobody has written down how it ended."""
     message: str
     queued: float | None
     """When its job, put back by the attempt before, began to wait."""
     launched: float
     started: float
     end: float
-    """Now, if it is running."""
+    """Now, if it is running; its last sign of life, if it is silent."""
     first_step: int | None
     last_step: int | None
     lost: int
@@ -178,12 +181,23 @@ def read_life(run: RunDirectory) -> Life:
     attempts = [line for line in trained if line["fingerprint"] == present]
     if (begun := _running(run, trained)) and begun["fingerprint"] == present:
         figures = training_figures(run.metrics, begun, attempts[-1] if attempts else None, tolerant=True)
-        so_far = {"began": begun["why"], "ended": None, "message": "", "seconds": now - begun["started"]}
+        sign = last_sign(run, TRAINING, begun["started"])
+        ended, end = (None, now) if now - sign < SIGN_OF_LIFE else (SILENT, sign)
+        so_far = {"began": begun["why"], "ended": ended, "message": "", "seconds": end - begun["started"]}
         attempts.append({**begun, **figures, **so_far})
     saved = max(checkpoint_steps(run.checkpoints), default=None)
     devices = [line["device"] for line in attempts if line.get("device")]
     measuring = [line["seconds"] for line in lines if line["stage"] in MEASURING]
     return Life(_attempts(attempts, saved), devices[-1] if devices else None, sum(measuring))
+
+
+def last_sign(run: RunDirectory, stage: str, started: float) -> float:
+    """When an attempt that began then told how far it is, as a Unix time: what its line of the ledger will say too, if
+    it is gone. Not of the files' own times, which a copy of a run has anew."""
+    try:
+        return max(started, float(read_object(run.progress(stage), "time")["time"]))
+    except (OSError, CorruptError, TypeError, ValueError):
+        return started
 
 
 def _present(run: RunDirectory, trained: Sequence[dict[str, Any]]) -> str | None:

@@ -148,4 +148,7 @@ def duration(seconds: float | None) -> Number:
 
 
 def moment(unix: float | None) -> str:
-    return NONE if unix is None else time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(unix))
+    try:
+        return NONE if unix is None else time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(unix))
+    except (OverflowError, ValueError, OSError):  # no time at all
+        return NONE

@@ -249,7 +249,7 @@ def _spans(life: Life) -> Content:
 def _interruptions(life: Life) -> Content:
     found = life.interruptions()
     if not found:
-        return element("p", both("no_interruptions"))
+        return element("p", both("no_interruptions")) if life.attempts[-1].ended in (None, "finished") else None
     rows = [
         (
             number(each.before.number),

@@ -90,6 +90,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "no_validation_yet": ("No validation is recorded, so there is no curve of it.", "기록된 검증이 없어 검증 곡선이 없습니다."),
     "metrics_damaged": ("{count} lines of metrics.jsonl are damaged and left out, the first is line {first}.",
                         "metrics.jsonl의 {count}줄이 손상되어 뺐습니다. 처음은 {first}번째 줄입니다."),
+    "metrics_unreadable": ("metrics.jsonl cannot be read: {why}", "metrics.jsonl을 읽을 수 없습니다: {why}"),
     "metrics_repeated": ("{count} steps stand in metrics.jsonl more than once; the later record counts.",
                          "metrics.jsonl에 {count} 스텝이 두 번 이상 있습니다. 나중 기록을 썼습니다."),
     # --- steps

@@ -322,6 +322,20 @@ def test_the_page_of_a_run_that_has_nothing_yet(sllm: Sllm, config: Path, tmp_pa
     assert "This part cannot be shown" not in page.read_text(encoding="utf-8")
 
 
+def test_a_page_that_cannot_be_written_is_one_line(sllm: Sllm, config: Path, tmp_path: Path) -> None:
+    experiment = load_experiment(config)
+    runs = [RunDirectory(experiment.run_path), RunDirectory(experiment.run_path.with_name("other"))]
+    for run in runs:
+        write_submission(run, experiment, stage_keys(experiment))
+    runs[0].report.write_text("a file in its place", encoding="utf-8")
+    code, _, err = sllm("report", "tiny")
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"{runs[0].report} cannot be written (File exists: " in err
+    code, _, err = sllm("compare", "tiny", "other", "--output", str(tmp_path))
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"{tmp_path} cannot be written (Is a directory: " in err
+
+
 @pytest.mark.parametrize("name", preset_names())
 def test_an_experiment_began_as_the_preset_it_is_most_like(name: str) -> None:
     changed = ["name=other", "seed=7", "train.learning_rate=1.0e-3", "data.sources.0.weight=2.5"]

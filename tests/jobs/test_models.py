@@ -87,6 +87,7 @@ def test_evaluate_compares_a_run_with_its_export(here: Path, tmp_path: Path, run
     rows = [re.findall(r"\d[\d.,%]*(?= +│)", line) for line in out.splitlines() if line.rstrip().endswith("16 │")]
     assert len(rows) == 2
     assert rows[0] == rows[1]
+    assert re.search(r"^│ tiny +│", out, re.MULTILINE), "a model is called as it was typed"
     neither = tmp_path / "neither"
     neither.mkdir()
     (neither / "config.json").write_text("{}", encoding="utf-8")

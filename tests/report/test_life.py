@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sllm.files import write_json
+from sllm.files import fingerprint, write_json
 from sllm.records import append_jsonl
 from sllm.report.life import SPANS, read_life
 from sllm.run_directory import RunDirectory, checkpoint_path
@@ -106,6 +106,24 @@ def test_one_that_is_running(tmp_path: Path) -> None:
     with run.metrics.open("a", encoding="utf-8") as file:
         file.write("damaged\n")
     assert read_life(run).useful == pytest.approx(2 * 60)
+
+
+def test_one_that_is_gone_without_a_word_has_its_devices_no_longer(tmp_path: Path) -> None:
+    """Its machine lost power a year ago, 90 s after the start, and nobody has gone on since."""
+    begun = time.time() - 365 * 86400
+    about = {"attempt": 1, "token": "t1", "why": "submitted", "node": "n2", "job": None, "ranks": 2}
+    about["fingerprint"] = fingerprint({})
+    run = write(tmp_path, saved=2)
+    write_json(run.path / "keys.json", {"pretrain": {}})
+    write_json(run.stage("pretrain") / "attempt.json", {**about, "launched": None, "started": begun})
+    write_json(run.progress("pretrain"), {"description": "pretrain", "completed": 3, "time": begun + 90})
+    for step in (1, 2, 3):
+        append_jsonl(run.metrics, {"kind": "train", "step": step, "time": begun + 20 * step, "seconds": 20.0})
+    life = read_life(run)
+    (attempt,) = life.attempts
+    assert (attempt.ended, attempt.lost) == ("silent", 1)
+    assert life.allocated == pytest.approx(2 * 90)
+    assert life.goodput == pytest.approx(40 / 90)
 
 
 def test_a_run_without_a_training_and_one_of_an_earlier_version(tmp_path: Path) -> None:

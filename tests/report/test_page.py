@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import time
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -141,7 +142,7 @@ def test_a_run_that_trains_has_the_steps_so_far(run: RunDirectory) -> None:
         "fingerprint": "x",
         "why": "requeued",
         "launched": None,
-        "started": 1.0,
+        "started": time.time(),
         "node": "n",
         "pid": 1,
         "job": None,
@@ -252,6 +253,30 @@ def test_a_damaged_ledger_leaves_the_curves(run: RunDirectory) -> None:
     assert "The life of the run cannot be told" in text
     assert "line 1 is damaged" in text
     assert "Training loss: 11.764 at the first step" in text
+
+
+def test_files_that_hold_what_nobody_writes_leave_the_rest(run: RunDirectory) -> None:
+    """Figures of another kind, and a million brackets, which no parser of JSON can follow."""
+    odd = {"stage": "pretrain", "token": "x", "fingerprint": "f", "ended": "killed", "started": 1}
+    lines = [{**odd, "seconds": None}, {**odd, "stage": 7, "seconds": 1}]
+    text = "".join(json.dumps(line) + "\n" for line in lines) + "[" * 1_000_000 + "\n"
+    with run.ledger.open("a", encoding="utf-8") as file:
+        file.write(text)
+    write_json(run.done("validate"), {"fingerprint": 1, "finished": "never"})
+    write_json(run.done("benchmark"), {"fingerprint": 1, "finished": 1e300})
+    (run.stage("pack") / "attempt.json").write_text("[" * 1_000_000, encoding="utf-8")
+    text = read(write_report(run)).text
+    assert "The life of the run cannot be told" in text
+    assert "The stage pretrain has not come to its end: unknown." in text
+    assert "Training loss: 11.764 at the first step" in text
+
+
+def test_metrics_that_cannot_be_read_leave_the_rest(run: RunDirectory) -> None:
+    run.metrics.unlink()
+    run.metrics.mkdir()
+    text = read(write_report(run)).text
+    assert "metrics.jsonl cannot be read: [Errno 21] Is a directory" in text
+    assert "went into steps that are in the model" in text
 
 
 def test_a_stage_that_failed_is_said_first(run: RunDirectory) -> None:
