@@ -234,8 +234,10 @@ def _corpora(corpora: list[Corpus], words: dict[str, str], language: str) -> Ite
 
 def _made(facts: Facts, words: dict[str, str]) -> Iterator[str]:
     environment = facts.environment
-    if environment.get("commit"):
+    version = plain(environment.get("sllm", "–"))
+    if " " not in environment.get("commit", " "):
         changed = words["changed"] if environment.get("dirty") == "yes" else ""
-        version = plain(environment.get("sllm", "–"))
         yield words["commit"].format(version=version, commit=code(environment["commit"]), changed=changed)
+    elif "sllm" in environment:  # installed without git, which environment.txt says in words
+        yield words["version"].format(version=version)
     yield words["command"].format(command=code("sllm submit config.yaml"))

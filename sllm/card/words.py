@@ -70,6 +70,7 @@ WORDS: dict[str, dict[str, str]] = {
             "in short and without any claim to be advice:"
         ),
         "made": "How it was made",
+        "version": "By sllm {version}.",
         "commit": "By sllm {version}, commit {commit}{changed}.",
         "changed": ", with changes that were not committed",
         "command": (
@@ -147,6 +148,7 @@ WORDS: dict[str, dict[str, str]] = {
             "조언은 아닙니다."
         ),
         "made": "만든 방법",
+        "version": "sllm {version}.",
         "commit": "sllm {version}, 커밋 {commit}{changed}.",
         "changed": " (커밋하지 않은 변경이 있음)",
         "command": "실행의 폴더에서 {command}을 하면 같은 말뭉치로, 이 글 끝의 설정대로 다시 만들어집니다.",

@@ -276,7 +276,7 @@ def settings(data: RunData, pictures: Pictures) -> Content:
         dirty = both("dirty") if facts.get("dirty") == "yes" else None
         parts.append(
             element("dl", card("sllm", facts.get("sllm", NONE)),
-                    card(both("commit"), element("code", facts.get("commit", NONE)[:12]), dirty),
+                    card(both("commit"), element("code", _commit(facts)[:12] or NONE), dirty),
                     card("Python", facts.get("python", NONE).split(" ")[0], facts.get("platform")), class_="cards")
         )  # fmt: skip
     else:
@@ -305,11 +305,14 @@ def _value(value: Any) -> Content:
     return element("span", both("not_set"), class_="muted") if value is None else as_text(value)
 
 
+def _commit(facts: dict[str, str]) -> str:
+    """Empty where it is not known: sllm was installed without git, and its environment.txt says so in words."""
+    return commit if len(commit := facts.get("commit", "")) == 40 else ""
+
+
 def _again(data: RunData, facts: dict[str, str]) -> Content:
-    commit = facts.get("commit", "")
-    known = commit if len(commit) == 40 else "COMMIT"
     lines = [
-        f"git checkout {known}",
+        f"git checkout {_commit(facts) or 'COMMIT'}",
         "make PYTHON=python3 .venv/.installed",
         f".venv/bin/sllm submit experiment.yaml name={data.run.name}-again",
         f".venv/bin/sllm report {data.run.name}-again",

@@ -143,6 +143,13 @@ def test_where_it_began_is_told_without_the_folder(run: RunDirectory) -> None:
     assert "secret" not in text
 
 
+def test_where_there_was_no_git_no_commit_is_told(run: RunDirectory) -> None:
+    write_text(run.environment, "sllm: 0.1.0\ncommit: not a git checkout\n\ntorch==2.11\n")
+    text = card(read_facts(run.best))
+    assert "By sllm 0.1.0.\n" in text
+    assert "not a git" not in text
+
+
 def test_what_stands_in_files_is_text(run: RunDirectory) -> None:
     text = card(read_facts(run.best))
     html = MarkdownIt("commonmark").enable("table").render(ModelCard(text).text)

@@ -271,6 +271,13 @@ def test_files_that_hold_what_nobody_writes_leave_the_rest(run: RunDirectory) ->
     assert "Training loss: 11.764 at the first step" in text
 
 
+def test_where_there_was_no_git_no_commit_is_told(run: RunDirectory) -> None:
+    run.environment.write_text("sllm: 0.1.0\ncommit: not a git checkout\npython: 3.11\n\n", encoding="utf-8")
+    text = read(write_report(run)).text
+    assert "not a git ch " not in text
+    assert "git checkout COMMIT" in text
+
+
 def test_metrics_that_cannot_be_read_leave_the_rest(run: RunDirectory) -> None:
     run.metrics.unlink()
     run.metrics.mkdir()
