@@ -94,7 +94,8 @@ def show_lines(lines: list[str], console: Console) -> None:
 
 def show_nothing_to_do(order: Order, console: Console) -> None:
     done = ", ".join(map(str, order.stages))
-    console.print(f"Nothing to do: {done} are done in {order.run.path}", highlight=False, soft_wrap=True)
+    verb = "is" if len(order.stages) == 1 else "are"
+    console.print(f"Nothing to do: {done} {verb} done in {order.run.path}", highlight=False, soft_wrap=True)
     _show_next(console, _commands_after(order.run))
 
 

@@ -135,10 +135,12 @@ def _send(order: Order, live: LiveJobs, console: Console, stop: StopFlag) -> Non
 
 def _report_failure(run: RunDirectory, console: Console) -> None:
     """The last act of a chain that a failed stage has ended."""
+    from sllm.card.text import refresh_card
     from sllm.report.page import write_report
 
     try:
         write_report(run)
+        refresh_card(run)
         show_page(run, console)
     except Exception as error:  # the stage's own is what counts
         console.print(f"No report: {error}", highlight=False, markup=False, soft_wrap=True)

@@ -226,7 +226,8 @@ def _decode(content: bytes, path: Path, first_line: int) -> str:
 
 
 def _no_field(where: str, text_field: str, fields: Iterable[str]) -> str:
-    return f"{where}: no field {text_field!r}; set the source's text_field to one that is there: {', '.join(fields)}"
+    way = "set text_field (of a source, or --text-field) to one that is there"
+    return f"{where}: no field {text_field!r}; {way}: {', '.join(fields)}"
 
 
 def _text(value: Any, where: str, text_field: str) -> str:
@@ -235,6 +236,6 @@ def _text(value: Any, where: str, text_field: str) -> str:
     if not isinstance(value, str):
         raise UserError(
             f"{where}: {text_field!r} holds a value of type {type(value).__name__}, not text; "
-            f"set the source's text_field to another one"
+            f"set text_field (of a source, or --text-field) to another one"
         )
     return value

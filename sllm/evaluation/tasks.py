@@ -312,5 +312,10 @@ def tables(results: dict[str, Any]) -> list[Table]:
     for reason in dict.fromkeys(results["not_measured"].values()):
         lost = [name for name, why in results["not_measured"].items() if why == reason]
         notes.append(f"not measured: {', '.join(lost)}: {reason}")
+    if not results["measured"]:
+        reasons = Table(title="Tasks", title_justify="left", show_header=False, box=None)
+        for note in notes:
+            reasons.add_row(note)
+        return [reasons]
     table.caption = "\n".join(notes)
     return [table]

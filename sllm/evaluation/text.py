@@ -85,6 +85,9 @@ def evaluate_texts(
     Raises:
         UserError: no text, files or a model that cannot be read, or a context that a model has not.
     """
+    problems = [told for model in models if not isinstance(model, Reader) if (told := _missing(Path(model)))]
+    if problems:
+        raise UserError("\n".join(problems))
     files = text_files(list(map(str, paths)))
     documents, empty, size = 0, 0, 0
     for text in _texts(files, text_field):  # all that is wrong with them is told before a model is loaded
@@ -206,6 +209,18 @@ def ours(model: LanguageModel, tokenizer: Tokenizer, name: str = "") -> Reader:
     return Reader(name, tokenizer.bos_id, model.config.context_length, tokenizer.encode, tokenizer.decode, logits)
 
 
+def _missing(path: Path) -> str:
+    """What a Transformers model lacks of its files, as a look into its folder tells; empty if nothing."""
+    directory = path.parent if path.is_file() else path
+    if not is_theirs(directory):
+        return ""
+    if not any(directory.glob("*.safetensors")):
+        return f"{directory}: no weights in safetensors, and a pickle could run anything; convert them"
+    if not any(file for name in TOKENIZER_FILES for file in directory.glob(name)):
+        return f"{directory}: no tokenizer beside the model (tokenizer.json); put the one it was trained with"
+    return ""
+
+
 def _theirs(directory: Path) -> Reader:
     """A Transformers model, and its tokenizer.
 
@@ -217,10 +232,8 @@ def _theirs(directory: Path) -> Reader:
         from transformers.utils import logging
     except ImportError:
         raise UserError(f"{directory}: a Transformers model; pip install transformers, and try again") from None
-    if not any(directory.glob("*.safetensors")):
-        raise UserError(f"{directory}: no weights in safetensors, and a pickle could run anything; convert them")
-    if not any(file for name in TOKENIZER_FILES for file in directory.glob(name)):
-        raise UserError(f"{directory}: no tokenizer beside the model (tokenizer.json); put the one it was trained with")
+    if told := _missing(directory):
+        raise UserError(told)
     logging.disable_progress_bar()
     try:
         with _only_errors(logging):

@@ -303,7 +303,7 @@ def training_figures(
                     sums["in_save"] += record.get("stall", record["seconds"])
                 case "start":
                     begun = begun or record
-    except UserError:
+    except (UserError, TypeError, ValueError, KeyError):
         if not tolerant:
             raise
     launched = attempt.get("launched") or attempt["started"]

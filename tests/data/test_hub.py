@@ -104,7 +104,10 @@ def test_files_can_be_named_where_no_configuration_is(hub: Hub) -> None:
         ({"config": None}, "us/news has several configurations; set config to one of ko, en"),
         ({"split": "test"}, "us/news has no split 'test'; set split to one of train, validation"),
         ({"revision": "v3"}, "us/news has no revision 'v3'; correct it, or use main"),
-        ({"text_field": "body"}, r"no field 'body'; set the source's text_field to one that is there: id, text"),
+        (
+            {"text_field": "body"},
+            r"no field 'body'; set text_field \(of a source, or --text-field\) to one that is there: id, text",
+        ),
         ({"text_field": "number"}, r"no field 'number'"),
         ({"dataset": "us/olds"}, "the hub has no dataset us/olds, or it is private: .*`hf auth login`"),
         ({"dataset": "us/secret"}, "the hub has no dataset us/secret, or it is private: .*`hf auth login`"),

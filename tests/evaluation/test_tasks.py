@@ -316,3 +316,8 @@ def test_the_catalogue_is_what_lm_eval_has() -> None:
                 assert all(config in pattern for pattern in patterns.values())
             metrics = {rule["metric"] for rule in lm_eval_tasks.settings(part)["metric_list"]}
             assert task.metric in metrics
+
+
+def test_a_table_without_a_score_says_why() -> None:
+    (table,) = tasks.tables({"measured": {}, "not_measured": dict.fromkeys(["piqa", "arc_easy"], "no items")})
+    assert [list(column.cells) for column in table.columns] == [["not measured: piqa, arc_easy: no items"]]

@@ -232,6 +232,9 @@ def test_bad_models_are_one_line_each(model: Path, tmp_path: Path, texts: Path) 
     torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
     (pickled / "model.safetensors").unlink()
     assert "no weights in safetensors" in problem(pickled)
+    with pytest.raises(UserError) as found:  # before anything is read, and all of them
+        evaluate_texts([model, no_tokenizer, pickled], [tmp_path / "no text.txt"])
+    assert [line.partition(":")[0] for line in str(found.value).splitlines()] == [str(no_tokenizer), str(pickled)]
     (pickled / "other.safetensors").touch()
     assert "Transformers cannot load it" in problem(pickled)
     coded = foreign(tmp_path / "coded", **kept)
