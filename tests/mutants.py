@@ -2319,6 +2319,24 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
+        "sllm/evaluation/harness.py",
+        "tests/evaluation/test_tasks.py::test_scores_are_those_of_their_model_on_our_export",
+        ("no token before a context", "self.tokenizer.encode(stripped, bos=True)", "self.tokenizer.encode(stripped)"),
+        ("a long context loses its end", "[-self._length - 1 : -1]", "[: self._length]"),
+        (
+            "a shared row has the answer of its first request",
+            "questions += zip(range(end - len(following), end), following, strict=True)",
+            "questions += zip(range(end - len(following), end), asked[row][0][1], strict=False)",
+        ),
+        ("answers in the order of the batches", "answers[owner] = answer", "answers[done] = answer"),
+    ),
+    *of(
+        "sllm/evaluation/harness.py",
+        "tests/evaluation/test_tasks.py::test_how_it_goes_on_is_what_their_model_says",
+        ("a prompt that is too long loses its end", "[-(self._length - most) :]", "[: self._length - most]"),
+        ("what ends a text stays in it", "text.index(end) for end", "text.index(end) + len(end) for end"),
+    ),
+    *of(
         "sllm/evaluation/tasks.py",
         "tests/evaluation/test_tasks.py::test_the_standard_error_of_a_mean_and_of_anything_else",
         ("the standard error of all there is", "statistics.stdev(values) /", "statistics.pstdev(values) /"),
@@ -2333,8 +2351,76 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "sllm/evaluation/tasks.py",
+        "tests/evaluation/test_tasks.py::test_a_group_is_the_mean_of_its_items",
+        ("a group's score counts each task the same", "sizes if _weighted(name) else", "sizes if False else"),
+    ),
+    *of(
+        "sllm/evaluation/tasks.py",
         "tests/evaluation/test_tasks.py::test_a_task_without_items_costs_that_task_only",
         ("a task without items ends them all", "if lost := [part for", "if False and [part for"),
+    ),
+    *of(
+        "sllm/evaluation/tasks.py",
+        "tests/evaluation/test_tasks.py::test_what_is_measured",
+        (
+            "the items are looked for on the hub",
+            '"custom_dataset": lambda **_: _datasets(directory / part, splits),',
+            "",
+        ),
+    ),
+    *of(
+        "sllm/data/tasks.py",
+        "tests/data/test_task_items.py",
+        ("a task that has come is still missing", "note.unlink(missing_ok=True)", "pass"),
+        ("what could not be had counts as never tried", "and not why_missing(directory, part)", ""),
+        ("the texts of few-shot's examples", "manifest['splits'][0]}", "manifest['splits'][-1]}"),
+    ),
+    *of(
+        "sllm/data/lm_eval_tasks.py",
+        "tests/data/test_task_items.py::test_any_task_of_lm_eval_with_a_plain_home "
+        "tests/evaluation/test_tasks.py::test_the_catalogue_is_what_lm_eval_has",
+        (
+            "the validation split is scored where there is a test split",
+            'entry.get("test_split") or entry.get("validation_split")\n',
+            'entry.get("validation_split") or entry.get("test_split")\n',
+        ),
+    ),
+    *of(
+        "sllm/config/tasks.py",
+        "tests/evaluation/test_tasks.py::test_the_catalogue_is_what_lm_eval_has",
+        (
+            "a task is scored on what its examples are from",
+            'for split in ("test", "train")}\n    dataset',
+            'for split in ("train", "test")}\n    dataset',
+        ),
+    ),
+    *of(
+        "jobs/pipeline.py",
+        "tests/jobs/test_task_stages.py::test_items_are_tried_once_and_again_when_told",
+        ("items that nobody asked the hub for", 'if stage.name == "download" and (missing', "if False and (missing"),
+    ),
+    *of(
+        "sllm/artifacts.py",
+        "tests/jobs/test_task_stages.py::test_items_are_tried_once_and_again_when_told",
+        (
+            "a task more is another corpus",
+            'seed=e["seed"], files=inputs)',
+            'seed=e["seed"], files=inputs, tasks=e["benchmark"]["tasks"])',
+        ),
+    ),
+    *of(
+        "jobs/pipeline.py",
+        "tests/jobs/test_task_stages.py::test_from_the_hub_to_a_score",
+        ("what can be measured now is left as it was", 'if stage.name == "benchmark" and (now', "if False and (now"),
+    ),
+    *of(
+        "sllm/benchmark.py",
+        "tests/jobs/test_task_stages.py::test_from_the_hub_to_a_score",
+        (
+            "measured tasks are kept where the next attempt does not look",
+            'place / "tasks",',
+            'place / results["device"] / "tasks",',
+        ),
     ),
 ]
 
