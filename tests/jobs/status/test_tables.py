@@ -173,7 +173,7 @@ def test_no_runs_and_where_to_look_for_them(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_finished_run_shows_loss_date_and_duration(finished: Any, place: Path) -> None:
-    done = json.loads((place / "runs" / "tiny" / "stages" / "benchmark" / "done.json").read_text(encoding="utf-8"))
+    done = json.loads((place / "runs" / "tiny" / "stages" / "report" / "done.json").read_text(encoding="utf-8"))
     trained = json.loads((place / "runs" / "tiny" / "stages" / "pretrain" / "done.json").read_text(encoding="utf-8"))
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(done["finished"]))
     loss = f"{trained['summary']['best_validation_loss']:.3f}"
