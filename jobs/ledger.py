@@ -17,7 +17,7 @@ from typing import Any
 from jobs.slurm.cluster import Retries
 from sllm.files import CorruptError, read_object, to_json, write_json
 from sllm.records import append_jsonl, read_jsonl
-from sllm.report.life import training_figures
+from sllm.report.life import last_sign, training_figures
 from sllm.run_directory import RunDirectory
 
 log = logging.getLogger(__name__)
@@ -174,9 +174,8 @@ def close(
     if attempt is None:
         return None
     token = attempt["token"]
-    shown = progress(run, stage)
-    last_sign = max(attempt["started"], shown["time"] if shown else 0.0)
-    ending = ended(run, stage, token) or {"cause": silent_cause, "message": "", "where": "", "time": last_sign}
+    silent_since = last_sign(run, stage, attempt["started"])
+    ending = ended(run, stage, token) or {"cause": silent_cause, "message": "", "where": "", "time": silent_since}
     line = {
         "stage": stage,
         "attempt": attempt["attempt"],

@@ -1744,8 +1744,8 @@ MUTANTS: list[Mutant] = [
         ),
         (
             "a killed attempt has lasted until somebody looked",
-            'last_sign = max(attempt["started"], shown["time"] if shown else 0.0)',
-            "last_sign = time.time()",
+            'silent_since = last_sign(run, stage, attempt["started"])',
+            "silent_since = time.time()",
         ),
     ),
     *of(

@@ -11,6 +11,7 @@ from jobs.pipeline import STAGES, Keys, read_done, whole_stage
 from jobs.processes import local_processes
 from jobs.slurm import commands
 from sllm.files import fingerprint
+from sllm.report.life import last_sign
 from sllm.run_directory import RunDirectory
 
 SIGN_OF_LIFE_SECONDS = 60.0
@@ -164,11 +165,10 @@ def _goes_on(line: dict[str, Any]) -> bool:
 
 def _alive(run: RunDirectory, found: StageState) -> bool:
     """Whether the attempt is running, as far as it can be seen from this machine."""
-    holder, current, progress = lock_holder(run), found.current, found.progress
+    holder, current = lock_holder(run), found.current
     assert current is not None
     if holder is not None and (holder["pid"], holder["node"]) == (current["pid"], current["node"]):
         return True
     if current["job"] is None and current["node"] == platform.node():
         return bool(local_processes(run))
-    last_sign = max(current["started"], progress["time"] if progress else 0)
-    return time.time() - last_sign < SIGN_OF_LIFE_SECONDS
+    return time.time() - last_sign(run, found.name, current["started"]) < SIGN_OF_LIFE_SECONDS

@@ -87,7 +87,7 @@ def sections(text: str) -> list[str]:
 
 def test_the_metadata_is_what_the_hub_reads(run: RunDirectory) -> None:
     data = ModelCard(card(read_facts(run.best), hub_id="me/mine")).data
-    assert (data.language, data.license, data.library_name) == (["ko", "en"], "other", "sllm")
+    assert (data.language, data.license, data.to_dict()["library_name"]) == (["ko", "en"], "other", "sllm")
     assert "wikimedia/wikipedia" in data.datasets
     assert len(data.datasets) == len(set(data.datasets))
     assert data.model_name == "me/mine"
@@ -275,7 +275,7 @@ def test_a_new_best_model_brings_its_card(run: RunDirectory) -> None:
 def test_an_export_has_the_card_of_its_model(run: RunDirectory, tmp_path: Path) -> None:
     export(run.best, tmp_path / "exported")
     text = (tmp_path / "exported" / CARD).read_text(encoding="utf-8")
-    assert ModelCard(text).data.library_name == "transformers"
+    assert ModelCard(text).data.to_dict()["library_name"] == "transformers"
     assert "AutoModelForCausalLM" in text
     assert "1.0625" in text
     export(run.best, tmp_path / "exported")  # is replaced as a whole

@@ -93,13 +93,18 @@ class Hub:
 @contextmanager
 def serving(root: Path) -> Iterator[Hub]:
     hub = Hub(root)
-    thread = threading.Thread(target=hub.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
+    with running(hub.server):
         yield hub
+
+
+@contextmanager
+def running(server: ThreadingHTTPServer) -> Iterator[None]:
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    try:
+        yield
     finally:
-        hub.server.shutdown()
-        hub.server.server_close()
+        server.shutdown()
+        server.server_close()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -298,9 +303,9 @@ def waits(release: threading.Event, most: float = 5.0) -> Fault:
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """The hub that this process talks to."""
-    with serving(tmp_path / "hub") as running:
-        use(running.url, tmp_path / "hf", monkeypatch)
-        yield running
+    with serving(tmp_path / "hub") as served:
+        use(served.url, tmp_path / "hf", monkeypatch)
+        yield served
 
 
 def use(url: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,11 +4,12 @@ import base64
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from hub import running
 
 TOKEN = "hf_" + "secret" * 6
 
@@ -32,12 +33,8 @@ class ModelHub:
 @contextmanager
 def serving() -> Iterator[ModelHub]:
     hub = ModelHub()
-    threading.Thread(target=hub.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-    try:
+    with running(hub.server):
         yield hub
-    finally:
-        hub.server.shutdown()
-        hub.server.server_close()
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -61,7 +61,7 @@ def test_a_model_of_ours_arrives_as_an_export_with_its_card(model: Path, hub: Mo
     with torch.no_grad():
         torch.testing.assert_close(loaded(tokens).logits, load_model(model)(tokens), atol=1e-4, rtol=0)
     text = files["README.md"].decode()
-    assert ModelCard(text).data.library_name == "transformers"
+    assert ModelCard(text).data.to_dict()["library_name"] == "transformers"
     assert 'from_pretrained("me/small-model")' in text
 
 
