@@ -41,6 +41,9 @@ EARLY_SECONDS = 90.0
 
 MEASURED_STEPS = 1000
 
+PORTS = range(10_000, 30_000)
+"""Of the ranks' rendezvous: below those that systems hand out."""
+
 OUTPUT_TAIL = 2000
 """Bytes of a job's output that may hold slurmstepd's last words."""
 
@@ -76,8 +79,8 @@ def adopt_rank() -> int:
     env["RANK"], env["LOCAL_RANK"], env["WORLD_SIZE"] = env["SLURM_PROCID"], env["SLURM_LOCALID"], env["SLURM_NTASKS"]
     if "MASTER_ADDR" not in env:
         env["MASTER_ADDR"] = _first_node() if int(env.get("SLURM_NNODES", "1")) > 1 else "127.0.0.1"
-    # Below the ports that systems hand out, and another one after each requeue: the old one may still be in use.
-    env["MASTER_PORT"] = str(10_000 + (int(env["SLURM_JOB_ID"]) * 31 + restarts() * 7919) % 20_000)
+    # Another one after each requeue: the old one may still be in use.
+    env["MASTER_PORT"] = str(PORTS[(int(env["SLURM_JOB_ID"]) * 31 + restarts() * 7919) % len(PORTS)])
     return int(env["RANK"])
 
 

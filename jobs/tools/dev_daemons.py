@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+from jobs.slurm.attempt import PORTS
 from jobs.tools.dev_conf import Layout, user
 from jobs.tools.dev_processes import MARKER, kill
 from sllm.errors import UserError
@@ -143,10 +144,11 @@ class Daemons(Layout):
 
 
 def _free_ports(count: int) -> list[int]:
-    """TCP ports that nobody listens on, below the range from which the kernel takes ports for outgoing connections."""
+    """TCP ports that nobody listens on, below the range from which the kernel takes ports for outgoing connections, and
+    none that a job of the cluster may want."""
     sockets: list[socket.socket] = []
     try:
-        for port in random.sample(range(20_000, 32_000), 1000):
+        for port in random.sample(range(PORTS.stop, 32_000), 1000):
             candidate = socket.socket()
             try:
                 candidate.bind(("", port))
@@ -156,7 +158,7 @@ def _free_ports(count: int) -> list[int]:
             sockets.append(candidate)
             if len(sockets) == count:
                 return [taken.getsockname()[1] for taken in sockets]
-        raise UserError("no free TCP ports between 20000 and 32000")
+        raise UserError(f"no free TCP ports between {PORTS.stop} and 32000")
     finally:
         for taken in sockets:
             taken.close()

@@ -79,31 +79,45 @@ def test_drill(
     monkeypatch.chdir(place)
     one = chain(cluster, prepared=False)
     old_ranks: list[int] = []
+    slow = place / "slow"
 
     def lose(attempt: dict[str, Any]) -> None:
         """Slurm starts the job elsewhere while the old ranks train on."""
         old_ranks.extend(processes_of(attempt["job"]))
         assert len(old_ranks) == 2
+        slow.touch()
         cluster.lose(attempt["node"])
 
     def find(attempt: dict[str, Any]) -> None:
         wait(lambda: not any(Path(f"/proc/{process}").exists() for process in old_ranks), "the end of the old ranks")
+        slow.unlink()
         cluster.start_slurmd(attempt["node"])
 
+    def preempt(_: dict[str, Any]) -> None:
+        """Each attempt after it trains slowly on request: however fast the machine, Slurm has its time."""
+        (run,) = map(RunDirectory, (place / "runs").glob("drill-*"))
+        sabotage(run, f"if __import__('os').path.exists({str(slow)!r}): __import__('time').sleep(0.1)")
+        cluster.preempt()
+
+    def shorten_limit(attempt: dict[str, Any]) -> None:
+        slow.touch()
+        lower_limit(attempt, seconds=45)
+
     def raise_limit(attempt: dict[str, Any]) -> None:
+        slow.unlink()
         cluster.run("scontrol", "update", f"jobid={attempt['job']}", "timelimit=30")
 
     *others, limit = EVENTS
-    limit = replace(limit, provoke=lambda attempt: lower_limit(attempt, seconds=45), repair=raise_limit)
-    preemption = Event("preemption", lambda _: cluster.preempt(), saves=True)
+    limit = replace(limit, provoke=shorten_limit, repair=raise_limit)
+    preemption = Event("preemption", preempt, saves=True)
     loss = Event("node lost", lose, saves=False, repair=find)
     changes = ["train.max_steps=2400", "train.checkpoint.every=100", "train.micro_batch=4"]
-    events = [limit, preemption, *others, loss]
+    events = [preemption, limit, *others, loss]
     run, problems = drill(load_cluster(str(one.profile)), changes, Console(), events)
     printed = capsys.readouterr().out
     assert not problems, printed
     lines = ledger.attempts(run, "pretrain")
-    ends = ["time limit", "preempted", "signal", "signal", "preempted", "killed", "killed", "node failure"]
+    ends = ["preempted", "time limit", "signal", "signal", "preempted", "killed", "killed", "node failure"]
     changed = 3 * ["cancelled"]
     assert [line["ended"] for line in lines] == [*ends, *changed, "finished"]
     began = ["submitted", *(f"requeued: {end}" for end in ends), *(3 * ["submitted"])]
@@ -115,7 +129,7 @@ def test_drill(
     assert f"attempt {len(ends) + 1} owns" in run.log("pretrain").read_text(encoding="utf-8")
     status = one.sllm("status", run.path).stdout
     assert status.count(" done ") == len(STAGES)
-    assert "1x time limit, 2x preempted, 2x signal, 2x killed, 1x node failure" in status
+    assert "2x preempted, 1x time limit, 2x signal, 2x killed, 1x node failure" in status
 
 
 def test_a_drill_that_is_stopped_shows_what_it_knows(

@@ -1,6 +1,7 @@
 """The private cluster behaves like the real thing where it matters, and leaves nothing behind."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from waiting import wait
 
+from jobs.slurm.attempt import PORTS
 from jobs.tools import dev_cluster, dev_conf
 from jobs.tools.dev_cluster import DevCluster
 from sllm.errors import UserError
@@ -260,3 +262,11 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert dev_cluster.missing_packages(accounting=False) == ["munge", "slurmctld", "slurmd", "slurm-client"]
     with pytest.raises(UserError, match=r"apt-get install .*slurmdbd mariadb-server-core"):
         dev_cluster.up(tmp_path / "slurm")
+
+
+def test_no_daemon_listens_where_a_job_may_want_to(cluster: DevCluster) -> None:
+    """A training whose rendezvous finds its port taken is a crash."""
+    conf = (cluster.directory / "slurm.conf").read_text(encoding="utf-8")
+    ports = {int(port) for port in re.findall(r"Port=(\d+)", conf)}
+    assert len(ports) >= 4
+    assert not ports.intersection(PORTS)
