@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 
 from jobs.slurm.cluster import Resources, Retries
 from sllm.config import LARGEST, SOURCES, Experiment, Section
+from sllm.config.section import alternatives, is_section
 from sllm.config.yaml_text import dump_yaml
 
 HEAD = """# Every setting
@@ -48,11 +49,13 @@ def reference() -> str:
 def _section(section: type[Section], above: str) -> Iterator[str]:
     yield _table(section, above)
     for name, field in _fields(section).items():
-        if name == "sources":
+        if name == "sources" and above == "data.":
             for kind, source in SOURCES.items():
                 yield f"### `{above}{name}`, kind {kind}"
                 yield from _about(source)
                 yield _table(source, "")
+        elif name == "sources":
+            continue  # as those of text
         elif inner := _as_section(field.annotation):
             yield f"### `{above}{name}`"
             yield from _about(inner)
@@ -68,7 +71,9 @@ def _fields(section: type[Section]) -> dict[str, FieldInfo]:
 
 
 def _as_section(annotation: Any) -> type[Section] | None:
-    return annotation if isinstance(annotation, type) and issubclass(annotation, Section) else None
+    """Also one that may be left out."""
+    kinds = [kind for kind in alternatives(annotation) if kind is not type(None)]
+    return kinds[0] if len(kinds) == 1 and is_section(kinds[0]) else None
 
 
 def _about(section: type[Section]) -> list[str]:

@@ -49,6 +49,11 @@ class RunDirectory:
     def name(self) -> str:
         return self.path.name
 
+    def training(self, stage: str) -> "RunDirectory":
+        """Where the training of a stage keeps its metrics, checkpoints, best model and profile: of pretrain the run
+        itself, of finetune a folder in it. What stages have, such as their ledger, is the run's."""
+        return self if stage == "pretrain" else RunDirectory(self.path / stage)
+
     def stage(self, name: str) -> Path:
         return self.path / "stages" / name
 

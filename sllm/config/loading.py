@@ -4,14 +4,17 @@ Paths are made absolute when the file is loaded, so that a job may run from any 
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from sllm.config.data import DataConfig
 from sllm.config.problems import COMMAND_LINE, Origins, place_of, printable, shortened, validate
 from sllm.config.schema import Experiment
 from sllm.config.section import fields, listed
 from sllm.config.sources import AihubSource, FilesSource, Source
 from sllm.config.yaml_text import dump_yaml, load_yaml, parse_yaml
 from sllm.errors import UserError
+
+Data = TypeVar("Data", bound=DataConfig)
 
 DEEPEST = 16
 
@@ -22,10 +25,10 @@ def load_experiment(path: Path, overrides: tuple[str, ...] | list[str] = ()) -> 
     values = load_yaml(path)
     _require_experiment(values, path)
     origins: Origins = {(): str(path)}
-    _read_catalogue(values, path.parent, origins)
+    _read_catalogues(values, path.parent, origins)
     for override in overrides:
         apply_override(values, override, origins)
-        _read_catalogue(values, Path(), origins)
+        _read_catalogues(values, Path(), origins)
     return _absolute_paths(validate(Experiment, values, origins))
 
 
@@ -43,16 +46,18 @@ def _require_experiment(values: Any, path: Path) -> None:
         raise UserError(f"{path}: not an experiment: it has {listed(list(values))}, and none of {valid}")
 
 
-def _read_catalogue(values: dict[str, Any], folder: Path, origins: Origins) -> None:
-    """Put the list of sources in place where `data.sources` names the file that holds it, relative to `folder`."""
-    data = values.get("data")
-    if isinstance(data, dict) and isinstance(data.get("sources"), str):
-        path = folder / data["sources"]
-        try:
-            data["sources"] = load_yaml(path)
-        except UserError as error:
-            raise UserError(f"{place_of(('data', 'sources'), origins)}: {printable(str(error))}") from None
-        origins[("data", "sources")] = str(path)
+def _read_catalogues(values: dict[str, Any], folder: Path, origins: Origins) -> None:
+    """Put lists of sources in place where `data.sources` names the file that holds them, relative to `folder`."""
+    for above in ((), ("finetune",)):
+        of = values.get(*above) if above else values
+        data = of.get("data") if isinstance(of, dict) else None
+        if isinstance(data, dict) and isinstance(data.get("sources"), str):
+            key, path = (*above, "data", "sources"), folder / data["sources"]
+            try:
+                data["sources"] = load_yaml(path)
+            except UserError as error:
+                raise UserError(f"{place_of(key, origins)}: {printable(str(error))}") from None
+            origins[key] = str(path)
 
 
 def apply_override(values: dict[str, Any], override: str, origins: Origins) -> None:
@@ -90,24 +95,31 @@ def _list_index(items: list[Any], key: str, place: str) -> int:
 
 
 def _absolute_paths(experiment: Experiment) -> Experiment:
-    sources: list[Source] = []
-    for source in experiment.data.sources:
-        if isinstance(source, FilesSource):
-            source = source.model_copy(update={"paths": tuple(_absolute(path) for path in source.paths)})
-        elif isinstance(source, AihubSource):
-            source = source.model_copy(update={"folder": _absolute(source.folder)})
-        sources.append(source)
-    runs, origin = _absolute(experiment.runs_directory), experiment.train.init_from
+    runs, origin, finetune = _absolute(experiment.runs_directory), experiment.train.init_from, experiment.finetune
     if origin is not None:  # a name is that of a run
         origin = _absolute(origin if "/" in origin or origin.startswith("~") else f"{runs}/{origin}")
+    if finetune is not None:
+        finetune = finetune.model_copy(update={"data": _with_absolute_paths(finetune.data)})
     return experiment.model_copy(
         update={
             "runs_directory": runs,
             "train": experiment.train.model_copy(update={"init_from": origin}),
             "data_directory": _absolute(experiment.data_directory),
-            "data": experiment.data.model_copy(update={"sources": tuple(sources)}),
+            "data": _with_absolute_paths(experiment.data),
+            "finetune": finetune,
         }
     )
+
+
+def _with_absolute_paths(data: Data) -> Data:
+    sources: list[Source] = []
+    for source in data.sources:
+        if isinstance(source, FilesSource):
+            source = source.model_copy(update={"paths": tuple(_absolute(path) for path in source.paths)})
+        elif isinstance(source, AihubSource):
+            source = source.model_copy(update={"folder": _absolute(source.folder)})
+        sources.append(source)
+    return data.model_copy(update={"sources": tuple(sources)})
 
 
 def _absolute(path: str) -> str:

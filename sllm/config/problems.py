@@ -173,7 +173,9 @@ def _requirement(error: ErrorDetails) -> str:
 def _suggestion(model: type[BaseModel], key: Key, valid: list[str]) -> str:
     """`did you mean …? `, of the keys that are valid there, and of those elsewhere that have just this name."""
     *parents, name = key
-    elsewhere = [known for known in dict.fromkeys(all_keys(model)) if known.split(".")[:-1] != parents]
+    others = [known for known in dict.fromkeys(all_keys(model)) if known.split(".")[:-1] != parents]
+    # What it has of its own is called as elsewhere.
+    elsewhere = [known for known in others if not known.startswith("finetune.") or "finetune" in parents]
     leaves = {known: known.split(".")[-1] for known in elsewhere}
     near = difflib.get_close_matches(name, valid, n=1) or [known for known in valid if name in known.split("_")][:1]
     near += [known for known in elsewhere if leaves[known] == name][:2]
