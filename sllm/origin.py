@@ -104,6 +104,15 @@ def is_theirs(directory: Path) -> bool:
     return not about.keys() >= {"model", "vocab_size"} or not isinstance(about["model"], dict)
 
 
+def is_tuned(model_path: Path) -> bool:
+    """Whether a model of ours, in a directory or beside a model.safetensors, has learnt conversations: so says its
+    config.json."""
+    try:
+        return read_object((model_path.parent if model_path.is_file() else model_path) / CONFIG).get("tuned") is True
+    except (OSError, CorruptError):
+        return False
+
+
 def tokenizer_of(directory: Path) -> Path:
     """The tokenizer of a model: beside it or, since a checkpoint has none, that of its run."""
     run = RunDirectory.above(directory)

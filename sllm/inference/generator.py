@@ -17,6 +17,7 @@ from sllm.inference.decode import Decoder, Dtype, eval_mode, prepare, recorder
 from sllm.inference.sampling import Sampling, seeded, utf8_table
 from sllm.model.shared import LanguageModel
 from sllm.model.storage import load_pair
+from sllm.origin import is_tuned
 from sllm.tokenizer import Tokenizer
 
 
@@ -163,6 +164,8 @@ class TextGenerator:
         if dtype is None:
             dtype = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
         model, self.tokenizer = load_pair(model_path, tokenizer_path, device)
+        self.tuned = is_tuned(Path(model_path))
+        """Whether the model has learnt conversations."""
         self.model = prepare(model, dtype)
         self._kept: Decoder | None = None
 

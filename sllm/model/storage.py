@@ -28,30 +28,33 @@ def save_model(
     tokenizer: Path,
     checkpoint: Path | None = None,
     card: str | None = None,
+    *,
+    tuned: bool = False,
     **details: Any,
 ) -> None:
-    """Write a model that can be loaded on its own, and its card, replacing `directory` as a whole. `details` go into
-    its manifest. If a directory with the same weights is there at `checkpoint`, they get a second name, where the disk
-    has such."""
+    """Write a model that can be loaded on its own, and its card, replacing `directory` as a whole. `tuned`: it has
+    learnt conversations. `details` go into its manifest. If a directory with the same weights is there at `checkpoint`,
+    they get a second name, where the disk has such."""
     known: list[dict[str, Any]] = []
     with atomic_directory(directory, known, **details) as temporary:
         if checkpoint and (entry := link_file(checkpoint, WEIGHTS, temporary)):
             known.append(entry)
         else:
             save_tensors(model.state_dict(), temporary / WEIGHTS)
-        write_description(temporary, model)
+        write_description(temporary, model, tuned=tuned)
         shutil.copyfile(tokenizer, temporary / TOKENIZER)
         if card is not None:
             write_text(temporary / CARD, card)
 
 
-def description(model: LanguageModel) -> dict[str, Any]:
-    """What its config.json says."""
-    return {"model": model.config.model_dump(mode="json"), "vocab_size": model.vocab_size}
+def description(model: LanguageModel, *, tuned: bool = False) -> dict[str, Any]:
+    """What its config.json says, `tuned` only of a model that is (see `sllm.origin.is_tuned`)."""
+    about = {"model": model.config.model_dump(mode="json"), "vocab_size": model.vocab_size}
+    return {**about, "tuned": True} if tuned else about
 
 
-def write_description(directory: Path, model: LanguageModel) -> None:
-    write_json(directory / CONFIG, description(model))
+def write_description(directory: Path, model: LanguageModel, *, tuned: bool = False) -> None:
+    write_json(directory / CONFIG, description(model, tuned=tuned))
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> LanguageModel:

@@ -17,6 +17,7 @@ from sllm.inference.generator import TextGenerator
 from sllm.manifests import write_manifest
 from sllm.model.families import make_model
 from sllm.model.storage import load_pair, save_model
+from sllm.origin import is_tuned
 from sllm.run_directory import RunDirectory, checkpoint_path
 from sllm.tokenizer import Tokenizer
 from sllm.tokenizer.codec import FORMER_SPECIAL_TOKENS
@@ -83,6 +84,27 @@ def test_a_checkpoint_of_an_earlier_version_takes_the_tokenizer_that_was_submitt
     _, tokenizer = load_pair(checkpoint, None, "cpu")
     assert tokenizer.fingerprint == former.fingerprint
     assert Artifacts(experiment).tokenizer != Artifacts.of_run(run).tokenizer
+
+
+def test_a_tuned_model_says_so_and_a_base_model_says_nothing(directory: Path, tmp_path: Path) -> None:
+    save_model(tmp_path / "tuned", random_model(), directory / "tokenizer.json", tuned=True, step=3)
+    base, tuned = read_json(directory / "config.json"), read_json(tmp_path / "tuned" / "config.json")
+    assert "tuned" not in base
+    assert tuned == {**base, "tuned": True}
+    assert read_json(tmp_path / "tuned" / "manifest.json")["step"] == 3
+    for path in (tmp_path / "tuned", tmp_path / "tuned" / "model.safetensors"):
+        assert is_tuned(path)
+        assert TextGenerator(path, device="cpu").tuned
+    for path in (
+        directory,
+        directory / "model.safetensors",
+        tmp_path / "none",
+        tmp_path / "none" / "model.safetensors",
+    ):
+        assert not is_tuned(path)
+    assert not TextGenerator(directory, device="cpu").tuned
+    write_json(tmp_path / "tuned" / "config.json", {**tuned, "tuned": "no"})
+    assert not is_tuned(tmp_path / "tuned")
 
 
 def test_weights_that_are_not_numbers_are_named(directory: Path, tmp_path: Path) -> None:
