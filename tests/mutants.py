@@ -262,7 +262,7 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/config/schema.py",
+        "sllm/config/training.py",
         "tests/config/test_config.py",
         (
             "a warm-up as long as the training",
@@ -821,8 +821,20 @@ MUTANTS: list[Mutant] = [
         "tests/data/test_sampler.py::test_an_epoch_of_batches_predicts_every_token_once",
         (
             "the last window is left out",
-            'return max(0, (self.tokens("train") - 1) // context_length)',
-            'return max(0, self.tokens("train") // context_length - 1)',
+            '(self.tokens("train") - self.overlap) // (context_length',
+            '(self.tokens("train") - context_length) // (context_length',
+        ),
+    ),
+    *of(
+        "sllm/data/sampler.py",
+        "tests/data/test_conversation_windows.py",
+        ("windows of conversations begin like those of text", "index * (length + 1 - self.overlap)", "index * length"),
+        ("the last row is left out", 'self.tokens("train") - self.overlap)', 'self.tokens("train") - 1)'),
+        ("rows of validation share a token", "stride, stop) + self.overlap", "stride, stop) + 1"),
+        (
+            "a conversation is named by its place in the windows",
+            "if self.overlap == 0:\n            number",
+            "if False:\n            number",
         ),
     ),
     *of(
@@ -889,8 +901,8 @@ MUTANTS: list[Mutant] = [
         "tests/data/test_sampler.py::test_batches_are_the_windows_of_the_token_files",
         (
             "a window without its last target",
-            "(length + 1) * size, index * length * size)",
-            "length * size, index * length * size)",
+            "(length + 1) * size, start * size)",
+            "length * size, start * size)",
         ),
     ),
     *of(

@@ -39,6 +39,7 @@ from sllm.tokenizer import Tokenizer
 from sllm.workers import in_processes
 
 POSITION_DTYPE = "<u8"
+ANSWERS_DTYPE = "<u4"
 
 Groups = dict[tuple[str, str], list[Path]]
 """The shards of each source and split."""
@@ -62,6 +63,16 @@ def token_file(directory: Path, source: str, split: str) -> Path:
 
 def documents_file(directory: Path, source: str, split: str) -> Path:
     return directory / f"{source}.{split}.documents.bin"
+
+
+def answers_file(directory: Path, source: str, split: str) -> Path:
+    """Of conversations: how many targets of each window are answers, little-endian uint32."""
+    return directory / f"{source}.{split}.answers.bin"
+
+
+def origins_file(directory: Path, source: str, split: str) -> Path:
+    """Of conversations: which each is of those of the source and split in the corpus, little-endian uint64."""
+    return directory / f"{source}.{split}.origins.bin"
 
 
 def pack_stage(

@@ -25,7 +25,7 @@ import numpy as np
 
 from sllm.config import Language
 from sllm.data.clean import Split
-from sllm.data.pack import POSITION_DTYPE, documents_file, token_file
+from sllm.data.pack import ANSWERS_DTYPE, POSITION_DTYPE, answers_file, documents_file, origins_file, token_file
 from sllm.errors import UserError
 from sllm.files import CorruptError
 from sllm.manifests import read_manifest
@@ -40,27 +40,33 @@ class PackedSource:
     name: str
     language: Language
     splits: Mapping[str, Mapping[str, Any]]
+    overlap: int = 1
+    """Tokens that a window shares with the next: the last target of text is the next window's first input too, and
+    windows of whole conversations share none."""
 
     def tokens(self, split: Split) -> int:
         return int(self.splits[split]["tokens"])
 
     def windows(self, context_length: int) -> int:
-        """Training windows: one starts every `context_length` tokens and has one token more, its last target.
+        """Training windows, of `context_length` inputs and one token more, the last target; of text one starts every
+        `context_length` tokens.
 
         The tokens after the last whole window (fewer than one window) are not trained on.
         """
-        return max(0, (self.tokens("train") - 1) // context_length)
+        return max(0, (self.tokens("train") - self.overlap) // (context_length + 1 - self.overlap))
 
 
 class PackedData:
-    """The output of the pack stage: opening it reads the manifest and nothing else."""
+    """The output of the pack stage, or that of `sllm.data.conversations`, whose windows are rows of whole
+    conversations: opening it reads the manifest and nothing else."""
 
     def __init__(self, directory: Path, manifest: Mapping[str, Any]) -> None:
         self.directory = directory
         self.dtype = np.dtype(manifest["dtype"])
         self.vocab_size = int(manifest["vocab_size"])
+        self.overlap = int(manifest.get("overlap", 1))
         self.sources = tuple(
-            PackedSource(name, source["language"], source) for name, source in manifest["sources"].items()
+            PackedSource(name, source["language"], source, self.overlap) for name, source in manifest["sources"].items()
         )
         self._maps: dict[Any, np.ndarray] = {}
         self._files: dict[tuple[str, str], BinaryIO] = {}
@@ -101,7 +107,8 @@ class PackedData:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
             self._files[source, split] = file
         size = self.dtype.itemsize
-        content = os.pread(self._files[source, split].fileno(), (length + 1) * size, index * length * size)
+        start = index * (length + 1 - self.overlap)
+        content = os.pread(self._files[source, split].fileno(), (length + 1) * size, start * size)
         return np.frombuffer(content, self.dtype)
 
     def validation_windows(self, source: str, context_length: int, max_tokens: int) -> list[np.ndarray]:
@@ -111,9 +118,15 @@ class PackedData:
         `max_tokens`, the number of predicted tokens, is rounded down to whole windows, but to at least one.
         """
         tokens = self.tokens("validation", source)
-        limit = max(1, max_tokens // context_length) * context_length
-        stop = min(limit, len(tokens) - 1)  # <bos> and <eos> are two tokens at least, so there is one to predict
-        return [tokens[start : min(start + context_length, stop) + 1] for start in range(0, stop, context_length)]
+        stride = context_length + 1 - self.overlap
+        limit = max(1, max_tokens // context_length) * stride
+        # <bos> and <eos> are two tokens at least, so there is one to predict
+        stop = min(limit, len(tokens) - self.overlap)
+        return [tokens[start : min(start + stride, stop) + self.overlap] for start in range(0, stop, stride)]
+
+    def answers(self, split: Split, source: str) -> np.ndarray:
+        """Of conversations, how many targets of each window are answers, memory-mapped: (windows,) uint32."""
+        return self._map(answers_file, source, split, np.dtype(ANSWERS_DTYPE))
 
     def documents_of(self, source: str, start: int, stop: int, split: Split = "train") -> range:
         """Numbers of the documents, within the source's split, that have tokens in [start, stop)."""
@@ -123,7 +136,10 @@ class PackedData:
 
     def document_name(self, source: str, number: int, split: Split = "train") -> str:
         """Where to read a document: `<source>/train-00003.jsonl.zst:17`, the shard in the corpus, and which it is of
-        the documents that `read_shard` gives: its line, where none before it was dropped."""
+        the documents that `read_shard` gives: its line, where none before it was dropped. Conversations stand in
+        another order than there."""
+        if self.overlap == 0:
+            number = int(self._map(origins_file, source, split, np.dtype(POSITION_DTYPE))[number])
         shards = self.source(source).splits[split]["shards"]
         ends = list(accumulate(shard["documents"] for shard in shards))
         i = bisect_right(ends, number)
@@ -331,6 +347,11 @@ def _check_enough(data: PackedData, context_length: int, global_batch: int) -> N
                 f"it, or lower model.context_length"
             )
     windows = sum(source.windows(context_length) for source in data.sources)
+    if windows < global_batch and data.overlap == 0:
+        raise UserError(
+            f"finetune.train.global_batch: {global_batch:,}, but the conversations fill {windows:,} sequences of "
+            f"model.context_length {context_length:,}; add conversations to finetune.data.sources, or lower one of them"
+        )
     if windows < global_batch:
         tokens = sum(source.tokens("train") for source in data.sources)
         raise UserError(
