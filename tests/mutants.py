@@ -1166,6 +1166,27 @@ MUTANTS: list[Mutant] = [
         ("complete leaves the model in training", "        model.train(training)", "        model.train()"),
     ),
     *of(
+        "sllm/tokenizer/template.py",
+        "tests/tokenizer/test_template.py",
+        ("a text forges a turn", "if found := special_token_in(content):", 'if found := "<|end|>" in content and END:'),
+        (
+            "a system message in the middle",
+            "expected = [ASSISTANT] if role == USER else [USER]",
+            "expected = [ASSISTANT, SYSTEM] if role == USER else [USER]",
+        ),
+        ("a turn without text", "if not content.strip():", "if not content:"),
+        ("a reply that nobody asked for", "return ids if last == ASSISTANT else [*ids,", "return [*ids,"),
+        ("an old vocabulary's bytes as roles", "    require_template(tokenizer)\n    last", "    last"),
+    ),
+    *of(
+        "sllm/data/masks.py",
+        "tests/data/test_masks.py",
+        ("the end of an answer is not learnt", "before = tokens[..., :-1]", "before = tokens[..., 1:]"),
+        ("the filler is learnt", ", END_ID, Tokenizer.bos_id])", ", Tokenizer.bos_id])"),
+        ("an answer cut by its window goes on in the next one", "END_ID, Tokenizer.bos_id])", "END_ID])"),
+        ("filler sees nothing but itself", "tokens == Tokenizer.bos_id", "np.isin(tokens, [0, Tokenizer.bos_id])"),
+    ),
+    *of(
         "sllm/inference/chat.py",
         "tests/inference/test_chat.py::test_chat_reads_the_line_whatever_the_room",
         ("the chat forgets the newest turn", "        del turns[0]\n", "        del turns[-1]\n"),

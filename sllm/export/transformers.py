@@ -278,7 +278,7 @@ def compare(model: LanguageModel, tokenizer: Tokenizer, directory: Path) -> floa
         if new_tokens < 1:
             continue
         found = theirs.generate(**inputs, max_new_tokens=new_tokens, do_sample=False, temperature=1.0, top_p=1.0)
-        [ours] = continue_ids(model, [ids], [new_tokens], tokenizer.eos_id, greedy)
+        [ours] = continue_ids(model, [ids], [new_tokens], [tokenizer.eos_id], greedy)
         text, expected = their_tokenizer.decode(found[0, len(ids) :], skip_special_tokens=True), tokenizer.decode(ours)
         # Where two tokens are equally likely, rounding chooses.
         assert text == expected or _below_likeliest(model, found, len(ids)) < TOLERANCE, (

@@ -4,7 +4,8 @@ import contextlib
 import sys
 from collections.abc import Callable, Generator, Iterator
 
-from sllm.inference.generator import TextGenerator, fit, kept_free
+from sllm.inference.context import fit, kept_free
+from sllm.inference.generator import TextGenerator
 from sllm.inference.sampling import LARGEST_SEED, Sampling, check_seed
 
 GREETING = """\

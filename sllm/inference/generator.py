@@ -5,20 +5,25 @@ Shapes: B batch (see `sllm.model.shared`).
 """
 
 import contextlib
-import functools
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from sllm.errors import UserError
+from sllm.inference.context import fit, fit_conversation
 from sllm.inference.decode import Decoder, Dtype, eval_mode, prepare, recorder
-from sllm.inference.sampling import Sampling, seeded, utf8_table
+from sllm.inference.sampling import Sampling, check_seed, seeded, utf8_table
 from sllm.model.shared import LanguageModel
 from sllm.model.storage import load_pair
 from sllm.origin import is_tuned
 from sllm.tokenizer import Tokenizer
+from sllm.tokenizer.template import ENDS, Message
+
+REPLY_TOKENS = 256
+"""Of a reply in a conversation, at most, where nobody said."""
 
 
 @torch.inference_mode()
@@ -59,24 +64,25 @@ def continue_ids(
     model: LanguageModel,
     prompts: Sequence[Sequence[int]],
     limits: Sequence[int],
-    eos_id: int,
+    ends: Sequence[int],
     sampling: Sampling,
     generator: torch.Generator | None = None,
     utf8: Tensor | None = None,
     decoder: Decoder | None = None,
 ) -> list[list[int]]:
-    """New token ids of each prompt: up to its limit, or to the `<eos>` before it, which is left out."""
-    limit = torch.tensor(limits)
+    """New token ids of each prompt: up to its limit, or to the first of the tokens `ends` before it, which is left
+    out."""
+    limit, last = torch.tensor(limits), torch.tensor(ends)
     done = limit <= 0
     columns = []
     for token in next_tokens(model, prompts, max(limits), sampling, generator, utf8, decoder):
         columns.append(token)
-        done = done | (token == eos_id) | (len(columns) >= limit)
+        done = done | torch.isin(token, last) | (len(columns) >= limit)
         if bool(done.all()):
             break
     rows = torch.stack(columns, dim=1).tolist()
     rows = [row[:most] for row, most in zip(rows, limits, strict=True)]
-    return [row[: row.index(eos_id)] if eos_id in row else row for row in rows]
+    return [list(itertools.takewhile(lambda token: token not in ends, row)) for row in rows]
 
 
 def complete(
@@ -102,7 +108,7 @@ def complete(
     utf8 = utf8_table(tokenizer, device) if sampling.valid_utf8 else None
     generator = seeded(seed, device)
     with eval_mode(model):
-        rows = continue_ids(model, ids, limits, tokenizer.eos_id, sampling, generator, utf8)
+        rows = continue_ids(model, ids, limits, [tokenizer.eos_id], sampling, generator, utf8)
     return [_text(tokenizer, row) for row in rows]
 
 
@@ -110,26 +116,6 @@ def _text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     """The text of generated ids, without a last character that the limit cut in two."""
     decoder = tokenizer.stream_decoder()
     return "".join([decoder.feed(token) for token in ids])
-
-
-def kept_free(context_length: int, new_tokens: int) -> int:
-    """Tokens that are kept free for a continuation before anything is cut for it: a quarter of the context."""
-    return max(1, min(new_tokens, context_length // 4))
-
-
-def fit(tokenizer: Tokenizer, ids: list[int], context_length: int, new_tokens: int) -> tuple[list[int], int]:
-    """What the model reads of token ids that begin with `<bos>`, and how many tokens may follow, at least one.
-
-    As long as they fit, nothing is cut: it is the continuation that becomes shorter. Of more than that the newest are
-    read, after `<bos>` and from a whole character on.
-    """
-    if len(ids) < context_length:
-        return ids, min(new_tokens, context_length - len(ids))
-    room = kept_free(context_length, new_tokens)
-    first = len(ids) - (context_length - 1 - room)
-    while first < len(ids) and tokenizer.token_bytes[ids[first]][0] & 0xC0 == 0x80:
-        first += 1
-    return [*ids[:1], *ids[first:]], room
 
 
 # --- a model on disk ------------------------------------------------------------------------------
@@ -168,18 +154,24 @@ class TextGenerator:
         """Whether the model has learnt conversations."""
         self.model = prepare(model, dtype)
         self._kept: Decoder | None = None
-
-    @functools.cached_property
-    def _utf8(self) -> Tensor:
-        return utf8_table(self.tokenizer, self.model.positions.device)
+        self._tables: dict[tuple[int, ...], Tensor] = {}
 
     @contextlib.contextmanager
-    def _decoder(self, rows: int, capacity: int, sampling: Sampling) -> Iterator[Decoder]:
-        """The one that was used last, with what it has recorded, if it serves and nobody else has it."""
+    def _decoder(self, rows: int, capacity: int, sampling: Sampling, ends: tuple[int, ...] = ()) -> Iterator[Decoder]:
+        """The one that was used last, with what it has recorded, if it serves and nobody else has it. `ends`: see
+        `utf8_table`."""
+        device = self.model.positions.device
+        if sampling.valid_utf8 and ends not in self._tables:
+            self._tables[ends] = utf8_table(self.tokenizer, device, ends)
+        utf8 = self._tables[ends] if sampling.valid_utf8 else None
         decoder, self._kept = self._kept, None
-        if not decoder or (decoder.rows, decoder.choice.sampling) != (rows, sampling) or decoder.capacity < capacity:
-            utf8 = self._utf8 if sampling.valid_utf8 else None
-            decoder = Decoder(self.model, rows, capacity, sampling, utf8, recorder(self.model.positions.device))
+        wanted = (rows, sampling, id(utf8))
+        if (
+            not decoder
+            or decoder.capacity < capacity
+            or wanted != (decoder.rows, decoder.choice.sampling, id(decoder.choice.utf8))
+        ):
+            decoder = Decoder(self.model, rows, capacity, sampling, utf8, recorder(device))
         try:
             yield decoder
         finally:
@@ -225,8 +217,7 @@ class TextGenerator:
         ids, limits = zip(*encoded, strict=True)
         generator = seeded(seed, self.model.positions.device)
         with self._decoder(len(ids), max(map(len, ids)) + max(limits), sampling) as decoder:
-            eos_id = self.tokenizer.eos_id
-            rows = continue_ids(self.model, ids, limits, eos_id, sampling, generator, decoder=decoder)
+            rows = continue_ids(self.model, ids, limits, [self.tokenizer.eos_id], sampling, generator, decoder=decoder)
         return [_text(self.tokenizer, row) for row in rows]
 
     def stream(
@@ -246,14 +237,79 @@ class TextGenerator:
         ids, limit = self._prompt(prompt, max_length)
         return self.stream_ids(ids, limit, sampling, seed)
 
-    def stream_ids(self, ids: Sequence[int], new_tokens: int, sampling: Sampling, seed: int | None) -> Iterator[str]:
-        """The text that follows token ids, piece by piece; a character cut in two by the end is left out."""
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        reply_tokens: int = REPLY_TOKENS,
+        temperature: float = 0.8,
+        top_k: int | None = None,
+        top_p: float = 0.95,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+    ) -> str:
+        """What a tuned model answers to messages, the last of which is the user's.
+
+        Args:
+            messages: `{"role": …, "content": …}`: one of "system" or none, then "user" and "assistant" by turns. Of a
+                conversation that leaves less than a quarter of the context for the reply, the oldest exchanges are not
+                read; the system message always is.
+            reply_tokens: of the reply, at most; it ends before that where the model ends it, or the context does.
+            temperature, top_k, top_p, repetition_penalty: see `Sampling`.
+            seed: equal seeds give equal replies; None takes a new one.
+
+        Raises:
+            UserError: a base model, messages that are none (roles out of order, an empty one, a special token in a
+                text), a last one that is longer than the context, or a value without meaning.
+
+        >>> generator = TextGenerator("runs/default/finetune/best")  # doctest: +SKIP
+        >>> generator.chat([{"role": "user", "content": "대한민국의 수도는 어디야?"}])  # doctest: +SKIP
+        """
+        return "".join(
+            self.stream_chat(
+                messages,
+                reply_tokens=reply_tokens,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                repetition_penalty=repetition_penalty,
+                seed=seed,
+            )
+        )
+
+    def stream_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        reply_tokens: int = REPLY_TOKENS,
+        temperature: float = 0.8,
+        top_k: int | None = None,
+        top_p: float = 0.95,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+    ) -> Generator[str]:
+        """The same reply as `chat`'s, piece by piece, never with half a character."""
+        sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
+        check_seed(seed)
+        if not self.tuned:
+            raise UserError(
+                "a base model, which has learnt text and no conversations: it goes on with what you begin "
+                "(`sllm generate`, TextGenerator.generate); stage finetune makes one that answers"
+            )
+        ids, limit = fit_conversation(self.tokenizer, messages, self.model.config.context_length, reply_tokens)
+        return self.stream_ids(ids, limit, sampling, seed, ENDS)
+
+    def stream_ids(
+        self, ids: Sequence[int], new_tokens: int, sampling: Sampling, seed: int | None, ends: tuple[int, ...] = ()
+    ) -> Generator[str]:
+        """The text that follows token ids up to `<eos>` or one of the tokens `ends`, piece by piece; a character cut
+        in two by the limit is left out."""
         decoder = self.tokenizer.stream_decoder()
         generator = seeded(seed, self.model.positions.device)
         # A chat's texts become longer: room for all of them, so that they share what is recorded.
-        with self._decoder(1, self.model.config.context_length, sampling) as steps:
+        with self._decoder(1, self.model.config.context_length, sampling, ends) as steps:
             for token in next_tokens(self.model, [ids], new_tokens, sampling, generator, decoder=steps):
-                if token.item() == self.tokenizer.eos_id:
+                if token.item() in (self.tokenizer.eos_id, *ends):
                     return
                 if piece := decoder.feed(int(token.item())):
                     yield piece

@@ -58,10 +58,13 @@ def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     return torch.where(seen, penalized.clamp(bounds.min, bounds.max), logits)
 
 
-def utf8_table(tokenizer: Tokenizer, device: torch.device) -> Tensor:
-    """States of a UTF-8 decoder after each token, by the state before it: (states, V) uint8, see `Choice`."""
+def utf8_table(tokenizer: Tokenizer, device: torch.device, ends: Sequence[int] = ()) -> Tensor:
+    """States of a UTF-8 decoder after each token, by the state before it: (states, V) uint8, see `Choice`. `ends`:
+    special tokens that may come where `<eos>` may, and no other ever does."""
     columns = torch.frombuffer(bytearray(b"".join(tokenizer.utf8_states)), dtype=torch.uint8)
-    return columns.view(tokenizer.vocab_size, -1).t().contiguous().to(device)
+    columns = columns.view(tokenizer.vocab_size, -1)
+    columns[list(ends)] = columns[tokenizer.eos_id].clone()
+    return columns.t().contiguous().to(device)
 
 
 def sample(

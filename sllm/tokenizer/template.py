@@ -22,13 +22,24 @@ END_ID = SPECIAL_TOKENS.index(END)
 Message = Mapping[str, str]
 """`{"role": "system" | "user" | "assistant", "content": TEXT}`."""
 
+ENDS = (Tokenizer.eos_id, END_ID)
+"""Where a reply ends: `<|end|>`, and `<eos>`, with which the model before had learnt to end."""
+
 JINJA = (
-    "{{ bos_token }}{% for message in messages %}"
+    "{{ bos_token }}"
+    "{% set first = 1 if messages[0]['role'] == 'system' else 0 %}"
+    "{% for message in messages %}"
+    "{% set role = 'user' if (loop.index0 - first) % 2 == 0 else 'assistant' %}"
+    "{% if loop.index0 >= first and message['role'] != role %}"
+    "{{ raise_exception('after a system message or none come user and assistant by turns') }}{% endif %}"
+    "{% if not message['content'] | trim %}{{ raise_exception('a message is empty') }}{% endif %}"
     "{% for token in [" + ", ".join(f"'{token}'" for token in SPECIAL_TOKENS) + "] %}"
     "{% if token in message['content'] %}"
     "{{ raise_exception('a text cannot hold the special token ' + token) }}{% endif %}{% endfor %}"
     "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+    "{% if add_generation_prompt %}"
+    "{% if messages[-1]['role'] != 'user' %}{{ raise_exception('the last message must be the user\\'s') }}{% endif %}"
+    "{{ '<|assistant|>' }}{% endif %}"
 )
 """The same for Transformers, vLLM and llama.cpp, who make text of messages and tokens of that."""
 
@@ -47,12 +58,17 @@ def problem(messages: Sequence[Any], *, ends_with: str) -> str:
             return f"message {number} is of {role!r}; it must be of {' or '.join(expected)}"
         if not content.strip():
             return f"message {number}, of {role}, is empty"
-        if found := next((token for token in SPECIAL_TOKENS if token in content), None):
+        if found := special_token_in(content):
             return f"message {number}, of {role}, holds {found}, which no text may"
         expected = [ASSISTANT] if role == USER else [USER]
     if messages[-1]["role"] != ends_with:
         return f"the last message is of {messages[-1]['role']}; it must be of {ends_with}"
     return ""
+
+
+def special_token_in(text: str) -> str | None:
+    """One whose spelling a text holds."""
+    return next((token for token in SPECIAL_TOKENS if token in text), None)
 
 
 def require_template(tokenizer: Tokenizer) -> None:

@@ -64,7 +64,7 @@ def test_a_repeated_token_becomes_rarer() -> None:
     model = random_model().eval()
 
     def most_repeated(penalty: float) -> int:
-        rows = continue_ids(model, [[2, 50]], [60], -1, Sampling(temperature=0, repetition_penalty=penalty))
+        rows = continue_ids(model, [[2, 50]], [60], [], Sampling(temperature=0, repetition_penalty=penalty))
         return Counter(rows[0]).most_common(1)[0][1]
 
     assert most_repeated(5.0) < most_repeated(1.0)
@@ -72,7 +72,7 @@ def test_a_repeated_token_becomes_rarer() -> None:
 
 def test_ends_at_max_length_and_at_the_context() -> None:
     model = random_model().eval()
-    rows = continue_ids(model, [[2], [2, 70, 71]], [3, 7], -1, GREEDY)
+    rows = continue_ids(model, [[2], [2, 70, 71]], [3, 7], [], GREEDY)
     assert [len(row) for row in rows] == [3, 7]
 
 
@@ -88,9 +88,9 @@ def test_max_length_counts_the_prompt_and_stops_at_the_context(generator: TextGe
 
 def test_stops_at_eos_and_leaves_it_out() -> None:
     model = random_model().eval()
-    free = continue_ids(model, [[2, 80], [2, 90, 91]], [30, 30], -1, GREEDY)
+    free = continue_ids(model, [[2, 80], [2, 90, 91]], [30, 30], [], GREEDY)
     eos = next(token for token in free[0][3:] if token not in free[0][:3])
-    stopped = continue_ids(model, [[2, 80], [2, 90, 91]], [30, 30], eos, GREEDY)
+    stopped = continue_ids(model, [[2, 80], [2, 90, 91]], [30, 30], [eos], GREEDY)
     for before, after in zip(free, stopped, strict=True):
         assert after == list(itertools.takewhile(lambda token: token != eos, before))
     assert len(stopped[0]) < 30
@@ -246,7 +246,7 @@ def test_complete_cuts_only_what_is_too_long() -> None:
     def continued(text: str, new_tokens: int) -> str:
         ids = tokenizer.encode(text, bos=True)
         utf8 = utf8_table(tokenizer, torch.device("cpu"))
-        [row] = continue_ids(model, [ids], [new_tokens], tokenizer.eos_id, GREEDY, utf8=utf8)
+        [row] = continue_ids(model, [ids], [new_tokens], [tokenizer.eos_id], GREEDY, utf8=utf8)
         return "".join(map(tokenizer.stream_decoder().feed, row))
 
     long = "abcdefghij" * 20
