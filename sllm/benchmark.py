@@ -1,5 +1,6 @@
-"""The benchmark stage: how fast the run's best model is, and how well it does tasks."""
+"""The benchmark stage: how fast the run's best model is, and how well it and the one tuned from it do tasks."""
 
+from pathlib import Path
 from typing import Any
 
 from sllm.artifacts import Artifacts
@@ -17,7 +18,8 @@ from sllm.stop import StopFlag
 
 def benchmark_stage(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, stop: StopFlag) -> dict[str, Any]:
     """Measure speed, then tasks, and write results.json and results.txt. An attempt that is stopped keeps the tasks
-    that it has measured.
+    that it has measured. A tuned model is as fast as the base, and is asked by its template; under `tuned` stand its
+    `step` and `tasks`.
 
     Raises:
         UserError: there is no model.
@@ -25,20 +27,28 @@ def benchmark_stage(experiment: Experiment, run: RunDirectory, artifacts: Artifa
     """
     with connect() as world:
         results = measure_speed(experiment, run, artifacts, world, stop)
-    generator = TextGenerator(run.best, artifacts.tokenizer, world.device)
-    manifest = read_manifest(run.best)
-    weights = next(file["sha256"] for file in manifest["files"] if file["name"] == WEIGHTS)
-    if "step" in manifest:
-        results["step"] = manifest["step"]
     place = run.stage("benchmark")
-    results["tasks"] = tasks.measure_tasks(
-        experiment.benchmark,
-        artifacts.tasks,
-        place / "tasks",
-        generator.model,
-        generator.tokenizer,
-        [weights, str(generator.model.output_weight.dtype)],
-        stop.check,
-    )
-    write_results(place, results, *tables(results), *tasks.tables(results["tasks"]))
+
+    def measure(best: Path, kept: Path, *, template: bool) -> dict[str, Any]:
+        generator = TextGenerator(best, artifacts.tokenizer, world.device)
+        manifest = read_manifest(best)
+        weights = next(file["sha256"] for file in manifest["files"] if file["name"] == WEIGHTS)
+        found = tasks.measure_tasks(
+            experiment.benchmark,
+            artifacts.tasks,
+            kept,
+            generator.model,
+            generator.tokenizer,
+            [weights, str(generator.model.output_weight.dtype)],
+            stop.check,
+            template=template,
+        )
+        return {**({"step": manifest["step"]} if "step" in manifest else {}), "tasks": found}
+
+    results |= measure(run.best, place / "tasks", template=False)
+    report = tasks.tables(results["tasks"])
+    if experiment.finetune:
+        results["tuned"] = measure(run.training("finetune").best, place / "tuned-tasks", template=True)
+        report += tasks.tables(results["tuned"]["tasks"], "Tasks, tuned model")
+    write_results(place, results, *tables(results), *report)
     return results

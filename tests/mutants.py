@@ -2354,7 +2354,7 @@ MUTANTS: list[Mutant] = [
     *of(
         "sllm/evaluation/harness.py",
         "tests/evaluation/test_tasks.py::test_scores_are_those_of_their_model_on_our_export",
-        ("no token before a context", "self.tokenizer.encode(stripped, bos=True)", "self.tokenizer.encode(stripped)"),
+        ("no token before a context", "return [*first, *given], ", "return given, "),
         ("a long context loses its end", "[-self._length - 1 : -1]", "[: self._length]"),
         (
             "a shared row has the answer of its first request",
@@ -2368,6 +2368,30 @@ MUTANTS: list[Mutant] = [
         "tests/evaluation/test_tasks.py::test_how_it_goes_on_is_what_their_model_says",
         ("a prompt that is too long loses its end", "[-(self._length - most) :]", "[: self._length - most]"),
         ("what ends a text stays in it", "text.index(end) for end", "text.index(end) + len(end) for end"),
+    ),
+    *of(
+        "sllm/evaluation/harness.py",
+        "tests/evaluation/test_tasks.py::test_a_conversation_is_the_templates_own_tokens",
+        (
+            "a turn is read off a text that nobody had spelled",
+            "([self.tokenizer.bos_id], context) if known is None else (known, begun)",
+            "(known or [self.tokenizer.bos_id], begun)",
+        ),
+        ("what is said of an answer is forgotten", "return text + begun", "return text"),
+    ),
+    *of(
+        "sllm/evaluation/harness.py",
+        "tests/evaluation/test_tasks.py::test_an_answer_ends_where_the_turn_does",
+        (
+            "an answer goes on after its turn",
+            "ends = (self.tokenizer.eos_id, END_ID)",
+            "ends = (self.tokenizer.eos_id,)",
+        ),
+    ),
+    *of(
+        "sllm/evaluation/tasks.py",
+        "tests/evaluation/test_tasks.py::test_examples_are_turns_before_the_question",
+        ("examples are one turn with the question", "fewshot_as_multiturn=template,", "fewshot_as_multiturn=False,"),
     ),
     *of(
         "sllm/evaluation/tasks.py",

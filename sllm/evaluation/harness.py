@@ -2,10 +2,13 @@
 
 As in training `<bos>` stands in front. What is too long loses its beginning, as with lm-eval's own model `hf`.
 
+lm-eval asks a tuned model by conversations: it has them spelled by `apply_chat_template`, and asks how that text goes
+on. What it spells is looked up when it comes back, so that the tokens are the template's own.
+
 Shapes: B rows, T time, C width, N places whose next token is asked for, V vocabulary.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +20,7 @@ from sllm.inference.generator import next_tokens
 from sllm.inference.sampling import Sampling, seeded
 from sllm.model.shared import LanguageModel
 from sllm.tokenizer import Tokenizer
+from sllm.tokenizer.template import ASSISTANT, END, END_ID, ROLES, conversation_ids
 
 Pair = tuple[list[int], list[int]]
 """Token ids that are given, at least one, and those that are to follow, at least one."""
@@ -41,6 +45,8 @@ class Harness:
 
     rank, world_size = 0, 1
     """lm-eval's own way to share requests among processes is not used."""
+    tokenizer_name = "sllm"
+    """Of what lm-eval keeps on disk if it is told to."""
 
     def __init__(
         self, model: LanguageModel, tokenizer: Tokenizer, after: Callable[[float], None] = lambda share: None
@@ -49,6 +55,29 @@ class Harness:
         self._after = after
         self._length = model.config.context_length
         self._device = model.positions.device
+        self._conversations: dict[str, list[int]] = {}
+
+    # --- conversations ---
+
+    def apply_chat_template(self, chat_history: list[Mapping[str, str]], add_generation_prompt: bool = True) -> str:
+        """Messages as text, up to where the model goes on: in an answer of its own or, without `add_generation_prompt`,
+        in the last message.
+
+        Raises:
+            UserError: messages that the template does not take.
+        """
+        given, begun = (chat_history, "") if add_generation_prompt else (chat_history[:-1], chat_history[-1]["content"])
+        turns = [f"{ROLES[message['role']]}{message['content']}{END}" for message in given]
+        text = "".join(["<bos>", *turns, ROLES[ASSISTANT]])
+        self._conversations[text] = conversation_ids(self.tokenizer, given)
+        return text + begun
+
+    def _read(self, context: str) -> tuple[list[int], str]:
+        """The tokens of the conversation that a text spells, and what is said of the answer; of any other `<bos>`, and
+        the text."""
+        before, mark, begun = context.rpartition(ROLES[ASSISTANT])
+        known = self._conversations.get(before + mark)
+        return ([self.tokenizer.bos_id], context) if known is None else (known, begun)
 
     # --- how likely ---
 
@@ -77,12 +106,9 @@ class Harness:
     def _pair(self, context: str, continuation: str) -> Pair:
         """The space between the two belongs to the continuation, as it does in a text. Encoded together: tokens of the
         continuation may depend on what stands before."""
-        if not context:
-            return [self.tokenizer.bos_id], self.tokenizer.encode(continuation)
-        stripped = context.rstrip()
-        given = self.tokenizer.encode(stripped, bos=True)
-        whole = self.tokenizer.encode(stripped + context[len(stripped) :] + continuation, bos=True)
-        return given, whole[len(given) :]
+        first, text = self._read(context)
+        given = self.tokenizer.encode(text.rstrip())
+        return [*first, *given], self.tokenizer.encode(text + continuation)[len(given) :]
 
     def _likely(self, pairs: Sequence[Pair]) -> list[tuple[float, bool]]:
         """Requests with the same input share a row: such as answers of one token to one question."""
@@ -155,7 +181,7 @@ class Harness:
     # --- how it goes on ---
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """The continuation of each (context, settings), up to `<eos>`, the first of the texts `until`, or
+        """The continuation of each (context, settings), up to `<eos>` or `<|end|>`, the first of the texts `until`, or
         `max_gen_toks` tokens, half the model's context at most."""
         texts = [""] * len(requests)
         groups: dict[str, list[int]] = {}
@@ -164,7 +190,8 @@ class Harness:
         done = 0
         for numbers in groups.values():
             settings = requests[numbers[0]].args[1]
-            prompts = {n: self.tokenizer.encode(requests[n].args[0], bos=True) for n in numbers}
+            read = {n: self._read(requests[n].args[0]) for n in numbers}
+            prompts = {n: [*first, *self.tokenizer.encode(text)] for n, (first, text) in read.items()}
             numbers = sorted(numbers, key=lambda n: -len(prompts[n]))
             for first in range(0, len(numbers), GENERATED_AT_ONCE):
                 some = numbers[first : first + GENERATED_AT_ONCE]
@@ -192,9 +219,13 @@ class Harness:
         return [self._said(row, ends) for row in rows]
 
     def _is_done(self, row: list[int], ends: list[str]) -> bool:
-        return self.tokenizer.eos_id in row or any(end in self.tokenizer.decode(row) for end in ends)
+        return self._end(row) < len(row) or any(end in self.tokenizer.decode(row) for end in ends)
+
+    def _end(self, row: list[int]) -> int:
+        """Where a token ends what is said."""
+        ends = (self.tokenizer.eos_id, END_ID)
+        return next((place for place, token in enumerate(row) if token in ends), len(row))
 
     def _said(self, row: list[int], ends: list[str]) -> str:
-        eos = self.tokenizer.eos_id
-        text = self.tokenizer.decode(row[: row.index(eos)] if eos in row else row)
+        text = self.tokenizer.decode(row[: self._end(row)])
         return text[: min((text.index(end) for end in ends if end and end in text), default=len(text))]

@@ -41,6 +41,8 @@ def measure_tasks(
     tokenizer: Tokenizer,
     model_key: Any,
     check: Check = no_check,
+    *,
+    template: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Measure `config.tasks`.
 
@@ -49,12 +51,15 @@ def measure_tasks(
         kept: where the results of single tasks are, and are put.
         model_key: a JSON value that another model has not: results of that are measured anew.
         check: called between two batches; may raise.
+        template: ask by conversations, as a tuned model has learnt to be asked: what an item asks is the user's turn,
+            what may follow the assistant's, and examples are turns before it.
 
     Returns:
         `measured`, by name of the task: language, metric (the one shown), score, stderr (None if there is none), guess
         (the score of answers drawn at random), few_shot, items, limit, revision, licence, metrics (all of them) and
         published (see `sllm.config.tasks.Published`); `not_measured`: why, by name of the task.
     """
+    how = ["template"] if template else []
     measured, not_measured = {}, {}
     names = list(dict.fromkeys(config.tasks))
     todo: dict[str, tuple[list[str], str]] = {}
@@ -68,13 +73,13 @@ def measure_tasks(
         else:
             items = [manifest["files"] for part in parts if (manifest := fetched(directory, part))]
             version = importlib.metadata.version("lm_eval")
-            key = fingerprint([model_key, name, items, config.task_limit, config.few_shot, version])
+            key = fingerprint([model_key, name, items, config.task_limit, config.few_shot, version, *how])
             if (result := _kept(kept / f"{name}.json", key)) is not None:
                 measured[name] = result
             else:
                 todo[name] = parts, key
     if todo:
-        for name, outcome in _measure_each(todo, directory, config, model, tokenizer, check):
+        for name, outcome in _measure_each(todo, directory, config, model, tokenizer, check, template):
             if isinstance(outcome, str):
                 not_measured[name] = outcome
             else:
@@ -93,6 +98,7 @@ def _measure_each(
     model: LanguageModel,
     tokenizer: Tokenizer,
     check: Check,
+    template: bool,
 ) -> Iterator[tuple[str, dict[str, Any] | str]]:
     """Each task with its result, or with why there is none."""
     sizes = {name: _items(directory, parts, config.task_limit) for name, (parts, _) in todo.items()}
@@ -106,7 +112,7 @@ def _measure_each(
 
             result: dict[str, Any] | str
             try:
-                result = _measure(name, parts, directory, config, model, tokenizer, after)
+                result = _measure(name, parts, directory, config, model, tokenizer, after, template)
             except (Stopped, Superseded):
                 raise
             except Exception as error:  # lm-eval's tasks come from many hands
@@ -159,6 +165,7 @@ def _measure(
     model: LanguageModel,
     tokenizer: Tokenizer,
     after: Callable[[float], None],
+    template: bool,
 ) -> dict[str, Any]:
     from sllm.evaluation.harness import Harness
 
@@ -171,7 +178,8 @@ def _measure(
             after((done + share * size) / total)
 
         harness = Harness(model, tokenizer, after_batch)
-        outcomes.append(_run(load_task(part, directory, config.few_shot), harness, config.task_limit))
+        task = load_task(part, directory, config.few_shot)
+        outcomes.append(_run(task, harness, config.task_limit, template=template))
         done += size
     sizes = [outcome["items"] for outcome in outcomes]
     weights = sizes if _weighted(name) else [1] * len(sizes)
@@ -181,8 +189,8 @@ def _measure(
         return sum(value * weight for value, weight in zip(values, weights, strict=True)) / sum(weights)
 
     metrics = {metric: mean([outcome["scores"][metric][0] for outcome in outcomes]) for metric in shared}
-    task, manifest = TASKS.get(name), fetched(directory, parts[0]) or {}
-    metric = task.metric if task else shared[0]
+    known_task, manifest = TASKS.get(name), fetched(directory, parts[0]) or {}
+    metric = known_task.metric if known_task else shared[0]
     # The parts are independent: the variance of a weighted mean of their scores.
     errors = [outcome["scores"][metric][1] for outcome in outcomes]
     shares = [weight / sum(weights) for weight in weights]
@@ -192,14 +200,14 @@ def _measure(
         "metric": metric,
         "score": metrics[metric],
         "stderr": math.sqrt(sum((s * e) ** 2 for s, e in zip(shares, errors, strict=True))) if known else None,
-        "guess": task.guess if task else mean([outcome["guess"] for outcome in outcomes]),
+        "guess": known_task.guess if known_task else mean([outcome["guess"] for outcome in outcomes]),
         "few_shot": config.few_shot,
         "items": sum(sizes),
         "limit": config.task_limit,
         "revision": manifest["revision"],
         "licence": manifest["licence"],
         "metrics": {metric: finite(value) for metric, value in metrics.items()},
-        "published": [vars(published) for published in task.published] if task else [],
+        "published": [vars(published) for published in known_task.published] if known_task else [],
     }
 
 
@@ -249,12 +257,20 @@ def _datasets(directory: Path, splits: list[str]) -> dict[str, Any]:
     return {split: datasets.Dataset.from_list(table.to_pylist(), split=split) for split, table in tables.items()}
 
 
-def _run(task: Any, harness: Any, limit: int | None) -> dict[str, Any]:
+def _run(task: Any, harness: Any, limit: int | None, *, template: bool = False) -> dict[str, Any]:
     """`scores`: by metric the score, and its standard error or None; `items`; `guess`."""
     from lm_eval.evaluator import evaluate
 
     name = task.config.task
-    found = evaluate(harness, {name: task}, limit=limit, bootstrap_iters=0, log_samples=True)
+    found = evaluate(
+        harness,
+        {name: task},
+        limit=limit,
+        bootstrap_iters=0,
+        log_samples=True,
+        apply_chat_template=template,
+        fewshot_as_multiturn=template,
+    )
     samples, aggregations = found["samples"][name], task.aggregation()
     scores: dict[str, tuple[float, float | None]] = {}
     for key, value in found["results"][name].items():
@@ -285,10 +301,10 @@ def standard_error(values: list[Any], aggregation: Callable[[list[Any]], float] 
 # --- the report -----------------------------------------------------------------------------------
 
 
-def tables(results: dict[str, Any]) -> list[Table]:
+def tables(results: dict[str, Any], title: str = "Tasks") -> list[Table]:
     if not results["measured"] and not results["not_measured"]:
         return []
-    table = Table(title="Tasks")
+    table = Table(title=title)
     for heading in ("task", "", "metric", "score", "±", "guess", "items", "published"):
         table.add_column(heading, justify="right" if heading in ("score", "±", "guess", "items") else "left")
     for name, row in results["measured"].items():
@@ -313,7 +329,7 @@ def tables(results: dict[str, Any]) -> list[Table]:
         lost = [name for name, why in results["not_measured"].items() if why == reason]
         notes.append(f"not measured: {', '.join(lost)}: {reason}")
     if not results["measured"]:
-        reasons = Table(title="Tasks", title_justify="left", show_header=False, box=None)
+        reasons = Table(title=title, title_justify="left", show_header=False, box=None)
         for note in notes:
             reasons.add_row(note)
         return [reasons]
