@@ -349,7 +349,7 @@ def waiting(directory: Path) -> Table:
 def run_wait(directory: Path, gigabytes: int) -> dict[str, Any]:
     """Train the smoke experiment for a hundred steps, on its own data or on token files of so many gigabytes."""
     from sllm.tokenizer.training import tokenizer_stage
-    from sllm.training.loop import pretrain
+    from sllm.training.loop import train
 
     directory = directory / f"wait-{gigabytes}"
     experiment = load_experiment(
@@ -372,7 +372,7 @@ def run_wait(directory: Path, gigabytes: int) -> dict[str, Any]:
         enlarge(artifacts.packed, gigabytes)
     run = RunDirectory(experiment.run_path)
     run.path.mkdir(parents=True)
-    pretrain(experiment, run, artifacts, stop)
+    train(experiment, run, artifacts, stop)
     records = [record for record in read_jsonl(run.metrics) if record["kind"] == "train"][10:]
     waits = np.array([record["data_wait"] for record in records])
     return {

@@ -28,7 +28,12 @@ def telling_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {last.strip().split(chr(10))[0] if found and last.strip() else first}"
 
 
-MEMORY_KEYS = {"pretrain": "train.micro_batch", "validate": "validate.batch", "benchmark": "benchmark.batches"}
+MEMORY_KEYS = {
+    "pretrain": "train.micro_batch",
+    "finetune": "finetune.train.micro_batch",
+    "validate": "validate.batch",
+    "benchmark": "benchmark.batches",
+}
 
 
 def way_out(stage: Stage, text: str) -> str:
@@ -42,7 +47,8 @@ def way_out(stage: Stage, text: str) -> str:
         return "NCCL finds too little shared memory: give the container more /dev/shm, or export NCCL_SHM_DISABLE=1"
     if any(sign in text for sign in ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "DefaultCPUAllocator: ")):
         key = MEMORY_KEYS.get(stage.whole)
-        more = ", or set train.activation_checkpointing: true" if stage.whole == "pretrain" else ""
+        above = {"pretrain": "train", "finetune": "finetune.train"}.get(stage.whole)
+        more = f", or set {above}.activation_checkpointing: true" if above else ""
         return f"out of memory: lower {key}{more}" if key else ""
     if "No working C++ compiler found" in text or "Failed to find C compiler" in text:  # Inductor; Triton
         return (

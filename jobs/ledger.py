@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from jobs.pipeline import TRAININGS
 from jobs.slurm.cluster import Retries
 from sllm.files import CorruptError, read_object, to_json, write_json
 from sllm.records import append_jsonl, read_jsonl
@@ -194,8 +195,8 @@ def close(
         "seconds": round(ending["time"] - attempt["started"], 3),
     }
     earlier = attempts(run, stage, attempt["fingerprint"])
-    if stage == "pretrain":
-        line |= training_figures(run.metrics, attempt, earlier[-1] if earlier else None)
+    if stage in TRAININGS:
+        line |= training_figures(run.training(stage).metrics, attempt, earlier[-1] if earlier else None)
     line["gave_up"] = why_not_again([*earlier, line], retries) if retries else ""
     append_jsonl(run.ledger, line)
     _ended_file(run, stage, token).unlink(missing_ok=True)
@@ -242,6 +243,6 @@ def _fruitless(lines: list[dict[str, Any]]) -> int:
         step = line.get("last_step") or 0
         if step > furthest:
             count, furthest = 0, step
-        elif line["stage"] == "pretrain" or line["ended"] not in (PREEMPTED, NODE_FAILURE, SIGNALLED):
+        elif line["stage"] in TRAININGS or line["ended"] not in (PREEMPTED, NODE_FAILURE, SIGNALLED):
             count += 1
     return count

@@ -46,14 +46,14 @@ def perform(
     artifacts = Artifacts(experiment, keys)
     require_parents(stage, run, keys, artifacts)
     report_to(run.progress(stage.name), silent=not main)
-    is_download = stage.whole == "download"
+    gets = stage.whole in ("download", "conversations")
     started = time.time()
     with (
-        contextlib.nullcontext() if is_download else offline(),  # there is nothing to get there, and perhaps no network
+        contextlib.nullcontext() if gets else offline(),  # there is nothing to get there, and perhaps no network
         only_one(stage.shared(artifacts), stop) if stage.shared else contextlib.nullcontext(),
     ):
-        if is_download:
-            require_same_files(experiment, keys)
+        if gets:
+            require_same_files(stage.whole, experiment, keys)
         try:
             summary = stage.work(experiment, run, artifacts, stop)
         except RuntimeError as error:
@@ -78,7 +78,7 @@ def perform(
 def require_parents(stage: Stage, run: RunDirectory, keys: Keys, artifacts: Artifacts) -> None:
     """Raises UserError naming the command that makes what is missing. A scheduler's word alone is not enough: a
     dependency on a job that Slurm has forgotten counts as fulfilled."""
-    for step in plan(run, keys, artifacts, [STAGES[name] for name in stage.needs]):
+    for step in plan(run, keys, artifacts, [STAGES[name] for name in stage.needs if name in keys]):
         if not step.done:
             alone, all_of_them = command(step.stage.command or step.stage.name, "CONFIG"), command("submit", "CONFIG")
             raise UserError(
@@ -87,14 +87,14 @@ def require_parents(stage: Stage, run: RunDirectory, keys: Keys, artifacts: Arti
             )
 
 
-def require_same_files(experiment: Experiment, keys: Keys) -> None:
+def require_same_files(stage: str, experiment: Experiment, keys: Keys) -> None:
     """Raises UserError naming input files that are not what they were at the submit."""
-    now = stage_keys(experiment)["download"]
-    if now != keys["download"]:
-        found = changed_files(keys["download"], now)
+    now = stage_keys(experiment)[stage]
+    if now != keys[stage]:
+        found = changed_files(keys[stage], now)
         more = f" and {len(found) - MOST_FILES:,} more" if len(found) > MOST_FILES else ""
         what = f" ({', '.join(found[:MOST_FILES])}{more})" if found else ""
-        raise UserError(f"download: the input files have changed since the submit{what}; submit again")
+        raise UserError(f"{stage}: the input files have changed since the submit{what}; submit again")
 
 
 @contextlib.contextmanager

@@ -36,6 +36,8 @@ class Stage:
     after: tuple[str, ...] = ()
     """Those that have ended before it starts, well or not: it is the last act of the chain, and runs again whenever
     one of them does."""
+    optional: bool = False
+    """Whether only runs whose experiment has a section finetune have it."""
     work_share: Callable[..., object] | None = None
     """Does the i-th of n shares of the work, given as `share=(i, n)`; `work` then joins them."""
 
@@ -101,9 +103,26 @@ def _pack_share(experiment: Experiment, artifacts: Artifacts, stop: StopFlag, sh
 
 
 def _pretrain(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, stop: StopFlag) -> dict[str, Any]:
-    from sllm.training.loop import pretrain
+    from sllm.training.loop import train
 
-    summary = pretrain(experiment, run, artifacts, stop)
+    return _or_stopped(train(experiment, run, artifacts, stop), stop)
+
+
+def _conversations(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, stop: StopFlag) -> dict[str, Any]:
+    from sllm.data.conversations.stage import conversations_stage  # type: ignore[import-untyped]
+
+    tokenizer = artifacts.tokenizer / "tokenizer.json"
+    return conversations_stage(experiment, artifacts.conversations_corpus, tokenizer, artifacts.conversations, stop)
+
+
+def _finetune(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, stop: StopFlag) -> dict[str, Any]:
+    from sllm.training.loop import train
+
+    return _or_stopped(train(experiment.tuning(), run, artifacts, stop, "finetune"), stop)
+
+
+def _or_stopped(summary: dict[str, Any], stop: StopFlag) -> dict[str, Any]:
+    """The summary of a training. Raises Stopped if it is not at its end."""
     if summary["outcome"] == "stopped":
         raise Stopped(stop.reason)
     return summary
@@ -143,24 +162,39 @@ STAGES = {
             work_share=_pack_share,
         ),
         Stage("pretrain", ("pack",), _pretrain, command="train"),
-        Stage("validate", ("pretrain",), _validate),
-        Stage("benchmark", ("pretrain",), _benchmark),
+        Stage(
+            "conversations",
+            ("tokenizer",),
+            _conversations,
+            shared=lambda artifacts: artifacts.conversations,
+            optional=True,
+        ),
+        Stage("finetune", ("pretrain", "conversations"), _finetune, optional=True),
+        Stage("validate", ("pretrain", "finetune"), _validate),
+        Stage("benchmark", ("pretrain", "finetune"), _benchmark),
         Stage("report", (), _report, after=("validate", "benchmark")),
     )
 }
 
 
-def up_to(last: str | None) -> list[Stage]:
-    """`last` and everything it needs, in the order they run; every stage if None."""
+TRAININGS = ("pretrain", "finetune")
+"""The stages that take steps, on several ranks."""
+
+
+def up_to(last: str | None = None, *, tuning: bool = False) -> list[Stage]:
+    """`last` and everything it needs, in the order they run; every stage if None. `tuning`: whether there is a
+    fine-tuning."""
+    stages = {name: stage for name, stage in STAGES.items() if tuning or not stage.optional}
     if last is None:
-        return list(STAGES.values())
-    if last not in STAGES:
-        raise UserError(f"--until {last}: no such stage; valid: {', '.join(STAGES)}")
+        return list(stages.values())
+    if last not in stages:
+        why = "the experiment has no section finetune" if last in STAGES else "no such stage"
+        raise UserError(f"--until {last}: {why}; valid: {', '.join(stages)}")
     wanted = {last}
-    for stage in reversed(STAGES.values()):
+    for stage in reversed(stages.values()):
         if stage.name in wanted:
             wanted.update(stage.needs + stage.after)
-    return [stage for stage in STAGES.values() if stage.name in wanted]
+    return [stage for stage in stages.values() if stage.name in wanted]
 
 
 # --- what is left to do ---------------------------------------------------------------------------
@@ -193,7 +227,8 @@ def read_keys(run: RunDirectory) -> Keys:
         FileNotFoundError: nothing was submitted.
         CorruptError: the file is damaged.
     """
-    return read_object(run.path / "keys.json", *(stage.name for stage in STAGES.values() if not stage.after))
+    needed = [stage.name for stage in STAGES.values() if not stage.after and not stage.optional]
+    return read_object(run.path / "keys.json", *needed)
 
 
 def submitted_keys(run: RunDirectory) -> Keys | None:
@@ -204,23 +239,24 @@ def submitted_keys(run: RunDirectory) -> Keys | None:
         return None
 
 
-def former_training(run: RunDirectory) -> dict[str, Any] | None:
-    """The key under which the run's model was trained, or None if there is none: of its checkpoints, or, if they have
-    been deleted to make room, of its done.json."""
-    for step in reversed(checkpoint_steps(run.checkpoints)):
+def former_training(run: RunDirectory, stage: str = "pretrain") -> dict[str, Any] | None:
+    """The key under which the model of a stage was trained, or None if there is none: of its checkpoints, or, if they
+    have been deleted to make room, of its done.json."""
+    checkpoints = run.training(stage).checkpoints
+    for step in reversed(checkpoint_steps(checkpoints)):
         try:
-            state = read_object(checkpoint_path(run.checkpoints, step) / "state.json", "trajectory")
+            state = read_object(checkpoint_path(checkpoints, step) / "state.json", "trajectory")
             key: dict[str, Any] = state["trajectory"]
             return key
         except (CorruptError, FileNotFoundError):
             continue
-    done = read_done(run, "pretrain")
+    done = read_done(run, stage)
     return done["key"] if done else None
 
 
-def last_step(run: RunDirectory) -> int:
+def last_step(run: RunDirectory, stage: str = "pretrain") -> int:
     """The step of the newest checkpoint, 0 without one."""
-    return max(checkpoint_steps(run.checkpoints), default=0)
+    return max(checkpoint_steps(run.training(stage).checkpoints), default=0)
 
 
 def set_aside(run: RunDirectory, key: dict[str, Any]) -> Path:
@@ -270,6 +306,13 @@ def _reasons(run: RunDirectory, stage: Stage, key: dict[str, Any], artifacts: Ar
             return goes_on
         if done is None and former is not None:
             return [f"goes on from step {step}" if (step := last_step(run)) else "not done yet"]
+    if stage.name == "finetune" and (former := former_training(run, "finetune")) is not None:
+        if former != key and set_aside(run, key).is_dir():
+            return [*_changes(former, key), f"comes back from previous/{fingerprint(key)}"]
+        if former != key:
+            return [*_changes(former, key), f"the former training moves to previous/{fingerprint(former)}"]
+        if done is None and (step := last_step(run, "finetune")):
+            return [f"goes on from step {step}"]
     if done is None:
         there = stage.shared is not None and _whole(stage.shared(artifacts))
         return ["takes what a run with the same settings made" if there else "not done yet"]
@@ -281,8 +324,8 @@ def _reasons(run: RunDirectory, stage: Stage, key: dict[str, Any], artifacts: Ar
         return [f"has not tried to get the items of {', '.join(missing)}"]
     if stage.name == "benchmark" and (now := measurable_now(done["summary"], artifacts.tasks)):
         return [f"what {', '.join(now)} could not be measured for is there now"]
-    if stage.name == "pretrain" and not _whole(run.best):
-        return [f"{run.best} is gone or damaged"]
+    if stage.name in TRAININGS and not _whole(best := run.training(stage.name).best):
+        return [f"{best} is gone or damaged"]
     return []
 
 

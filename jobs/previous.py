@@ -8,7 +8,7 @@ from typing import Any
 from jobs import hints
 from jobs.ask import ask, is_interactive
 from jobs.ledger import attempts
-from jobs.pipeline import Keys, former_training, last_step, read_done, set_aside, setting_changes
+from jobs.pipeline import TRAININGS, Keys, former_training, last_step, read_done, set_aside, setting_changes
 from sllm.errors import UserError
 from sllm.files import delete, fingerprint
 from sllm.progress import format_seconds
@@ -18,10 +18,14 @@ ASK_SECONDS = 3600.0
 """A training that took longer does not move without a question."""
 
 
+OTHER_DATA = {"pretrain": "other data", "finetune": "other conversations, or another model to begin with"}
+
+
 @dataclass(frozen=True)
 class Move:
     """A training that goes to previous/ because the run has other settings now, or comes back from there."""
 
+    stage: str
     source: Path
     target: Path
     steps: int
@@ -31,9 +35,12 @@ class Move:
 
     def __str__(self) -> str:
         what = f"{self.steps:,} steps, {format_seconds(self.seconds)}"
+        training = "training" if self.stage == "pretrain" else "fine-tuning"
         if not self.changes:
-            return f"The training with these settings ({what}) comes back from {hints.short(self.source)}"
-        told = f"The former training ({what}) moves to {hints.short(self.target)}, because of {'; '.join(self.changes)}"
+            return f"The {training} with these settings ({what}) comes back from {hints.short(self.source)}"
+        told = (
+            f"The former {training} ({what}) moves to {hints.short(self.target)}, because of {'; '.join(self.changes)}"
+        )
         if any(change.startswith("version ") for change in self.changes):
             return f"{told}: of the code, so that it stays there"
         return f"{told}; submitting its settings again brings it back"
@@ -41,21 +48,24 @@ class Move:
 
 def training_moves(run: RunDirectory, keys: Keys) -> list[Move]:
     """What `swap_training` would do."""
-    former, key = former_training(run), keys["pretrain"]
     moves = []
-    if former is not None and former != key:
-        changes = tuple(setting_changes(former, key)) or ("other data",)
-        moves.append(Move(run.path, set_aside(run, former), *_amount(run, run, former), changes))
-    if set_aside(run, key).is_dir():
-        moves.append(Move(set_aside(run, key), run.path, *_amount(run, RunDirectory(set_aside(run, key)), key)))
+    for stage in TRAININGS:
+        if (key := keys.get(stage)) is None:
+            continue
+        former, aside = former_training(run, stage), set_aside(run, key)
+        if former is not None and former != key:
+            changes = tuple(setting_changes(former, key)) or (OTHER_DATA[stage],)
+            moves.append(Move(stage, run.path, set_aside(run, former), *_amount(run, run, stage, former), changes))
+        if aside.is_dir():
+            moves.append(Move(stage, aside, run.path, *_amount(run, RunDirectory(aside), stage, key)))
     return moves
 
 
-def _amount(run: RunDirectory, place: RunDirectory, key: dict[str, Any]) -> tuple[int, float]:
+def _amount(run: RunDirectory, place: RunDirectory, stage: str, key: dict[str, Any]) -> tuple[int, float]:
     """Steps and seconds of a training."""
-    done = read_done(place, "pretrain")
-    seconds = sum(line["seconds"] for line in attempts(run, "pretrain", fingerprint(key)))
-    return last_step(place) or (done["summary"]["step"] if done else 0), seconds
+    done = read_done(place, stage)
+    seconds = sum(line["seconds"] for line in attempts(run, stage, fingerprint(key)))
+    return last_step(place, stage) or (done["summary"]["step"] if done else 0), seconds
 
 
 def confirm_moves(run: RunDirectory, keys: Keys, start: str, *, yes: bool) -> None:
@@ -79,9 +89,11 @@ def swap_training(run: RunDirectory, keys: Keys) -> list[Move]:
 def _move_training(move: Move) -> None:
     source, target = move.source, move.target
     target.mkdir(parents=True, exist_ok=True)
-    names = ["best", "profile", "report", "wandb", "wandb.json", "metrics.jsonl"]
-    names += [f"stages/{stage}" for stage in ("report", "benchmark", "validate", "pretrain")]
-    names.append("checkpoints")
+    names = [f"stages/{stage}" for stage in ("report", "benchmark", "validate", move.stage)]
+    if move.stage == "pretrain":
+        names = ["best", "profile", "report", "wandb", "wandb.json", "metrics.jsonl", *names, "checkpoints"]
+    else:
+        names.append(move.stage)
     if not move.changes:
         # What an attempt without a checkpoint has left in the run is no training, and gives way.
         for name in names:

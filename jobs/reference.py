@@ -33,8 +33,10 @@ names both; everything wrong is said at once. `sllm config CONFIG` prints an exp
 EXPERIMENT = "## The experiment"
 CLUSTER = """## The cluster profile
 
-`defaults` hold for every stage; a key under `stages.STAGE` (download, tokenizer, pack, pretrain, validate, benchmark)
-takes the place of that default. The keys of both are the same. What is not set is left to the cluster.
+`defaults` hold for every stage; a key under `stages.STAGE` (download, tokenizer, pack, pretrain, conversations,
+finetune, validate, benchmark, report) takes the place of that default. conversations has what download has, and
+finetune what pretrain has, where nothing else is said. The keys of both are the same. What is not set is left to the
+cluster.
 """
 
 
@@ -85,7 +87,7 @@ def _table(section: type[Section], above: str) -> str:
     meanings, schemas = docstrings(section), section.model_json_schema()["properties"]
     lines = ["| key | value | default | meaning |", "| --- | --- | --- | --- |"]
     for name, field in _fields(section).items():
-        if not _as_section(field.annotation):
+        if not is_section(field.annotation):
             default = "must be set" if field.is_required() else _code(field.get_default())
             cells = [f"`{above}{name}`", _value(schemas[name]), default, meanings.get(name, "")]
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
@@ -93,11 +95,14 @@ def _table(section: type[Section], above: str) -> str:
 
 
 def docstrings(section: type[Section]) -> dict[str, str]:
-    """The text below each key in the source, which pydantic would keep at the cost of reading it at every start."""
+    """The text below each key in the source, which pydantic would keep at the cost of reading it at every start; that
+    of the section it is made of where it says nothing itself."""
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(section))).body
     assert isinstance(definition, ast.ClassDef)
+    (origin, *_) = section.__bases__
+    inherited = docstrings(origin) if issubclass(origin, Section) and origin is not Section else {}
     aliases = {name: field.alias or name for name, field in section.model_fields.items()}
-    return {
+    return inherited | {
         aliases[ast.unparse(key.target)]: " ".join(text.value.value.split())
         for key, text in zip(definition.body, definition.body[1:], strict=False)
         if isinstance(key, ast.AnnAssign)
@@ -135,7 +140,7 @@ def _value(schema: dict[str, Any]) -> str:
         return f"section of {names}, each {_value(schema['additionalProperties'])}"
     if kind in ("integer", "number"):
         return f"{kind}{_bounds(schema)}"
-    return {"string": "text", "boolean": "`true`, `false`"}[kind]
+    return {"string": "text", "boolean": "`true`, `false`", "section": "section"}[kind]
 
 
 def _bounds(schema: dict[str, Any]) -> str:

@@ -78,10 +78,15 @@ tokenizer=$job
 share pack "${PACK_ARRAY:-}" "$download" "$tokenizer"
 pack=$job
 submit pretrain "$pack"
-pretrain=$job
-submit validate "$pretrain"
+trained=("$job")
+if grep -q '^finetune:$' "$run/config.yaml"; then # else it says null
+  submit conversations "$tokenizer"
+  submit finetune "${trained[0]}" "$job"
+  trained+=("$job")
+fi
+submit validate "${trained[@]}"
 validate=$job
-submit benchmark "$pretrain"
+submit benchmark "${trained[@]}"
 when=afterany
 submit report "$validate" "$job"
 trap - EXIT

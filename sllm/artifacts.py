@@ -6,7 +6,7 @@ equal result: this is what makes a second submit do nothing, and a changed setti
 
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sllm.config import AihubSource, Experiment, FilesSource, decay_start, load_experiment, phase_step
 from sllm.data.find import file_stamps, is_left_out
@@ -17,6 +17,7 @@ from sllm.run_directory import RunDirectory
 
 # Raise a stage's number when its output for equal input changes.
 VERSIONS = {"download": 4, "tokenizer": 4, "pack": 1, "pretrain": 2, "validate": 1, "benchmark": 1, "report": 1}
+VERSIONS |= {"conversations": 1, "finetune": 1}
 
 CORPORA, PACKED = "corpora", "packed"
 
@@ -33,26 +34,17 @@ OF_THE_END = ("max_steps", "decay", "min_learning_rate")
 def stage_keys(experiment: Experiment) -> dict[str, dict[str, Any]]:
     """For each stage a JSON value that names all it depends on. Fingerprint it with `sllm.files.fingerprint`.
 
+    Those of `conversations` and `finetune` are there where the experiment has a section finetune.
+
     Raises:
         UserError: files that sources name are not there, or cannot be read, or so with what `train.init_from` names;
             one problem a line.
     """
-    e = experiment.to_dict()
-    weights = {source["name"]: source["weight"] for source in e["data"]["sources"]}
-    for source in e["data"]["sources"]:
-        for name in DESCRIPTIVE:
-            source.pop(name, None)
-    phases = e["data"].pop("phases")
-    inputs, problems = {}, []
-    for source in experiment.data.sources:
-        if isinstance(source, FilesSource | AihubSource) and not is_left_out(source):
-            try:
-                inputs[source.name] = file_stamps(source)
-                problems += _own_results(source, inputs[source.name], Path(experiment.data_directory))
-            except UserError as error:
-                problems.append(str(error))
+    e, problems = experiment.to_dict(), list[str]()
+    text = _text_and_training(experiment, problems)
+    tuning = _text_and_training(experiment.tuning(), problems) if experiment.finetune else None
     try:
-        origin = e["train"]["init_from"] = starting_content(experiment)
+        origin = starting_content(experiment)
     except UserError as error:
         problems.append(str(error))
     if problems:
@@ -63,27 +55,56 @@ def stage_keys(experiment: Experiment) -> dict[str, dict[str, Any]]:
         parents = {parent: fingerprint(keys[parent]) for parent in needs}
         keys[stage] = {"version": VERSIONS[stage], **content, "needs": parents}
 
-    training = {name: value for name, value in e["train"].items() if name not in OPERATIONAL}
-    add("download", [], data=e["data"], seed=e["seed"], files=inputs)
+    add("download", [], data=text.data, seed=e["seed"], files=text.files)
     if origin is None:
         add("tokenizer", ["download"], tokenizer=e["tokenizer"], seed=e["seed"])
     else:
         add("tokenizer", [], taken=origin["tokenizer"])
     add("pack", ["download", "tokenizer"])
-    add(
-        "pretrain",
-        ["pack"],
-        model=e["model"],
-        train=training,
-        seed=e["seed"],
-        weights=weights,
-        phases=phases,
-        validate={name: e["validate"][name] for name in ("every", "tokens")},
-    )
-    add("validate", ["pretrain"], validate=e["validate"])
-    add("benchmark", ["pretrain"], benchmark=e["benchmark"])
+    text.training["train"]["init_from"] = origin
+    add("pretrain", ["pack"], model=e["model"], seed=e["seed"], **text.training)
+    trained, asked = ["pretrain"], {}
+    if tuning:
+        length = e["model"]["context_length"]
+        add("conversations", ["tokenizer"], data=tuning.data, seed=e["seed"], files=tuning.files, context_length=length)
+        add("finetune", ["pretrain", "conversations"], seed=e["seed"], **tuning.training)
+        trained, asked = ["pretrain", "finetune"], {"finetune": e["finetune"]["validate"]}
+    add("validate", trained, validate=e["validate"], **asked)
+    add("benchmark", trained, benchmark=e["benchmark"])
     add("report", ["validate", "benchmark"])
     return keys
+
+
+class _Content(NamedTuple):
+    """What keys hold of an experiment's data and training."""
+
+    data: dict[str, Any]
+    files: dict[str, Any]
+    training: dict[str, Any]
+
+
+def _text_and_training(experiment: Experiment, problems: list[str]) -> _Content:
+    """Adds to the `problems`."""
+    e, inputs = experiment.to_dict(), {}
+    weights = {source["name"]: source["weight"] for source in e["data"]["sources"]}
+    for source in e["data"]["sources"]:
+        for name in DESCRIPTIVE:
+            source.pop(name, None)
+    phases = e["data"].pop("phases")
+    for source in experiment.data.sources:
+        if isinstance(source, FilesSource | AihubSource) and not is_left_out(source):
+            try:
+                inputs[source.name] = file_stamps(source)
+                problems += _own_results(source, inputs[source.name], Path(experiment.data_directory))
+            except UserError as error:
+                problems.append(str(error))
+    training = {
+        "train": {name: value for name, value in e["train"].items() if name not in OPERATIONAL},
+        "weights": weights,
+        "phases": phases,
+        "validate": {name: e["validate"][name] for name in ("every", "tokens")},
+    }
+    return _Content(e["data"], inputs, training)
 
 
 def steps_before_the_end(key: dict[str, Any]) -> int:
@@ -149,6 +170,11 @@ class Artifacts:
         self.tokenizer = root / TOKENIZERS / fingerprint(keys["tokenizer"])
         self.packed = root / PACKED / fingerprint(keys["pack"])
         self.tasks = root / "tasks"
+        if "conversations" in keys:
+            self.conversations = root / PACKED / fingerprint(keys["conversations"])
+            # Cleaned and not yet tokenized.
+            cleaned = {name: value for name, value in keys["conversations"].items() if name != "context_length"}
+            self.conversations_corpus = root / CORPORA / fingerprint({**cleaned, "needs": {}})
 
     @classmethod
     def of_run(cls, run: RunDirectory) -> "Artifacts":

@@ -23,9 +23,8 @@ from sllm.model.shared import LanguageModel
 from sllm.progress import track
 from sllm.run_directory import RunDirectory
 from sllm.stop import StopFlag
-from sllm.training.loop import warm_up
 from sllm.training.metrics import mfu
-from sllm.training.trainer import Trainer
+from sllm.training.trainer import Trainer, warm_up
 
 WARMUP_STEPS = 2  # allocator and kernels
 

@@ -159,7 +159,7 @@ MUTANTS: list[Mutant] = [
             "    return min([*parts, *rates])\n",
             "    return max([*parts, *rates])\n",
         ),
-        ("the phases are not in the training's key", "        phases=phases,\n", "        phases=[],\n"),
+        ("the phases are not in the training's key", '        "phases": phases,\n', '        "phases": [],\n'),
         (
             "the longer of two trainings says where they part",
             "else map(_constant_steps, (old, new))",
@@ -177,10 +177,10 @@ MUTANTS: list[Mutant] = [
         ),
         (
             "the seed is not in the key of the download",
-            'add("download", [], data=e["data"], seed=e["seed"], files=inputs)',
-            'add("download", [], data=e["data"], files=inputs)',
+            'add("download", [], data=text.data, seed=e["seed"], files=text.files)',
+            'add("download", [], data=text.data, files=text.files)',
         ),
-        ("the weights of the sources are not in the training's key", "        weights=weights,\n", ""),
+        ("the weights of the sources are not in the training's key", '        "weights": weights,\n', ""),
         (
             "what the best model is chosen on is not in the training's key",
             'for name in ("every", "tokens")}',
@@ -1138,7 +1138,7 @@ MUTANTS: list[Mutant] = [
         ("every step writes at the place of the first", "        self._at += 1\n", ""),
         (
             "a ragged batch's padding is that of the batch before",
-            "        self._padding.copy_(torch.tensor(gaps))\n",
+            "        self._begins.copy_(torch.tensor(gaps)[:, None])\n",
             "",
         ),
     ),
@@ -1314,7 +1314,7 @@ MUTANTS: list[Mutant] = [
         ),
         (
             "positions count from the padding",
-            "        positions = self.places(tokens.shape[1], at, padding)\n",
+            "        positions = self.places(tokens.shape[1], at, begins)\n",
             "        positions = self.places(tokens.shape[1], at, None)\n",
         ),
     ),
@@ -1592,18 +1592,13 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
-        "sllm/training/loop.py",
+        "sllm/training/trainer.py",
         "tests/training/test_compile.py::test_signals_to_all_of_a_job_wait_until_it_is_compiled",
         ("compilers hear signals", "    with signals_blocked():\n", "    with contextlib.nullcontext():\n"),
     ),
     *of(
         "sllm/training/loop.py",
         "tests/training/test_compile.py::test_nothing_compiles_after_the_first_step",
-        (
-            "on a CPU the first step compiles",
-            '    if not compiles and trainer.world.device.type == "cpu":\n',
-            '    if trainer.world.device.type == "cpu":\n',
-        ),
         (
             "validation compiles",
             '        with torch.compiler.set_stance("force_eager"):  # every',
@@ -1613,6 +1608,11 @@ MUTANTS: list[Mutant] = [
     *of(
         "sllm/training/trainer.py",
         "tests/training/test_compile.py::test_nothing_compiles_after_the_first_step",
+        (
+            "on a CPU the first step compiles",
+            '    if not compiles and trainer.world.device.type == "cpu":\n',
+            '    if trainer.world.device.type == "cpu":\n',
+        ),
         (
             "the sum of gradients compiles in the first step",
             "            self.gradients.add()  # which compiles too",
@@ -1746,8 +1746,8 @@ MUTANTS: list[Mutant] = [
         "tests/jobs/launch/test_submit.py",
         (
             "sllm train goes on from a training of other settings",
-            'if former is not None and former != keys["pretrain"]:\n        changed',
-            "if False:\n        changed",
+            "        if former is not None and former != key:\n            changed",
+            "        if False:\n            changed",
         ),
     ),
     *of(
@@ -1844,8 +1844,8 @@ MUTANTS: list[Mutant] = [
         (
             "the best model deleted: the training counts as done",
             (
-                '    if stage.name == "pretrain" and not _whole(run.best):\n'
-                '        return [f"{run.best} is gone or damaged"]\n'
+                "    if stage.name in TRAININGS and not _whole(best := run.training(stage.name).best):\n"
+                '        return [f"{best} is gone or damaged"]\n'
             ),
             "",
         ),
@@ -1855,8 +1855,8 @@ MUTANTS: list[Mutant] = [
         "tests/jobs/test_pipeline.py::test_any_whole_checkpoint_tells_whose_the_training_is",
         (
             "only the oldest checkpoint tells whose training it is",
-            "    for step in reversed(checkpoint_steps(run.checkpoints)):",
-            "    for step in checkpoint_steps(run.checkpoints)[:1]:",
+            "    for step in reversed(checkpoint_steps(checkpoints)):",
+            "    for step in checkpoint_steps(checkpoints)[:1]:",
         ),
     ),
     *of(
@@ -1906,8 +1906,8 @@ MUTANTS: list[Mutant] = [
         "tests/jobs/test_pipeline.py::test_a_crash_at_each_rename_of_an_exchange_leaves_trainings_whole",
         (
             "checkpoints are the first to go: after a crash nobody knows whose the rest is",
-            '    names.append("checkpoints")\n',
-            '    names.insert(0, "checkpoints")\n',
+            '"metrics.jsonl", *names, "checkpoints"]',
+            '"metrics.jsonl", *names]\n        names.insert(0, "checkpoints")',
         ),
         (
             "checkpoints come back last: after a crash the rest is nobody's",
@@ -1916,8 +1916,8 @@ MUTANTS: list[Mutant] = [
         ),
         (
             "the run id of W&B does not move",
-            '    names = ["best", "profile", "report", "wandb", "wandb.json", "metrics.jsonl"]',
-            '    names = ["best", "profile", "report", "wandb", "metrics.jsonl"]',
+            '"wandb", "wandb.json", "metrics.jsonl"',
+            '"wandb", "metrics.jsonl"',
         ),
     ),
     *of(
@@ -1930,8 +1930,8 @@ MUTANTS: list[Mutant] = [
         ),
         (
             "only the first stage before it is looked at",
-            "[STAGES[name] for name in stage.needs]",
-            "[STAGES[name] for name in stage.needs[:1]]",
+            "[STAGES[name] for name in stage.needs if name in keys]",
+            "[STAGES[name] for name in stage.needs[:1] if name in keys]",
         ),
     ),
     *of(
@@ -1939,8 +1939,8 @@ MUTANTS: list[Mutant] = [
         "tests/jobs/test_pipeline.py::test_files_that_have_changed_since_the_submit_are_named",
         (
             "a share of the download takes files that have changed",
-            'is_download = stage.whole == "download"',
-            'is_download = stage.name == "download"',
+            'gets = stage.whole in ("download", "conversations")',
+            'gets = stage.name in ("download", "conversations")',
         ),
     ),
     *of(
@@ -1948,8 +1948,8 @@ MUTANTS: list[Mutant] = [
         "tests/jobs/test_pipeline.py::test_only_the_download_may_ask_the_hub_and_another_may_follow_in_the_same_process",
         (
             "every stage may ask the hub",
-            "if is_download else offline()",
-            "if is_download else contextlib.nullcontext()",
+            "if gets else offline()",
+            "if gets else contextlib.nullcontext()",
         ),
     ),
     *of(
@@ -2461,8 +2461,8 @@ MUTANTS: list[Mutant] = [
         "tests/jobs/test_task_stages.py::test_items_are_tried_once_and_again_when_told",
         (
             "a task more is another corpus",
-            'seed=e["seed"], files=inputs)',
-            'seed=e["seed"], files=inputs, tasks=e["benchmark"]["tasks"])',
+            'seed=e["seed"], files=text.files)',
+            'seed=e["seed"], files=text.files, tasks=e["benchmark"]["tasks"])',
         ),
     ),
     *of(

@@ -59,7 +59,7 @@ def _main(config: str, environment: dict[str, str], log: str, result: str) -> No
     from sllm.progress import report_to
     from sllm.run_directory import RunDirectory
     from sllm.stop import stop_on_signals
-    from sllm.training.loop import pretrain
+    from sllm.training.loop import train
 
     logging.basicConfig(level=logging.INFO)
     torch.set_num_threads(int(environment.get(THREADS, "1")))
@@ -85,7 +85,7 @@ def _main(config: str, environment: dict[str, str], log: str, result: str) -> No
 
     with stop_on_signals(last=True) as stop, fenced_by(check):
         try:
-            summary = pretrain(experiment, run, Artifacts(experiment), stop)
+            summary = train(experiment, run, Artifacts(experiment), stop)
         except UserError as error:
             sys.stderr.write(f"user error: {error}\n")  # at once: print writes the end of the line by itself
             sys.stderr.flush()

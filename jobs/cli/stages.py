@@ -1,4 +1,5 @@
-"""`sllm download, check-data, tokenizer, pack, train, validate, benchmark`: one stage, in this process."""
+"""`sllm download, check-data, tokenizer, pack, train, conversations, finetune, validate, benchmark`: one stage, in this
+process."""
 
 import contextlib
 import os
@@ -96,6 +97,24 @@ def train(config: Config, overrides: Overrides = None) -> None:
     leave(0)
 
 
+@app.command(rich_help_panel=STAGES, epilog=examples("sllm conversations my.yaml"))
+def conversations(config: Config, overrides: Overrides = None) -> None:
+    """Get, clean and tokenize what a fine-tuning learns from."""
+    _run_stage("conversations", config, overrides)
+
+
+@app.command(
+    rich_help_panel=STAGES,
+    epilog=examples("sllm finetune my.yaml", "torchrun --nproc-per-node 2 -m jobs.cli finetune my.yaml"),
+)
+def finetune(config: Config, overrides: Overrides = None) -> None:
+    """Teach the best model to answer; goes on from the newest checkpoint. Under torchrun: data-parallel."""
+    from jobs.run import leave
+
+    _run_stage("finetune", config, overrides)
+    leave(0)
+
+
 @app.command(rich_help_panel=STAGES, epilog=examples("sllm validate my.yaml"))
 def validate(config: Config, overrides: Overrides = None) -> None:
     """Measure the best model on the validation documents."""
@@ -114,8 +133,10 @@ def _run_stage(name: str, config: Path, overrides: list[str] | None) -> None:
     from sllm.config import load_experiment
 
     experiment = load_experiment(config, overrides or ())
+    from jobs.pipeline import TRAININGS
+
     # Only a training has ranks.
-    with contextlib.nullcontext() if name == "pretrain" else without_foreign_variables():
+    with contextlib.nullcontext() if name in TRAININGS else without_foreign_variables():
         outcome = _outcome(name, lambda: run_single(name, experiment))
         if int(os.environ.get("RANK", "0")) == 0:
             print(outcome)

@@ -1,5 +1,6 @@
 """What is to be run, where, and how far: an order, valid from the start."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -7,12 +8,12 @@ from typing import Literal
 
 from jobs import ledger
 from jobs.launch.start import Start
-from jobs.pipeline import Step, plan, setting_changes, submitted_keys, up_to
+from jobs.pipeline import TRAININGS, Step, plan, setting_changes, submitted_keys, up_to
 from jobs.presets import PROFILES
 from jobs.slurm.batch import require_usable_path
 from jobs.slurm.cluster import Cluster, load_cluster
 from sllm.artifacts import Artifacts, stage_keys
-from sllm.config import Experiment, check_world_size, fits_world_size
+from sllm.config import Experiment, TrainConfig, check_world_size, fits_world_size
 from sllm.data.lm_eval_tasks import check_tasks
 from sllm.errors import UserError
 from sllm.run_directory import RunDirectory
@@ -77,13 +78,20 @@ class Order:
 
     def __post_init__(self) -> None:
         check_tasks(self.experiment.benchmark.tasks)
-        self.run, self.stages = RunDirectory(self.experiment.run_path), up_to(self.until)
+        self.run = RunDirectory(self.experiment.run_path)
+        self.stages = up_to(self.until, tuning=self.experiment.finetune is not None)
         self.keys = stage_keys(self.experiment)
         self._artifacts = Artifacts(self.experiment, self.keys)
         self.start = Start.of(self.experiment, self.run, self.keys)
         problems = []
-        path_is_usable = partial(require_usable_path, self.run, self.where)
-        for require in (path_is_usable, self._require_even_split, self._require_saves):
+        trainings = {stage: self.experiment for stage in TRAININGS if stage in self.keys}
+        if "finetune" in trainings:
+            trainings["finetune"] = self.experiment.tuning()
+        checks: list[Callable[[], None]] = [partial(require_usable_path, self.run, self.where)]
+        for stage, experiment in trainings.items():
+            own = (self._require_even_split, self._require_saves)
+            checks += [partial(check, stage, experiment.train) for check in own]
+        for require in checks:
             try:
                 require()
             except UserError as error:
@@ -97,9 +105,9 @@ class Order:
         """What of it is done, and why the rest runs."""
         return plan(self.run, self.keys, self._artifacts, self.stages)
 
-    def _require_even_split(self) -> None:
+    def _require_even_split(self, stage: str, train: TrainConfig) -> None:
         """On every number of ranks that an attempt may run on."""
-        resources, train = self.cluster.resources("pretrain"), self.experiment.train
+        resources = self.cluster.resources(stage)
         if self.where != "slurm":
             check_world_size(train, 1 if self.where == "here" else resources.tasks_per_node)
             return
@@ -110,15 +118,15 @@ class Order:
             if not fit or len(resources.node_counts) == 1:
                 raise
             raise UserError(
-                f"{error}, or other stages.pretrain.nodes than {resources.nodes}: {' or '.join(_ranges(fit))}"
+                f"{error}, or other stages.{stage}.nodes than {resources.nodes}: {' or '.join(_ranges(fit))}"
             ) from None
 
-    def _require_saves(self) -> None:
+    def _require_saves(self, stage: str, train: TrainConfig) -> None:
         """That an attempt comes to a checkpoint before its time limit."""
-        limit, every = self.cluster.resources("pretrain").time_minutes, self.experiment.train.checkpoint
+        limit, every = self.cluster.resources(stage).time_minutes, train.checkpoint
         if self.where == "slurm" and every.seconds is not None and every.seconds >= 60 * limit:
             raise UserError(
-                f"train.checkpoint.every: {every.every} is not below the time limit (stages.pretrain.time_minutes: "
+                f"train.checkpoint.every: {every.every} is not below the time limit (stages.{stage}.time_minutes: "
                 f"{limit}); say auto, or a shorter time"
             )
 

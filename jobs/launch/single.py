@@ -9,7 +9,7 @@ from jobs.launch.prepare import write_submission
 from jobs.launch.start import Start
 from jobs.lock import lock
 from jobs.perform import require_parents, run_here
-from jobs.pipeline import STAGES, Keys, former_training, plan, set_aside
+from jobs.pipeline import STAGES, TRAININGS, Keys, former_training, plan, set_aside
 from jobs.run import set_up_logging
 from sllm.artifacts import Artifacts, differences, stage_keys
 from sllm.config import Experiment
@@ -29,6 +29,8 @@ def run_single(name: str, experiment: Experiment) -> str:
     """
     check_tasks(experiment.benchmark.tasks)
     run, stage, keys = RunDirectory(experiment.run_path), STAGES[name], stage_keys(experiment)
+    if name not in keys:
+        raise UserError(f"{name}: the experiment has no section finetune")
     artifacts = Artifacts(experiment, keys)
     with stop_on_signals() as stop:
         outlive_readers()
@@ -53,15 +55,18 @@ def run_single(name: str, experiment: Experiment) -> str:
 
 def _require_same_training(run: RunDirectory, keys: Keys) -> None:
     """Raises UserError if the run's training, or one that is set aside, is what a submit would exchange."""
-    former = former_training(run)
-    if former is not None and former != keys["pretrain"]:
-        changed = "; ".join(differences(former, keys["pretrain"]))
-        raise UserError(
-            f"{run.path}: its checkpoints were trained with other settings ({changed}); take another name=…, or "
-            f"`{command('submit', 'CONFIG')}`, which sets the former training aside"
-        )
-    if (aside := set_aside(run, keys["pretrain"])).is_dir():
-        raise UserError(
-            f"{run.path}: a training with these settings is in {short(aside)}; take another name=…, or "
-            f"`{command('submit', 'CONFIG')}`, which brings it back"
-        )
+    for stage in TRAININGS:
+        if (key := keys.get(stage)) is None:
+            continue
+        place, former = run.training(stage).path, former_training(run, stage)
+        if former is not None and former != key:
+            changed = "; ".join(differences(former, key))
+            raise UserError(
+                f"{place}: its checkpoints were trained with other settings ({changed}); take another name=…, or "
+                f"`{command('submit', 'CONFIG')}`, which sets the former training aside"
+            )
+        if (aside := set_aside(run, key)).is_dir():
+            raise UserError(
+                f"{place}: a training with these settings is in {short(aside)}; take another name=…, or "
+                f"`{command('submit', 'CONFIG')}`, which brings it back"
+            )

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs import hints, ledger
-from jobs.pipeline import whole_stage
+from jobs.pipeline import TRAININGS, whole_stage
 from jobs.slurm.cluster import Resources, load_cluster
 from jobs.slurm.commands import ask, end_time, show_job, submitted_jobs
 from sllm.files import write_json
@@ -108,7 +108,7 @@ class Deadline:
 
     def __init__(self, run: RunDirectory, stage: str) -> None:
         self._stage = stage
-        self._metrics = run.metrics if stage == "pretrain" else None
+        self._metrics = run.training(stage).metrics if stage in TRAININGS else None
         self._inode, self._offset = 0, 0  # only what is new is read: a long training's metrics are hundreds of MB
         kinds = ("train", "validation", "checkpoint")
         self._seconds: dict[str, deque[float]] = {kind: deque(maxlen=MEASURED_STEPS) for kind in kinds}

@@ -151,10 +151,15 @@ class StageResources(Section):
     tokenizer: Resources = Resources()
     pack: Resources = Resources()
     pretrain: Resources = Resources()
+    conversations: Resources = Resources()
+    finetune: Resources = Resources()
     validate_: Annotated[Resources, Field(alias="validate")] = Resources()
     benchmark: Resources = Resources()
     report: Resources = Resources()
 
+
+LIKE = {"conversations": "download", "finetune": "pretrain"}
+"""Stages that ask for what another one does."""
 
 STAGE_NAMES = tuple(field.alias or name for name, field in StageResources.model_fields.items())
 
@@ -164,9 +169,13 @@ class Cluster(Section):
     stages: StageResources = StageResources()
 
     def resources(self, stage: str) -> Resources:
-        """What a stage asks for: its own keys, and the defaults' for the rest."""
-        own = self.stages.validate_ if stage == "validate" else getattr(self.stages, stage)
-        merged: Resources = self.defaults.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})
+        """What a stage asks for: its own keys, those of the stage that does the same work, and the defaults'."""
+        merged = self.defaults.model_copy()
+        for name in (LIKE.get(stage), stage):
+            if name is not None:
+                own = self.stages.validate_ if name == "validate" else getattr(self.stages, name)
+                asked = own.model_fields_set - ({"array"} if name != stage else set())
+                merged = merged.model_copy(update={key: getattr(own, key) for key in asked})
         merged._fit(signal_seconds=min(120, 30 * merged.time_minutes))
         return merged
 
@@ -191,12 +200,14 @@ class Cluster(Section):
         problems = []
         for name in STAGE_NAMES:
             resources = self.resources(name)
+            if name in LIKE and not getattr(self.stages, name).model_fields_set:
+                continue  # what is wrong with it is told of the other
             if resources.gres and resources.gpus_per_node is not None:
                 problems.append(f"stages.{name}: gres and gpus_per_node are both set; keep one of them")
-            if name != "pretrain" and (most := resources.rank_counts[-1]) > 1:
+            if name not in ("pretrain", "finetune") and (most := resources.rank_counts[-1]) > 1:
                 problems.append(
-                    f"stages.{name}: nodes x tasks_per_node comes to {most}, but only pretrain runs on more than one "
-                    f"process; set them under stages.pretrain"
+                    f"stages.{name}: nodes x tasks_per_node comes to {most}, but only pretrain and finetune run on "
+                    f"more than one process; set them under stages.pretrain"
                 )
             if resources.array > 1 and name not in ("download", "pack"):
                 problems.append(

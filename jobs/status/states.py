@@ -54,9 +54,8 @@ def stage_states(run: RunDirectory) -> list[StageState]:
     """The state of every stage, from the run directory and, for Slurm jobs, from squeue and sacct as far as they
     answer. Before a stage that is not done come its job array, while it is in the queue, and the shares begun."""
     keys = ledger.read_or_none(run.path / "keys.json") or {}
-    stages = [*STAGES]
-    if "benchmark" in keys and "report" not in keys:  # an earlier version submitted it, which had none
-        stages.remove("report")
+    # An earlier version that submitted it may have had no report.
+    stages = [name for name, stage in STAGES.items() if (name in keys if "benchmark" in keys else not stage.optional)]
     shares = {stage: _shares(run, stage) for stage in stages}
     jobs = commands.submitted_jobs(run)
     for share in (share for names in shares.values() for share in names):

@@ -14,7 +14,7 @@ from rich.text import Text
 from jobs import ledger
 from jobs.hints import command
 from jobs.lock import ROOM
-from jobs.pipeline import last_step, read_done
+from jobs.pipeline import TRAININGS, last_step, read_done
 from jobs.runs import runs_in
 from jobs.slurm.commands import time_of
 from jobs.status.results import results_table
@@ -125,7 +125,7 @@ def where_it_stands(run: RunDirectory, state: StageState) -> list[str]:
         began = state.current["started"] if state.current else None  # None: Slurm has started it, Python is on its way
         times = f"{format_seconds(time.time() - began)} elapsed" if began else ""
         if began is None or state.progress is None or state.progress["time"] < began:
-            step = last_step(run) if state.name == "pretrain" else 0
+            step = last_step(run, state.name) if state.name in TRAININGS else 0
             return [f"{state.name}  starting{f' from step {step:,}' if step else ''}  {times}".rstrip()]
         if state.progress["seconds_left"] is not None:
             times += f", {format_seconds(state.progress['seconds_left'])} left"
@@ -153,8 +153,8 @@ def cost(run: RunDirectory) -> list[str]:
 def back_in_queue(run: RunDirectory, state: StageState) -> str:
     """`saved at step 28, 0 steps lost; in the queue, starts about 06:24`, of a stage whose job is there again."""
     parts = []
-    if state.name == "pretrain":
-        saved, last = last_step(run), state.attempts[-1]["last_step"] or 0
+    if state.name in TRAININGS:
+        saved, last = last_step(run, state.name), state.attempts[-1]["last_step"] or 0
         lost = max(0, last - saved)
         parts.append(f"saved at step {saved:,}, {lost:,} step{'' if lost == 1 else 's'} lost")
     queued = "in the queue"

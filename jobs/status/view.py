@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.text import Text
 
 from jobs import ledger
-from jobs.pipeline import Stage, Step
+from jobs.pipeline import TRAININGS, Stage, Step
 from jobs.status.tables import progress_figures
 from sllm.progress import fitted, format_seconds, format_times, progress_row
 from sllm.records import read_new_jsonl
@@ -48,7 +48,7 @@ class View:
         self.running: str | None = None
         self._started = self._last_line = time.monotonic()
         self._note = ""
-        self._training = _Training(run)
+        self._trainings = {stage: _Training(run.training(stage)) for stage in TRAININGS}
         for step in steps:
             if step.done:
                 self._line(f"{step.stage}: done before")
@@ -63,7 +63,7 @@ class View:
         after = format_seconds(time.monotonic() - self._started)
         cause = ending["ended"]
         self.states[stage.name] = "done" if cause == ledger.FINISHED else cause
-        figures = self._training.newest() if stage.name == "pretrain" else []
+        figures = self._newest(stage.name)
         done = cause == ledger.FINISHED
         self.details[stage.name] = "  ".join(
             [after, *figures[:1]] if done else [f"{cause} after {after}", *figures[-1:]]
@@ -101,7 +101,10 @@ class View:
     def _figures(self, progress: dict[str, Any]) -> list[str]:
         description, *figures = progress_figures(progress)
         what = [] if description == self.running else [description]
-        return [*what, *figures, *(self._training.newest() if self.running == "pretrain" else [])]
+        return [*what, *figures, *self._newest(self.running)]
+
+    def _newest(self, stage: str | None) -> list[str]:
+        return self._trainings[stage].newest() if stage in self._trainings else []
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width = max(map(len, self.states))

@@ -6,7 +6,7 @@ from jobs.runs import RUNS, find_run, runs_in
 from sllm.config import load_experiment
 from sllm.errors import UserError
 from sllm.files import CorruptError
-from sllm.training.wandb_mirror import obstacle, send
+from sllm.training.wandb_mirror import obstacle, send, wandb_name
 
 
 def sync(names: list[str]) -> Iterator[str]:
@@ -25,6 +25,8 @@ def sync(names: list[str]) -> Iterator[str]:
             continue
         if experiment.wandb.mode != "disabled":
             runs.append((run, experiment))
+            if experiment.finetune and (tuned := run.training("finetune")).metrics.is_file():
+                runs.append((tuned, experiment.tuning()))
         elif names:
             problems.append(f"{run.name}: has wandb.mode: disabled in {run.config}; nothing of it goes to W&B")
     if not runs and not problems:
@@ -35,13 +37,13 @@ def sync(names: list[str]) -> Iterator[str]:
         try:
             sent, last = send(experiment, run)
         except BlockingIOError:
-            yield f"{run.name}: is being sent by its training, or by another sync"
+            yield f"{wandb_name(run)}: is being sent by its training, or by another sync"
         except UserError as error:
             problems.append(str(error))
         except (OSError, CorruptError) as error:
-            problems.append(f"{run.name}: {error}")
+            problems.append(f"{wandb_name(run)}: {error}")
         else:
             has = f"W&B has every step up to {last:,}" if last else "it has no steps yet"
-            yield f"{run.name}: {f'sent {sent:,} steps' if sent else 'nothing to send'}; {has}"
+            yield f"{wandb_name(run)}: {f'sent {sent:,} steps' if sent else 'nothing to send'}; {has}"
     if problems:
         raise UserError("\n".join(problems))

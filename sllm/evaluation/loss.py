@@ -21,11 +21,13 @@ from sllm.distributed import World
 from sllm.errors import UserError
 from sllm.files import finite
 from sllm.inference.decode import eval_mode
-from sllm.inference.generator import complete
+from sllm.inference.generator import complete, continue_ids
+from sllm.inference.sampling import Sampling, utf8_table
 from sllm.model.shared import LanguageModel
 from sllm.progress import Bar
 from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer
+from sllm.tokenizer.template import END_ID, USER, conversation_ids
 
 # Logits are made for as many tokens at a time as fill this many fp32 values (64 MB): with a large vocabulary those of
 # a whole batch would take more memory than the model.
@@ -161,3 +163,22 @@ def continuations(
     """How the model goes on, the same each time: `[{"prompt": …, "continuation": …}]`."""
     texts = complete(model, tokenizer, prompts, new_tokens, seed=0)
     return [{"prompt": prompt, "continuation": text} for prompt, text in zip(prompts, texts, strict=True)]
+
+
+def replies(
+    model: LanguageModel, tokenizer: Tokenizer, questions: Sequence[str], new_tokens: int
+) -> list[dict[str, str]]:
+    """What a tuned model answers to each question alone, the likeliest tokens: `[{"prompt": …, "continuation": …}]`.
+    Of a question that leaves no room for an answer, nothing."""
+    rows = [conversation_ids(tokenizer, [{"role": USER, "content": question}]) for question in questions]
+    limits = [max(0, min(new_tokens, model.config.context_length - len(row))) for row in rows]
+    found = [""] * len(rows)
+    asked = [number for number, limit in enumerate(limits) if limit]
+    if asked:
+        greedy, utf8 = Sampling(temperature=0), utf8_table(tokenizer, model.positions.device)
+        with eval_mode(model):
+            prompts, most = [rows[number] for number in asked], [limits[number] for number in asked]
+            answers = continue_ids(model, prompts, most, (END_ID, tokenizer.eos_id), greedy, utf8=utf8)
+        for number, ids in zip(asked, answers, strict=True):
+            found[number] = tokenizer.decode(ids)
+    return [{"prompt": question, "continuation": text} for question, text in zip(questions, found, strict=True)]

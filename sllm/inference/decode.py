@@ -35,17 +35,18 @@ def new_cache(model: LanguageModel, batch: int, capacity: int) -> list[LayerCach
 
 
 def prefill(
-    model: LanguageModel, tokens: Tensor, cache: list[LayerCache] | None = None, padding: Tensor | None = None
+    model: LanguageModel, tokens: Tensor, cache: list[LayerCache] | None = None, begins: Tensor | None = None
 ) -> Tensor:
-    """Read the prompts (B, T), left-padded by `padding` (B,), into the cache; logits (B, V) of the token after them."""
-    return model.logits(model.hidden(tokens, cache, None, padding)[:, -1])
+    """Read the prompts (B, T), filled up to where each `begins` (B, 1), into the cache; logits (B, V) of the token
+    after them."""
+    return model.logits(model.hidden(tokens, cache, None, begins)[:, -1])
 
 
 def decode(
-    model: LanguageModel, tokens: Tensor, cache: list[LayerCache], at: Tensor, padding: Tensor | None = None
+    model: LanguageModel, tokens: Tensor, cache: list[LayerCache], at: Tensor, begins: Tensor | None = None
 ) -> Tensor:
     """Add one token a row (B,) to the cache, `at` (1,) the same place for all; logits (B, V) of the token after it."""
-    return model.logits(model.hidden(tokens[:, None], cache, at, padding)[:, -1])
+    return model.logits(model.hidden(tokens[:, None], cache, at, begins)[:, -1])
 
 
 class Decoder:
@@ -77,7 +78,7 @@ class Decoder:
         self.choice = Choice(sampling, rows, model.vocab_size, device, utf8)
         self._cache = new_cache(model, rows, self.capacity)
         self._at = torch.zeros(1, dtype=torch.long, device=device)
-        self._padding = torch.zeros(rows, dtype=torch.long, device=device)
+        self._begins = torch.zeros(rows, 1, dtype=torch.long, device=device)
         self._record = record
         self._steps: dict[tuple[int, bool], Callable[[], None]] = {}
 
@@ -91,12 +92,12 @@ class Decoder:
         gaps = [self._filled - len(prompt) for prompt in prompts]
         rows = [[0] * gap + list(prompt) for gap, prompt in zip(gaps, prompts, strict=True)]
         self._ragged = any(gaps)
-        self._padding.copy_(torch.tensor(gaps))
+        self._begins.copy_(torch.tensor(gaps)[:, None])
         self._at.fill_(self._filled)
         self.choice.begin(prompts)
         self.choice.draw(generator)
         tokens = torch.tensor(rows, device=self._at.device)
-        self.choice(prefill(self.model, tokens, self._cache, self._padding if self._ragged else None))
+        self.choice(prefill(self.model, tokens, self._cache, self._begins if self._ragged else None))
 
     def advance(self) -> None:
         """Add the tokens that were chosen last, and choose those after them."""
@@ -110,8 +111,8 @@ class Decoder:
     def _step(self, length: int, ragged: bool) -> None:
         """What is recorded: the arguments alone decide what is done, and in which shapes."""
         cache = [(keys[:, :, :length], values[:, :, :length]) for keys, values in self._cache]
-        padding = self._padding if ragged else None
-        self.choice(decode(self.model, self.choice.token, cache, self._at, padding))
+        begins = self._begins if ragged else None
+        self.choice(decode(self.model, self.choice.token, cache, self._at, begins))
         self._at += 1
 
 

@@ -84,7 +84,7 @@ class GPT2(LanguageModel):
         tokens: Tensor,
         cache: list[LayerCache] | None = None,
         at: Tensor | None = None,
-        padding: Tensor | None = None,
+        begins: Tensor | None = None,
     ) -> Tensor:
-        x = self.embed(tokens, self.places(tokens.shape[1], at, padding))
-        return self.last_norm(self.through_blocks(x, cache, at, padding))
+        x = self.embed(tokens, self.places(tokens.shape[1], at, begins))
+        return self.last_norm(self.through_blocks(x, cache, at, begins))

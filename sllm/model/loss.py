@@ -36,7 +36,9 @@ class PiecewiseLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype, piece: Piece) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, count: float, dtype: torch.dtype, piece: Piece
+    ) -> Tensor:
         rows = LOSS_AT_ONCE[hidden.device.type]
         states, matrix = hidden.to(dtype), weight.to(dtype)
         loss = torch.zeros((), device=hidden.device, dtype=torch.promote_types(dtype, torch.float32))
@@ -50,10 +52,11 @@ class PiecewiseLoss(torch.autograd.Function):
             else:
                 by_weight += gradient.T @ some
         ctx.save_for_backward(by_hidden, by_weight)
-        return loss / len(hidden)
+        ctx.count = count
+        return loss / count
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         by_hidden, by_weight = ctx.saved_tensors
-        factor = gradients[0] / len(by_hidden)
-        return by_hidden.to(factor.dtype) * factor, by_weight * factor, None, None, None
+        factor = gradients[0] / ctx.count
+        return by_hidden.to(factor.dtype) * factor, by_weight * factor, None, None, None, None

@@ -94,7 +94,7 @@ class Qwen3(LanguageModel):
         tokens: Tensor,
         cache: list[LayerCache] | None = None,
         at: Tensor | None = None,
-        padding: Tensor | None = None,
+        begins: Tensor | None = None,
     ) -> Tensor:
-        positions = self.places(tokens.shape[1], at, padding)
-        return self.last_norm(self.through_blocks(self.embed(tokens), cache, at, padding, positions))
+        positions = self.places(tokens.shape[1], at, begins)
+        return self.last_norm(self.through_blocks(self.embed(tokens), cache, at, begins, positions))

@@ -65,7 +65,7 @@ class LanguageModel(nn.Module, ABC):
         tokens: Tensor,
         cache: list[LayerCache] | None = None,
         at: Tensor | None = None,
-        padding: Tensor | None = None,
+        begins: Tensor | None = None,
     ) -> Tensor:
         """Last-layer states (B, T, C) of token ids (B, T).
 
@@ -73,8 +73,9 @@ class LanguageModel(nn.Module, ABC):
             cache: keys and values of the tokens before these, one pair a layer; the new ones are written into it.
             at: the tokens' places in the cache, (T,), which they attend to as far as themselves; nothing has a shape
                 that depends on its values. None: they are the first.
-            padding: how many filler tokens stand at the left of each row, (B,). Nothing attends to them, and a row's
-                positions count from its first real token, so a row means what it would mean alone.
+            begins: where the text that a token is of begins, (B, T), or of a row all after its filler, (B, 1). A token
+                attends to no place before, and its positions count from there, so a text means what it would mean
+                alone.
         """
 
     def embed(self, tokens: Tensor, places: Tensor | None = None) -> Tensor:
@@ -83,12 +84,12 @@ class LanguageModel(nn.Module, ABC):
         x: Tensor = self.entry(rows.to(self.positions.dtype), places)  # fp32 also where the table alone is bf16
         return x
 
-    def places(self, length: int, at: Tensor | None, padding: Tensor | None) -> Tensor:
-        """The rows of `positions` for the tokens `at` those places, (T, …), or with padding (B, T, …)."""
-        if at is None and padding is None:
+    def places(self, length: int, at: Tensor | None, begins: Tensor | None) -> Tensor:
+        """The rows of `positions` for the tokens `at` those places, (T, …), or with `begins` (B, T, …)."""
+        if at is None and begins is None:
             return self.positions[:length]
         at = torch.arange(length, device=self.positions.device) if at is None else at
-        index = at if padding is None else at - padding[:, None]  # (T,) or (B, T)
+        index = at if begins is None else at - begins  # (T,) or (B, T)
         return self.positions[index.clamp(0, self.config.context_length - 1)]
 
     def through_blocks(
@@ -96,13 +97,13 @@ class LanguageModel(nn.Module, ABC):
         x: Tensor,
         cache: list[LayerCache] | None,
         at: Tensor | None,
-        padding: Tensor | None,
+        begins: Tensor | None,
         *also: Tensor,
     ) -> Tensor:
         """(B, T, C) → (B, T, C), before the last norm. `also` is given to every block."""
         mask: Any = None  # where the whole text is here, attention is causal by itself
-        if at is not None or padding is not None:
-            mask = visible(x, at, padding, x.shape[1] if at is None or cache is None else cache[0][0].shape[2])
+        if at is not None or begins is not None:
+            mask = visible(x, at, begins, x.shape[1] if at is None or cache is None else cache[0][0].shape[2])
         elif self.training:
             mask = self.training_mask
         for i, block in enumerate(self.blocks):
@@ -126,13 +127,29 @@ class LanguageModel(nn.Module, ABC):
         """(…, C) → (…, V)."""
         return F.linear(hidden.to(self.output_weight.dtype), self.output_weight)
 
-    def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
-        """Logits (B, T, V) of token ids (B, T); with `targets` (B, T), the mean cross-entropy in nats instead."""
-        hidden, weight = self.hidden(tokens), self.output_weight
+    def forward(
+        self,
+        tokens: Tensor,
+        targets: Tensor | None = None,
+        begins: Tensor | None = None,
+        learnt: Tensor | None = None,
+        count: float | None = None,
+    ) -> Tensor:
+        """Logits (B, T, V) of token ids (B, T); with `targets` (B, T), the mean cross-entropy in nats instead.
+
+        Args:
+            begins: see `hidden`.
+            learnt: which targets count, (N,), their places in the flattened (B, T); all if None.
+            count: what the sum of their cross-entropies is divided by, if not their number.
+        """
+        hidden, weight = self.hidden(tokens, begins=begins), self.output_weight
         if targets is None:
             return self.logits(hidden)
-        dtype = dtype_of_products(weight)
-        loss: Tensor = PiecewiseLoss.apply(hidden.flatten(0, 1), weight, targets.flatten(), dtype, self.differentiated)
+        hidden, targets = hidden.flatten(0, 1), targets.flatten()
+        if learnt is not None:
+            hidden, targets = hidden.index_select(0, learnt), targets[learnt]
+        dtype, count = dtype_of_products(weight), count or len(hidden)
+        loss: Tensor = PiecewiseLoss.apply(hidden, weight, targets, count, dtype, self.differentiated)
         return loss
 
 
@@ -163,18 +180,18 @@ def normed(embeddings: Tensor) -> Tensor:
     return F.rms_norm(embeddings, embeddings.shape[-1:], eps=1e-6)
 
 
-def visible(x: Tensor, at: Tensor | None, padding: Tensor | None, length: int) -> Tensor:
+def visible(x: Tensor, at: Tensor | None, begins: Tensor | None, length: int) -> Tensor:
     """Which of `length` places the tokens x (B, T, C) `at` theirs may attend to, (B or 1, 1, T, length): 0, or -inf,
     which is added to the scores.
 
-    Causal, and never the `padding` (B,) filler tokens at the left of a row. A filler token sees itself, since a
-    softmax over nothing is NaN.
+    Causal, and never what stands before the place at which a token's text `begins`, (B, T) or (B, 1). A filler token
+    sees itself, since a softmax over nothing is NaN.
     """
     keys = torch.arange(length, device=x.device)
     queries = (keys if at is None else at)[:, None]
     mask = keys <= queries
-    if padding is not None:
-        mask = mask & (keys >= torch.minimum(padding[:, None, None], queries))
+    if begins is not None:
+        mask = mask & (keys >= torch.minimum(begins[:, :, None], queries))
     return x.new_zeros(mask.shape).masked_fill_(~mask, -torch.inf).view(-1, 1, x.shape[1], length)
 
 

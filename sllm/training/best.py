@@ -28,8 +28,8 @@ class Best:
 class BestModel:
     """The directory of the best model. Only rank 0 looks and writes; `known` is what is on disk, on every rank."""
 
-    def __init__(self, directory: Path, tokenizer: Path, trajectory: str) -> None:
-        self.directory, self.tokenizer, self.trajectory = directory, tokenizer, trajectory
+    def __init__(self, directory: Path, tokenizer: Path, trajectory: str, *, tuned: bool = False) -> None:
+        self.directory, self.tokenizer, self.trajectory, self.tuned = directory, tokenizer, trajectory, tuned
         self.known: Best | None = None
 
     def keep(
@@ -51,14 +51,16 @@ class BestModel:
         about = Best(step, loss, self.trajectory)
         try:
             text = self._card(about, model, measured)
-            save_model(self.directory, model, self.tokenizer, checkpoint, text, **asdict(about))
+            save_model(self.directory, model, self.tokenizer, checkpoint, text, tuned=self.tuned, **asdict(about))
         except OSError as error:
             log.error("best model of step %d not saved: %s; the former one, if any, stays", step, error)
         return self.on_disk()
 
     def _card(self, about: Best, model: LanguageModel, measured: dict[str, Any] | None) -> str | None:
         try:
-            facts = read_facts(self.directory, description(model), measured, step=about.step, loss=about.loss)
+            facts = read_facts(
+                self.directory, description(model, tuned=self.tuned), measured, step=about.step, loss=about.loss
+            )
             return card(facts)
         except Exception:  # of whatever stands in the run's files: no card is worth a training
             log.exception("no card for the best model of step %d", about.step)

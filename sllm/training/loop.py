@@ -1,5 +1,6 @@
-"""The training loop: `pretrain` is the whole story. `Training` holds what a run keeps; a step is the `Trainer`'s.
+"""The training loop: `train` is the whole story. `Training` holds what a run keeps; a step is the `Trainer`'s.
 
+A fine-tuning is the same, with other data (of conversations, the answers are learnt) and other weights to begin with.
 A resumed run goes on as if nothing had happened: bit for bit, on the same number of ranks and on any other.
 """
 
@@ -7,6 +8,7 @@ import contextlib
 import gc
 import logging
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,19 +18,20 @@ from sllm.config import Experiment
 from sllm.device import arithmetic, determinism, deterministic, device_name
 from sllm.distributed import connect
 from sllm.errors import UserError
-from sllm.evaluation.loss import continuations, evaluate
+from sllm.evaluation.loss import continuations, evaluate, replies
 from sllm.files import fingerprint, make_directory, remove_leftovers
+from sllm.model.storage import load_model
 from sllm.origin import TOKENIZER
 from sllm.progress import Bar, track
 from sllm.run_directory import RunDirectory, checkpoint_path
-from sllm.stop import StopFlag, signals_blocked
+from sllm.stop import StopFlag
 from sllm.training.best import BestModel
 from sllm.training.checkpoint import Checkpoints, restore
 from sllm.training.metrics import Metrics, cut_back
 from sllm.training.profile import profiled
 from sllm.training.saver import Saver, Saving
 from sllm.training.schedule import Schedule, seconds_between_failures
-from sllm.training.trainer import TakenStep, Trainer
+from sllm.training.trainer import TakenStep, Trainer, warm_up
 from sllm.training.wandb_mirror import mirror_to_wandb
 
 log = logging.getLogger(__name__)
@@ -39,22 +42,29 @@ COMPARE_EVERY = 100
 RETRY_SECONDS = 1.0
 """How long to wait before metrics that the disk had no room for are written again."""
 
+PRETRAIN = "pretrain"
+"""The stage whose files are the run's own; those of a fine-tuning have a folder in it."""
+
 FIRST_STEPS = 2
 """After them, what is there is there for good: Python's collector, which looks for what is not, shall pass it over."""
 
 
-def pretrain(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, stop: StopFlag) -> dict[str, Any]:
+def train(
+    experiment: Experiment, run: RunDirectory, artifacts: Artifacts, stop: StopFlag, stage: str = PRETRAIN
+) -> dict[str, Any]:
     """Train to `max_steps`, or to the step at which a stop is requested; go on from the newest whole checkpoint.
 
-    Every rank calls this. Returns a summary whose `outcome` is "finished" or "stopped".
+    The stage is pretrain, or finetune, for which `experiment` is that of its `tuning()`. Every rank calls this. Returns
+    a summary whose `outcome` is "finished" or "stopped".
 
     Raises:
         UserError: the data, the tokenizer or the checkpoints do not fit the experiment, or the loss diverged.
     """
     with connect() as world, contextlib.ExitStack() as stack:
         stack.enter_context(deterministic(world.device))
-        trainer = stack.enter_context(contextlib.closing(Trainer(experiment, artifacts, world)))
-        training = Training(trainer, run, artifacts, stop)
+        packed = artifacts.packed if stage == PRETRAIN else artifacts.conversations
+        trainer = stack.enter_context(contextlib.closing(Trainer(experiment, artifacts, world, packed)))
+        training = Training(trainer, run, artifacts, stop, stage)
         stack.callback(gc.unfreeze)
         loading = time.perf_counter()
         training.resume()
@@ -67,8 +77,8 @@ def pretrain(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, st
             log.info("train.profile: step %d was taken before, and is not profiled", profile)
         training.start_recording(seconds=round(time.perf_counter() - loading, 3), device=device_name(world.device))
         if world.main:
-            stack.enter_context(mirror_to_wandb(experiment, run))
-        training.bar = stack.enter_context(track("pretrain", experiment.train.max_steps, "steps", start=trainer.step))
+            stack.enter_context(mirror_to_wandb(experiment, training.run))
+        training.bar = stack.enter_context(track(stage, experiment.train.max_steps, "steps", start=trainer.step))
         while True:
             if training.asked_to_stop():
                 training.save_last()
@@ -85,36 +95,22 @@ def pretrain(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, st
                 training.take_step()
 
 
-def warm_up(trainer: Trainer) -> None:
-    """Compile, and see that a step gives the same bits twice, where either is in question.
-
-    Compilers and Inductor's workers die of a signal to all processes of a job step, and the training with them or in
-    wait for them: they are all started here, where they inherit a mask, and the signal is heard when they are done.
-    """
-    compiles = trainer.config.compile
-    if not compiles and trainer.world.device.type == "cpu":
-        return
-    if compiles:
-        log.info("compiling the model; a signal is heard after that")
-    started = time.perf_counter()
-    with signals_blocked():
-        trainer.check_determinism()
-    if compiles:
-        log.info("compiled in %.0f s", time.perf_counter() - started)
-
-
 class Training:
     """A trainer, and what its run keeps of it: metrics, validation losses, the best model, checkpoints."""
 
-    def __init__(self, trainer: Trainer, run: RunDirectory, artifacts: Artifacts, stop: StopFlag) -> None:
-        self.trainer, self.run, self.stop = trainer, run, stop
+    def __init__(
+        self, trainer: Trainer, run: RunDirectory, artifacts: Artifacts, stop: StopFlag, stage: str = PRETRAIN
+    ) -> None:
+        self.trainer, self.whole_run, self.run, self.stop = trainer, run, run.training(stage), stop
         self.experiment, self.world = trainer.experiment, trainer.world
-        self.trajectory = artifacts.keys["pretrain"]
+        self.trajectory, self.tuning = artifacts.keys[stage], stage != PRETRAIN
+        run = self.run
         self.metrics: Metrics | None = None  # of rank 0
         self.bar: Bar | None = None
         self.unread: list[TakenStep] = []  # steps whose figures are not known yet
         self.validated: dict[int, float | None] = {}  # step → validation loss, of this run so far
-        self.best = BestModel(run.best, artifacts.tokenizer / TOKENIZER, fingerprint(self.trajectory))
+        mine = fingerprint(self.trajectory)
+        self.best = BestModel(run.best, artifacts.tokenizer / TOKENIZER, mine, tuned=self.tuning)
         self.best_is_gone = False
         # Where the decay starts: from there on the training can be made longer or shorter.
         self.branch = steps_before_the_end(self.trajectory)
@@ -261,7 +257,8 @@ class Training:
         config = self.experiment.validate_
         # A sample changes no weight, so it may use what has no deterministic way, as the cumsum of GPUs.
         with torch.compiler.set_stance("force_eager"), determinism(False):
-            return continuations(self.trainer.model, self.trainer.tokenizer, config.prompts, config.sample_tokens)
+            go_on = replies if self.tuning else continuations
+            return go_on(self.trainer.model, self.trainer.tokenizer, config.prompts, config.sample_tokens)
 
     def _tell(self, result: dict[str, Any], samples: list[dict[str, str]], started: float) -> None:
         figures = {name: None if x is None else round(x, 6) for name, x in result["overall"].items()}
@@ -280,6 +277,7 @@ class Training:
     def resume(self) -> None:
         """Go on from the newest whole checkpoint, if there is one."""
         if self.world.main:
+            make_directory(self.run.path)
             make_directory(self.run.checkpoints)
             remove_leftovers(self.run.checkpoints)
             remove_leftovers(self.run.path)
@@ -297,6 +295,8 @@ class Training:
                 self.trainer.scaler.load_state_dict(state["scaler"])
             self.origin = state.get("init_from")
             log.info("resumed from the checkpoint of step %d%s", self.step, f", {self.origin}" if self.origin else "")
+        elif self.tuning:
+            self._begin_with(self.whole_run.best)
         elif self.trajectory["train"].get("init_from"):
             raise UserError(
                 f"{self.run.checkpoints}: no whole checkpoint, and this training starts from a model: delete what is "
@@ -307,7 +307,7 @@ class Training:
             log.warning("a resume is exact on processors of one kind only, not on: %s", "; ".join(sorted(kinds)))
         self.saver = Saver(self.checkpoints, self.world, self._sync, self._saved)
         failures = (
-            seconds_between_failures(self.run.ledger, self.best.trajectory, self.step) if self.world.main else 0.0
+            seconds_between_failures(self.whole_run.ledger, self.best.trajectory, self.step) if self.world.main else 0.0
         )
         self.schedule = Schedule(self.experiment.train.checkpoint, failures)
         records = self.world.from_main(lambda: cut_back(self.run.metrics, self.step))
@@ -319,6 +319,12 @@ class Training:
                 "%s is gone or damaged, or of a training of another length: the next validation writes it anew",
                 self.run.best,
             )
+
+    def _begin_with(self, best: Path) -> None:
+        """The weights of a model, on every rank."""
+        weights = load_model(best).state_dict() if self.world.main else {}
+        weights = self.world.tensors_from_main(weights)
+        restore(self.trainer.model, self.trainer.optimizers, weights, {}, best)
 
     def _check_same_training(self, state: dict[str, Any]) -> None:
         if state["trajectory"] == self.trajectory:

@@ -9,6 +9,7 @@ import math
 import time
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,12 +23,13 @@ from sllm.device import Moment, autocast, memory_bytes, seed
 from sllm.distributed import World
 from sllm.errors import UserError
 from sllm.files import finite
-from sllm.model.attention import choose_attention, use_own
+from sllm.model.attention import OWN, choose_attention, use_own
 from sllm.model.families import make_model
 from sllm.model.shared import LanguageModel
 from sllm.origin import TOKENIZER
+from sllm.stop import signals_blocked
 from sllm.tokenizer import Tokenizer
-from sllm.training.batches import Batches
+from sllm.training.batches import Batch, Batches
 from sllm.training.exact import GradientSum, RanksDifferError, digest
 from sllm.training.metrics import mfu
 from sllm.training.optim import learning_rate, make_optimizers, set_learning_rate
@@ -61,13 +63,14 @@ class TakenStep(NamedTuple):
 class Trainer:
     """Takes one step after the other. Every rank has one; `step` is the last step taken."""
 
-    def __init__(self, experiment: Experiment, artifacts: Artifacts, world: World) -> None:
+    def __init__(self, experiment: Experiment, artifacts: Artifacts, world: World, packed: Path | None = None) -> None:
+        """`packed`: what it learns from, the text of the artifacts if nothing is said."""
         check_world_size(experiment.train, world.size)
         self.experiment, self.config, self.world = experiment, experiment.train, world
         self.step = 0
         self.copied: torch.cuda.Event | None = None  # until when a checkpoint needs the weights as they are
         self.tokenizer = Tokenizer.load(artifacts.tokenizer / TOKENIZER)
-        self.data = PackedData.open(artifacts.packed, self.tokenizer.fingerprint)
+        self.data = PackedData.open(packed or artifacts.packed, self.tokenizer.fingerprint)
         names = {source.name for source in self.data.sources}  # without the optional ones that could not be had
         phases = {
             step: {name: weight for name, weight in weights.items() if name in names}
@@ -81,12 +84,17 @@ class Trainer:
             world.device
         )
         self.model.activation_checkpointing = self.config.activation_checkpointing
-        self.attention = choose_attention(self.model, self.config)
+        # A mask of conversations only PyTorch's own choice knows.
+        self.attention = OWN if self.conversations else choose_attention(self.model, self.config)
         self.optimizers = make_optimizers(self.model, self.config)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.config.precision == "fp16")
         micro_batches = self.config.global_batch // self.config.micro_batch
         self.gradients = GradientSum(self.model.parameters(), micro_batches, self.config.compile, world.gradients)
-        self.forward = self._distributed(compile_parts(self.model, self.config))
+        self.forward = self._distributed(compile_parts(self.model, self.config, same_length=not self.conversations))
+
+    @property
+    def conversations(self) -> bool:
+        return self.data.overlap == 0
 
     def _distributed(self, model: LanguageModel) -> torch.nn.Module:
         """What a step calls: the model, its gradients added over the ranks if there are several."""
@@ -172,17 +180,17 @@ class Trainer:
         device and zero for those of the others; and the seconds that this rank waited for data.
         """
         data_seconds = 0.0
-        mine = self._micro_batches()
+        mine, count = self._micro_batches(), self._answers()
         # Each stands in a place of its own: what is summed over the ranks is sums with zeros.
         losses, largest = torch.zeros(2, self.gradients.micro_batches, dtype=torch.float64, device=self.world.device)
         self.gradients.begin(self._scale())
         for number in mine:
             waiting = time.perf_counter()
-            tokens = self._tokens(number)
+            batch = self._batch(number)
             data_seconds += time.perf_counter() - waiting
             reducing = self.forward is not self.model and number == mine[-1]
             with self._no_sync(unless=reducing):
-                losses[number] = self._forward_backward(tokens, number)
+                losses[number] = self._forward_backward(batch, number, count)
             largest[number] = self.gradients.reduced() if reducing else self.gradients.add()
         if self.forward is self.model:
             self.gradients.finish()
@@ -197,11 +205,20 @@ class Trainer:
             )
         return scale
 
-    def _forward_backward(self, tokens: torch.Tensor, micro_batch: int) -> torch.Tensor:
+    def _answers(self) -> float | None:
+        """How many targets of the next step's global batch are learnt, over the number of its micro-batches: divided by
+        that, the mean over the micro-batches is the mean over all of them. None where all targets are."""
+        if not self.conversations:
+            return None
+        windows = self.sampler.windows(self._sample(0, self.step + 1), self.config.global_batch)
+        total = sum(int(self.data.answers("train", source)[window]) for source, window in windows)
+        return total * self.config.micro_batch / self.config.global_batch
+
+    def _forward_backward(self, batch: Batch, micro_batch: int, count: float | None) -> torch.Tensor:
         """Add one micro-batch's gradient, times the scaler's scale. Returns the loss."""
         seed(self.world.device, _dropout_seed(self.experiment.seed, self.step + 1, micro_batch))
         with autocast(self.world.device, self.config.precision):
-            loss = self.forward(tokens[:, :-1], tokens[:, 1:])
+            loss = self.forward(*batch, count)
             self.scaler.scale(loss).backward()
         return loss.detach()
 
@@ -216,8 +233,8 @@ class Trainer:
         """The number, in the whole training, of the first sample of a micro-batch of step `step`."""
         return (step - 1) * self.config.global_batch + micro_batch * self.config.micro_batch
 
-    def _tokens(self, micro_batch: int) -> torch.Tensor:
-        """Token ids (micro_batch, context_length + 1), on the device, of this rank's part of the next step."""
+    def _batch(self, micro_batch: int) -> Batch:
+        """On the device, one of this rank's micro-batches of the next step."""
         mine = self._micro_batches()
         step, after = self.step + 1, micro_batch + mine.step
         following = self._sample(after, step) if after in mine else self._sample(mine[0], step + 1)
@@ -243,8 +260,9 @@ class Trainer:
 
     def _documents(self, micro_batch: int, step: int) -> list[str]:
         names, length = [], self.experiment.model.context_length
+        stride = length + 1 - self.data.overlap
         for source, window in self.sampler.windows(self._sample(micro_batch, step), self.config.micro_batch):
-            found = self.data.documents_of(source, window * length, (window + 1) * length + 1)
+            found = self.data.documents_of(source, window * stride, window * stride + length + 1)
             names += [self.data.document_name(source, document) for document in found]
         return names
 
@@ -298,13 +316,13 @@ class Trainer:
         return [f"rank {rank}: {report}" for rank, report in enumerate(self.world.gather(mine)) if report]
 
     def _gradients_that_differ(self) -> list[str]:
-        number = self._micro_batches()[0]
-        tokens = self._tokens(number)
+        number, count = self._micro_batches()[0], self._answers()
+        batch = self._batch(number)
         gradients: list[list[torch.Tensor]] = []
         self.model.train()
         for _ in range(2):
             with self._no_sync(unless=False):
-                self._forward_backward(tokens, number)
+                self._forward_backward(batch, number, count)
             # Bits, since under fp16 a gradient may be NaN, which is equal to nothing.
             found = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
             gradients.append([gradient.view(torch.int32).clone() for gradient in found])
@@ -313,8 +331,27 @@ class Trainer:
         return [name for name, *pair in zip(names, *gradients, strict=True) if not torch.equal(*pair)]
 
 
-def compile_parts(model: LanguageModel, config: TrainConfig) -> LanguageModel:
-    """`model`, which compiles in its first step if that is wanted: to be taken with signals blocked."""
+def warm_up(trainer: Trainer) -> None:
+    """Compile, and see that a step gives the same bits twice, where either is in question.
+
+    Compilers and Inductor's workers die of a signal to all processes of a job step, and the training with them or in
+    wait for them: they are all started here, where they inherit a mask, and the signal is heard when they are done.
+    """
+    compiles = trainer.config.compile
+    if not compiles and trainer.world.device.type == "cpu":
+        return
+    if compiles:
+        log.info("compiling the model; a signal is heard after that")
+    started = time.perf_counter()
+    with signals_blocked():
+        trainer.check_determinism()
+    if compiles:
+        log.info("compiled in %.0f s", time.perf_counter() - started)
+
+
+def compile_parts(model: LanguageModel, config: TrainConfig, *, same_length: bool = True) -> LanguageModel:
+    """`model`, which compiles in its first step if that is wanted: to be taken with signals blocked. Without the loss,
+    unless the number of targets that are learnt is always the same."""
     if config.compile:
         # Block by block: identical blocks share one compilation, and DDP still overlaps gradients with backward.
         # What is around them is compiled by itself; eager are the look-up of embeddings and the products of the loss.
@@ -326,7 +363,8 @@ def compile_parts(model: LanguageModel, config: TrainConfig) -> LanguageModel:
         for part in (model.entry, *model.blocks):
             part.compile(fullgraph=True, dynamic=False)
         model.last_norm = torch.compile(model.last_norm, fullgraph=True, dynamic=False)  # type: ignore[method-assign]
-        model.differentiated = torch.compile(model.differentiated, fullgraph=True, dynamic=False)
+        if same_length:
+            model.differentiated = torch.compile(model.differentiated, fullgraph=True, dynamic=False)
     return model
 
 

@@ -126,7 +126,7 @@ def mirror_to_wandb(experiment: Experiment, run: RunDirectory) -> Iterator[None]
 
 
 def _later(run: RunDirectory) -> str:
-    return f"metrics.jsonl has everything, and the next attempt or `sllm sync {run.name}` sends it"
+    return f"metrics.jsonl has everything, and the next attempt or `sllm sync {_whole(run)}` sends it"
 
 
 # --- in the mirror's own process ------------------------------------------------------------------
@@ -165,7 +165,7 @@ class _Training:
 def mirror(experiment: Experiment, run: RunDirectory, training: _Training) -> None:
     """Send the rows of the run's metrics until training is over, and then what is left."""
     if experiment.wandb.mode == "auto" and (reason := obstacle()):
-        log.info("W&B: %s; metrics.jsonl has everything, and `sllm sync %s` sends it", reason, run.name)
+        log.info("W&B: %s; metrics.jsonl has everything, and `sllm sync %s` sends it", reason, _whole(run))
         return
     known = _id_file(run).exists()
     with ExitStack() as stack:
@@ -214,19 +214,19 @@ def send(experiment: Experiment, run: RunDirectory) -> tuple[int, int]:
             # Somebody waits: when the network fails this ends, and the next sync goes on.
             wandb_run = _resume(experiment, run, identifier, finish_timeout=FINISH_SECONDS)
             sent = 0
-            with track(f"sync {run.name}", last, "steps", start=max(0, wandb_run.starting_step - 1)) as bar:
+            with track(f"sync {wandb_name(run)}", last, "steps", start=max(0, wandb_run.starting_step - 1)) as bar:
                 for step, figures in History(experiment, run.metrics).new_rows():
                     sent += _send_row(wandb_run, step, figures)
                     bar.update(step)
                 wandb_run.finish()
         except wandb.Error as error:
-            raise UserError(f"{run.name}: W&B: {str(error).splitlines()[0]}") from None
+            raise UserError(f"{wandb_name(run)}: W&B: {str(error).splitlines()[0]}") from None
         # wandb says nothing when it gives up on sending: ask what is there.
         deadline = time.monotonic() + SETTLE_SECONDS
         while (arrived := _last_step(api, experiment, identifier)) < last:
             if time.monotonic() > deadline:
                 has = f"has the steps up to {arrived} of {last}" if arrived >= 0 else "does not answer any more"
-                raise UserError(f"{run.name}: W&B {has}; run `sllm sync` again")
+                raise UserError(f"{wandb_name(run)}: W&B {has}; run `sllm sync` again")
             time.sleep(POLL_SECONDS)
         return sent, last
 
@@ -277,6 +277,15 @@ def only_sender(run: RunDirectory) -> Iterator[str]:
         yield identifier
 
 
+def wandb_name(run: RunDirectory) -> str:
+    """`smoke`, or of its fine-tuning, which has a folder in it, `smoke.finetune`."""
+    return run.name if run.config.is_file() else f"{run.path.parent.name}.{run.name}"
+
+
+def _whole(run: RunDirectory) -> str:
+    return wandb_name(run).removesuffix(".finetune")
+
+
 def _id_file(run: RunDirectory) -> Path:
     return run.path / "wandb.json"
 
@@ -287,7 +296,7 @@ def _resume(experiment: Experiment, run: RunDirectory, identifier: str, **settin
     return wandb.init(
         project=config.project,
         entity=config.entity,
-        name=run.name,
+        name=wandb_name(run),
         id=identifier,
         resume="allow",
         mode="online",

@@ -97,13 +97,13 @@ def test_a_padded_batch_is_read_as_ours(both: tuple[Path, Path]) -> None:
     """A model that counts positions from the padding, or looks at it, finds other logits."""
     ours, theirs = load_model(both[0]), AutoModelForCausalLM.from_pretrained(both[1]).eval()
     batch = AutoTokenizer.from_pretrained(both[1])(["the 가", "대한민국의 수도는"], padding=True, return_tensors="pt")
-    padding = (1 - batch.attention_mask).sum(dim=1)
-    assert padding.tolist()[0] > 0
+    begins = (1 - batch.attention_mask).sum(dim=1, keepdim=True)
+    assert begins[0, 0] > 0
     with torch.no_grad():
         found = theirs.generate(
             **batch, max_new_tokens=1, do_sample=False, output_logits=True, return_dict_in_generate=True
         )
-        torch.testing.assert_close(found.logits[0], prefill(ours, batch.input_ids, padding=padding), atol=1e-4, rtol=0)
+        torch.testing.assert_close(found.logits[0], prefill(ours, batch.input_ids, begins=begins), atol=1e-4, rtol=0)
 
 
 def test_a_context_longer_than_their_sliding_window(tmp_path: Path) -> None:

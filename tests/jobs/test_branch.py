@@ -33,7 +33,7 @@ from sllm.manifests import atomic_directory, read_manifest
 from sllm.records import append_jsonl, read_jsonl
 from sllm.run_directory import RunDirectory, checkpoint_path, checkpoint_steps
 from sllm.stop import StopFlag
-from sllm.training.loop import pretrain
+from sllm.training.loop import train as run_training
 from sllm.training.optim import learning_rate
 
 WSD = ["train.schedule=wsd", "train.checkpoint.keep_last=1"]
@@ -348,7 +348,7 @@ def test_another_last_phase_goes_on_from_before_it(prepared: dict[str, Any], tmp
         keys = stage_keys(experiment)
         begins = submit(run, keys)
         assert (begins and begins.step) == step, "0.6 of 40 is 24, and the checkpoint of 20 is kept"
-        pretrain(experiment, run, Artifacts(experiment, keys), StopFlag())
+        run_training(experiment, run, Artifacts(experiment, keys), StopFlag())
     found = [read_json(manifest) for manifest in sorted(tmp_path.glob("*/*/checkpoints/step-00000040/manifest.json"))]
     names = [{entry["name"]: entry["sha256"] for entry in manifest["files"]} for manifest in found]
     assert len(names) == 2

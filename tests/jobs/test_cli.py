@@ -11,7 +11,7 @@ import typer
 
 from jobs.cli import app, main
 from jobs.launch.prepare import write_submission
-from jobs.pipeline import STAGES
+from jobs.pipeline import up_to
 from jobs.presets import CONFIGS, PROFILES, find_experiment, nearest_preset, preset_names
 from jobs.slurm.cluster import load_cluster
 from sllm import __version__
@@ -241,7 +241,7 @@ def test_dry_run_names_reasons_and_resources_and_writes_nothing(sllm: Sllm, conf
     code, out, _ = sllm("submit", str(config), "--dry-run")
     assert code == 0
     assert "2 processes, 1 core each" in out
-    assert out.count("not done yet") == len(STAGES)
+    assert out.count("not done yet") == len(up_to())
     assert "\ndisk for data: corpus at most " in out
     assert "\ndisk for run: 3 checkpoints, " in out
     assert "\ntraining of 30 steps: not estimated: the profile promises no GPU" in out

@@ -28,7 +28,7 @@ READ_BY = {
     "runs_directory": NOBODY,
     "data_directory": NOBODY,
     "wandb": NOBODY,
-    "seed": {"download", "pretrain"},
+    "seed": {"download", "pretrain", "conversations", "finetune"},
     "data": {"download"},
     "data.sources.optional": NOBODY,
     "data.sources.licence": NOBODY,
@@ -47,6 +47,21 @@ READ_BY = {
     "validate.every": {"pretrain"},  # which model is the best depends on when, and on what, the training validates
     "validate.tokens": {"pretrain"},
     "benchmark": {"benchmark"},
+    "model.context_length": {"pretrain", "conversations"},
+    "finetune.data": {"conversations"},
+    "finetune.data.sources.optional": NOBODY,
+    "finetune.data.sources.licence": NOBODY,
+    "finetune.data.sources.text_megabytes": NOBODY,
+    "finetune.data.sources.weight": {"finetune"},
+    "finetune.data.phases": {"finetune"},
+    "finetune.train": {"finetune"},
+    "finetune.train.compile": NOBODY,
+    "finetune.train.activation_checkpointing": NOBODY,
+    "finetune.train.profile": NOBODY,
+    "finetune.train.checkpoint": NOBODY,
+    "finetune.validate": {"validate"},
+    "finetune.validate.every": {"finetune"},
+    "finetune.validate.tokens": {"finetune"},
 }
 """The stages whose result depends on a setting, or on all of a section that are not named; the stages after them do,
 too."""
@@ -85,7 +100,11 @@ def values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     model = {"d_model": 16, "n_layers": 1, "n_heads": 2, "d_ff": 32, "context_length": 256}
     train = {"max_steps": 30, "global_batch": 8, "micro_batch": 4, "warmup_steps": 2, "schedule": "wsd"}
     data = {"sources": sources, "phases": [{"from": 0.9, "weights": {"web": 3.0}}]}
-    experiment = Experiment.model_validate({"name": "a", "data": data, "model": model, "train": train})
+    finetune = {"data": {**data, "sources": [{**source, "name": f"{source['name']}-2"} for source in sources]}}
+    finetune["data"]["phases"] = [{"from": 0.9, "weights": {"web-2": 3.0}}]
+    finetune["train"] = train
+    values = {"name": "a", "data": data, "model": model, "train": train, "finetune": finetune}
+    experiment = Experiment.model_validate(values)
     about = {"model": experiment.to_dict()["model"], "vocab_size": experiment.tokenizer.vocab_size}
     write_json(tmp_path / "x" / "config.json", about)
     write_json(tmp_path / "x" / "model.safetensors", {})
@@ -152,7 +171,13 @@ def test_each_setting_changes_the_keys_of_the_stages_that_it_changes_and_no_othe
     model = {**values["model"], "family": "qwen3", "dropout": 0.0, "tie_embeddings": False}
     train = {**values["train"], "schedule": "cosine", "decay": None, "optimizer": "muon"}
     data = {**values["data"], "phases": [{"from": 0.5, "weights": {"files": 2.0}}]}  # the others may have other names
-    both = [values, {**values, "data": data, "model": model, "train": train}]
+    phases = [{"from": 0.5, "weights": {"files-2": 2.0}}]
+    finetune = {
+        **values["finetune"],
+        "data": {**values["finetune"]["data"], "phases": phases},
+        "train": copy.deepcopy(train),
+    }
+    both = [values, {**values, "data": data, "model": model, "train": train, "finetune": finetune}]
     bases = [(each, fingerprints(Experiment.model_validate(each))) for each in both]
     wrong, used = {}, set()
     for place, kind in settings(Experiment.model_validate(values)):
@@ -163,6 +188,9 @@ def test_each_setting_changes_the_keys_of_the_stages_that_it_changes_and_no_othe
             for other in others(value_at(base, place), kind)
         )
         before, found = next(((before, found) for before, found in tried if found), ({}, None))
+        if setting == "finetune.train.init_from":
+            assert found is None, "a fine-tuning begins with the model of its own run"
+            continue
         if found is None:  # it can be nothing else at all, such as the kind of a source
             assert get_origin(kind) is Literal, f"no other value found for {setting}"
             assert len(get_args(kind)) == 1

@@ -120,16 +120,16 @@ def test_padding_on_the_left_changes_nothing(kind: str, cached: bool) -> None:
     row = torch.randint(model.vocab_size, (1, 17))
     filler = torch.randint(model.vocab_size, (1, 8))
     batch = torch.cat([torch.cat([filler, row], dim=1), torch.randint(model.vocab_size, (1, 25))])
-    padding = torch.tensor([8, 0])
+    begins = torch.tensor([[8], [0]])
     with torch.no_grad():
         alone = model.hidden(row)[0]
         if cached:
             cache = new_cache(model, 2, 25)
-            first = model.hidden(batch[:, :20], cache, None, padding)
-            rest = [model.hidden(batch[:, i : i + 1], cache, torch.tensor([i]), padding) for i in range(20, 25)]
+            first = model.hidden(batch[:, :20], cache, None, begins)
+            rest = [model.hidden(batch[:, i : i + 1], cache, torch.tensor([i]), begins) for i in range(20, 25)]
             padded = torch.cat([first, *rest], dim=1)
         else:
-            padded = model.hidden(batch, padding=padding)
+            padded = model.hidden(batch, begins=begins)
     assert padded.isfinite().all()
     torch.testing.assert_close(padded[0, 8:], alone, atol=1e-5, rtol=1e-5)
 

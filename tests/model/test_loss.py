@@ -27,7 +27,7 @@ def plain(hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -
 
 
 def in_pieces(hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
-    found: Tensor = PiecewiseLoss.apply(hidden, weight, targets, dtype, differentiated)
+    found: Tensor = PiecewiseLoss.apply(hidden, weight, targets, len(hidden), dtype, differentiated)
     return found
 
 
@@ -84,7 +84,7 @@ def test_one_piece_after_the_other_is_differentiated(rows: int) -> None:
         seen.append(len(hidden))
         return differentiated(hidden, weight, targets)
 
-    PiecewiseLoss.apply(*drawn(), torch.float32, piece)
+    PiecewiseLoss.apply(*drawn(), TOKENS, torch.float32, piece)
     assert seen == [min(rows, TOKENS - start) for start in range(0, TOKENS, rows)]
 
 
@@ -137,7 +137,7 @@ def peak():  # of this program: ru_maxrss begins with that of the process that s
 
 before = peak()
 if sys.argv[1] == "pieces":
-    PiecewiseLoss.apply(hidden, weight, targets, torch.float32, differentiated).backward()
+    PiecewiseLoss.apply(hidden, weight, targets, len(hidden), torch.float32, differentiated).backward()
 else:
     F.cross_entropy(hidden @ weight.T, targets).backward()
 print(peak() - before)

@@ -100,6 +100,7 @@ def test_each_group_falls_from_a_rate_of_its_own_by_the_same_share(optimizer: st
 
 
 def test_muon_moves_a_matrix_by_an_orthogonal_one() -> None:
+    torch.manual_seed(0)
     model = make_model(MODELS[-1], 300)
     tokens = torch.randint(300, (2, 9))
     # Of the first weights the projections into the residual stream are zero, so that nothing reaches q.

@@ -12,7 +12,7 @@ from sllm.config import Experiment, validate
 from sllm.errors import UserError
 from sllm.run_directory import RunDirectory
 from sllm.stop import StopFlag
-from sllm.training.loop import pretrain
+from sllm.training.loop import train as run_training
 
 
 def test_the_step_that_is_asked_for_is_profiled_and_no_pickle_is_left(prepared: dict[str, Any], tmp_path: Path) -> None:
@@ -20,7 +20,7 @@ def test_the_step_that_is_asked_for_is_profiled_and_no_pickle_is_left(prepared: 
     experiment = validate(Experiment, {**prepared, "train": train, "runs_directory": str(tmp_path)}, "test")
     run = RunDirectory(tmp_path / "run")
     run.path.mkdir()
-    assert pretrain(experiment, run, Artifacts(experiment), StopFlag())["outcome"] == "finished"
+    assert run_training(experiment, run, Artifacts(experiment), StopFlag())["outcome"] == "finished"
     assert [str(path.relative_to(run.profile)) for path in sorted(run.profile.rglob("*"))] == [
         "step-00000002",
         "step-00000002/trace.json.gz",

@@ -72,7 +72,7 @@ def train(prepared: dict[str, Any], tmp_path: Path) -> Train:
         directory.path.mkdir()
         artifacts = Artifacts(experiment)
         artifacts.packed, artifacts.tokenizer = packed, shared.tokenizer
-        assert sllm.training.loop.pretrain(experiment, directory, artifacts, StopFlag())["outcome"] == "finished"
+        assert sllm.training.loop.train(experiment, directory, artifacts, StopFlag())["outcome"] == "finished"
         return directory
 
     return run

@@ -65,7 +65,7 @@ def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("defaults: {gres: 'gpu:1', gpus_per_node: 1}", "gres and gpus_per_node are both set"),
-        ("stages: {pack: {tasks_per_node: 2}}", "only pretrain runs on more than one process"),
+        ("stages: {pack: {tasks_per_node: 2}}", "only pretrain and finetune run on more than one process"),
         ("stages: {pack: {nodes: 1-2}}", "nodes x tasks_per_node comes to 2, but only pretrain"),
         ("defaults: {time_minutes: 1, signal_seconds: 60}", "signal_seconds is 60, not below time_minutes"),
         ("defaults: {time_minutes: 1:30}", "minutes and seconds, or hours and minutes?"),

@@ -16,7 +16,7 @@ from submitit.core.utils import DelayedSubmission
 
 from jobs.launch.order import Order
 from jobs.launch.show import show_plan
-from jobs.pipeline import STAGES, Stage
+from jobs.pipeline import STAGES, Stage, up_to
 from jobs.run import job
 from jobs.slurm.batch import batch_text, plain_script
 from jobs.slurm.cluster import Resources, load_cluster
@@ -121,7 +121,11 @@ def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., "
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
 
-    def run(**environment: str) -> "subprocess.CompletedProcess[str]":
+    config = tmp_path / "runs" / "mine" / "config.yaml"
+    config.parent.mkdir(parents=True)
+
+    def run(*, tuning: bool = False, **environment: str) -> "subprocess.CompletedProcess[str]":
+        config.write_text("name: mine\nfinetune:" + ("\n  data: {}\n" if tuning else " null\n"), encoding="utf-8")
         files = {"CALLS": str(tmp_path / "calls"), "CANCELLED": str(tmp_path / "cancelled")}
         for path in map(Path, files.values()):
             path.unlink(missing_ok=True)
@@ -132,16 +136,17 @@ def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., "
     return run
 
 
+@pytest.mark.parametrize("tuning", [False, True], ids=["pretrained", "tuned"])
 @pytest.mark.parametrize("arrays", [{}, {"PACK_ARRAY": "3"}, {"DOWNLOAD_ARRAY": "2", "PACK_ARRAY": "1"}], ids=str)
 def test_pipeline_starts_each_stage_when_those_it_needs_have_succeeded(
-    pipeline: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path, arrays: dict[str, str]
+    pipeline: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path, arrays: dict[str, str], tuning: bool
 ) -> None:
-    done = pipeline(**arrays)
+    done = pipeline(tuning=tuning, **arrays)
     assert done.returncode == 0, done.stderr
     calls = list(map(Call.read, (tmp_path / "calls").read_text(encoding="utf-8").splitlines()))
     jobs, expected = dict[str, str](), list[Call]()
-    for stage in STAGES.values():
-        parents = frozenset(jobs[name] for name in stage.needs + stage.after)
+    for stage in up_to(None, tuning=tuning):
+        parents = frozenset(jobs[name] for name in stage.needs + stage.after if name in jobs)
         if (tasks := int(arrays.get(f"{stage.name.upper()}_ARRAY", "1"))) > 1:
             expected.append(Call(stage.name, parents, f"0-{tasks - 1}"))
             jobs[f"{stage}.*"] = str(len(expected))
@@ -177,13 +182,14 @@ def test_each_job_of_a_submit_starts_when_those_it_needs_have_succeeded(
         name, _, script = text.partition(" ----\n")
         words = " ".join(line.removeprefix("#SBATCH ") for line in script.split("\n") if line.startswith("#SBATCH "))
         stage = STAGES[name.removesuffix(".*")]
-        parents = stage.needs + stage.after if name.endswith(".*") or f"{stage}.*" not in names else [f"{stage}.*"]
+        needed = [parent for parent in stage.needs + stage.after if not STAGES[parent].optional]
+        parents = needed if name.endswith(".*") or f"{stage}.*" not in names else [f"{stage}.*"]
         call = Call.read(f"{name} {words}")
         assert call.parents == {f"<{parent}>" for parent in parents}
         assert call.ended == bool(stage.after)
         assert (call.array is not None) == name.endswith(".*")
         names.add(stage.name)
-    assert names == {*STAGES, "download.*", "pack.*"}
+    assert names == {*map(str, up_to(None, tuning=False)), "download.*", "pack.*"}
 
 
 def test_no_signal_is_forgotten_between_two_jobs() -> None:

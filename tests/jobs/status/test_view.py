@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from jobs import ledger
-from jobs.pipeline import STAGES, Step
+from jobs.pipeline import STAGES, Step, up_to
 from jobs.status.view import View, view
 from sllm.files import write_json
 from sllm.records import append_jsonl
@@ -25,6 +25,9 @@ PROGRESS = {
     "seconds_left": 93.0,
     "time": 1.0,
 }
+
+
+CHAIN = {stage.name: stage for stage in up_to()}
 
 
 class Terminal(io.StringIO):
@@ -45,7 +48,7 @@ def run(tmp_path: Path) -> RunDirectory:
 def running(run: RunDirectory, console: Console) -> View:
     shown = View(
         run,
-        [Step(stage, () if name == "pack" else ("not done yet",)) for name, stage in STAGES.items()],
+        [Step(stage, () if name == "pack" else ("not done yet",)) for name, stage in CHAIN.items()],
         console,
         live=True,
     )
@@ -65,11 +68,11 @@ def test_a_row_a_stage_that_fits(run: RunDirectory, width: int, file: Any) -> No
     console = Console(width=width, file=file, color_system=None)
     lines = lines_of(running(run, console), console)
     assert all(cell_len(line) <= width for line in lines)
-    rows, below = lines[: len(STAGES)], lines[len(STAGES) :]
-    assert [row.split()[1] for row in rows] == list(STAGES)
+    rows, below = lines[: len(CHAIN)], lines[len(CHAIN) :]
+    assert [row.split()[1] for row in rows] == list(CHAIN)
     assert rows[3].endswith(" 25%  0:00 elapsed, 1:33 left")
     assert [row.split(maxsplit=2)[2] for row in rows if "pretrain" not in row] == [
-        "done before" if name == "pack" else "waiting" for name in STAGES if name != "pretrain"
+        "done before" if name == "pack" else "waiting" for name in CHAIN if name != "pretrain"
     ]
     assert "".join(rows + below).count("pretrain") == 1
     for phrase in ("120/480 steps", "loss 3.213", "validation loss 3.402 at step 120", "checkpoint at step 100"):
@@ -95,7 +98,7 @@ def test_plain_lines_where_no_cursor_moves(run: RunDirectory, where: str, monkey
         monkeypatch.setenv("TERM", "dumb")
     file = io.StringIO() if where == "pipe" else Terminal()
     monkeypatch.setattr("jobs.status.view.LINE_SECONDS", 0.0)
-    with view(run, [Step(stage, ("not done yet",)) for stage in STAGES.values()], Console(file=file)) as shown:
+    with view(run, [Step(stage, ("not done yet",)) for stage in CHAIN.values()], Console(file=file)) as shown:
         shown.start(STAGES["pretrain"])
         shown.refresh()
         shown.end(STAGES["pretrain"], {"ended": ledger.FINISHED})
