@@ -2384,14 +2384,35 @@ MUTANTS: list[Mutant] = [
         "tests/evaluation/test_tasks.py::test_an_answer_ends_where_the_turn_does",
         (
             "an answer goes on after its turn",
-            "ends = (self.tokenizer.eos_id, END_ID)",
-            "ends = (self.tokenizer.eos_id,)",
+            "if token in ENDS",
+            "if token == ENDS[0]",
         ),
     ),
     *of(
         "sllm/evaluation/tasks.py",
         "tests/evaluation/test_tasks.py::test_examples_are_turns_before_the_question",
         ("examples are one turn with the question", "fewshot_as_multiturn=template,", "fewshot_as_multiturn=False,"),
+    ),
+    *of(
+        "sllm/evaluation/loss.py",
+        "tests/evaluation/test_answers.py::test_answers_are_measured_as_if_each_conversation_were_alone",
+        ("conversations see those before them", "model.hidden(inputs, begins=begins)", "model.hidden(inputs)"),
+        ("questions are measured, too", "[learnt], targets[learnt]", ".flatten(0, 1), targets.flatten()"),
+    ),
+    *of(
+        "sllm/evaluation/loss.py",
+        "tests/evaluation/test_answers.py",
+        ("a reply may not end its turn", "utf8_table(tokenizer, device, ENDS)", "utf8_table(tokenizer, device)"),
+    ),
+    *of(
+        "sllm/evaluation/validation.py",
+        "tests/evaluation/test_answers.py",
+        (
+            "the base model's answers are the tuned one's",
+            "complete(base.model, base.tokenizer",
+            "complete(tuned.model, base.tokenizer",
+        ),
+        ("what was forgotten is the base's", "figures(tuned, tuned.data,", "figures(base, tuned.data,"),
     ),
     *of(
         "sllm/evaluation/tasks.py",

@@ -20,7 +20,7 @@ from sllm.inference.generator import next_tokens
 from sllm.inference.sampling import Sampling, seeded
 from sllm.model.shared import LanguageModel
 from sllm.tokenizer import Tokenizer
-from sllm.tokenizer.template import ASSISTANT, END, END_ID, ROLES, conversation_ids
+from sllm.tokenizer.template import ASSISTANT, END, ENDS, ROLES, conversation_ids
 
 Pair = tuple[list[int], list[int]]
 """Token ids that are given, at least one, and those that are to follow, at least one."""
@@ -223,8 +223,7 @@ class Harness:
 
     def _end(self, row: list[int]) -> int:
         """Where a token ends what is said."""
-        ends = (self.tokenizer.eos_id, END_ID)
-        return next((place for place, token in enumerate(row) if token in ends), len(row))
+        return next((place for place, token in enumerate(row) if token in ENDS), len(row))
 
     def _said(self, row: list[int], ends: list[str]) -> str:
         text = self.tokenizer.decode(row[: self._end(row)])

@@ -3,7 +3,8 @@ overall, by language and by source; and how it goes on from prompts.
 
 Loss is nats per token and depends on the tokenizer; bits per byte does not, so it compares models of different
 vocabularies: all nats over ln 2, divided by the UTF-8 bytes of the predicted text. Predicting <bos> and <eos> counts
-in the nats and in the tokens, and has no bytes.
+in the nats and in the tokens, and has no bytes. Of conversations what the assistant says is predicted, and `<|end|>`
+after it; all else is given.
 """
 
 import math
@@ -15,19 +16,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sllm.data.masks import answers, beginnings
 from sllm.data.sampler import PackedData
 from sllm.device import Precision, autocast
 from sllm.distributed import World
 from sllm.errors import UserError
 from sllm.files import finite
 from sllm.inference.decode import eval_mode
-from sllm.inference.generator import complete, continue_ids
+from sllm.inference.generator import complete, continue_ids, text_of
 from sllm.inference.sampling import Sampling, utf8_table
 from sllm.model.shared import LanguageModel
 from sllm.progress import Bar
 from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer
-from sllm.tokenizer.template import END_ID, USER, conversation_ids
+from sllm.tokenizer.template import ENDS, USER, conversation_ids
 
 # Logits are made for as many tokens at a time as fill this many fp32 values (64 MB): with a large vocabulary those of
 # a whole batch would take more memory than the model.
@@ -48,7 +50,8 @@ def evaluate(
 ) -> dict[str, Any] | None:
     """Measure `model` on the validation split; every rank calls this and gets the same result.
 
-    Each token is predicted once, from the tokens before it in its window.
+    Each token is predicted once, from the tokens before it in its window. Where windows do not overlap, they are of
+    conversations: each answer is predicted from its own conversation up to there.
 
     Args:
         tokens_per_source: read this much of each source, from its start, rounded down to whole windows.
@@ -74,12 +77,12 @@ def evaluate(
             if world.any(stop.requested):
                 return None
             if first + world.rank < len(batches):
-                _, windows = batches[first + world.rank]
-                tokens = torch.from_numpy(np.stack(windows).astype(np.int64)).to(world.device)
-                sums[first + world.rank] = _sums(model, tokens[:, :-1], tokens[:, 1:], token_bytes)
-                counts += torch.bincount(tokens[:, 1:].flatten(), minlength=len(counts))
+                windows = np.stack(batches[first + world.rank][1]).astype(np.int64)
+                hidden, targets = _predictions(model, windows, conversations=data.overlap == 0)
+                sums[first + world.rank] = _sums(model, hidden, targets, token_bytes)
+                counts += torch.bincount(targets, minlength=len(counts))
             if bar:
-                bar.advance(sum(_targets(windows) for _, windows in batches[first : first + world.size]))
+                bar.advance(sum(_targets(some) for _, some in batches[first : first + world.size]))
     table = np.zeros((len(data.sources), 4))
     rows = np.array(world.sum(sums.flatten().tolist())).reshape(-1, 4)
     np.add.at(table, [source for source, _ in batches], rows)
@@ -112,12 +115,23 @@ def _targets(windows: Iterable[np.ndarray]) -> int:
     return sum(len(window) - 1 for window in windows)
 
 
-def _sums(model: LanguageModel, tokens: Tensor, targets: Tensor, token_bytes: Tensor) -> Tensor:
-    """(4,) float64: nats, tokens, bytes and right guesses over a batch of token ids (B, T) and their targets."""
-    hidden = model.hidden(tokens).flatten(0, 1)  # (B·T, C)
-    targets = targets.flatten()
-    nats = torch.zeros((), dtype=torch.float64, device=tokens.device)
-    right = torch.zeros((), dtype=torch.float64, device=tokens.device)
+def _predictions(model: LanguageModel, windows: np.ndarray, *, conversations: bool) -> tuple[Tensor, Tensor]:
+    """Last-layer states (N, C), and the tokens (N,) that follow them, of windows (B, T + 1): all, or of conversations
+    those of answers."""
+    device = model.positions.device
+    tokens = torch.from_numpy(windows).to(device)
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    if not conversations:
+        return model.hidden(inputs).flatten(0, 1), targets.flatten()
+    begins = torch.from_numpy(beginnings(windows[:, :-1])).to(device)
+    learnt = torch.from_numpy(answers(windows)).to(device)
+    return model.hidden(inputs, begins=begins)[learnt], targets[learnt]
+
+
+def _sums(model: LanguageModel, hidden: Tensor, targets: Tensor, token_bytes: Tensor) -> Tensor:
+    """(4,) float64: nats, tokens, bytes and right guesses over N states (N, C) and the tokens after them."""
+    nats = torch.zeros((), dtype=torch.float64, device=hidden.device)
+    right = torch.zeros((), dtype=torch.float64, device=hidden.device)
     rows = max(1, LOGITS_AT_ONCE // model.vocab_size)
     for some_hidden, some_targets in zip(hidden.split(rows), targets.split(rows), strict=True):
         logits = model.logits(some_hidden).float()
@@ -168,17 +182,20 @@ def continuations(
 def replies(
     model: LanguageModel, tokenizer: Tokenizer, questions: Sequence[str], new_tokens: int
 ) -> list[dict[str, str]]:
-    """What a tuned model answers to each question alone, the likeliest tokens: `[{"prompt": …, "continuation": …}]`.
-    Of a question that leaves no room for an answer, nothing."""
-    rows = [conversation_ids(tokenizer, [{"role": USER, "content": question}]) for question in questions]
-    limits = [max(0, min(new_tokens, model.config.context_length - len(row))) for row in rows]
-    found = [""] * len(rows)
-    asked = [number for number, limit in enumerate(limits) if limit]
-    if asked:
-        greedy, utf8 = Sampling(temperature=0), utf8_table(tokenizer, model.positions.device)
+    """What the model answers to each question, a conversation of its own, in at most `new_tokens` of the likeliest
+    tokens: `[{"prompt": …, "continuation": …}]`. An answer is empty where the context has no room for one.
+
+    Raises:
+        UserError: a question that the template does not take.
+    """
+    length, device = model.config.context_length, model.positions.device
+    asked = [conversation_ids(tokenizer, [{"role": USER, "content": question}]) for question in questions]
+    texts = [""] * len(asked)
+    if some := [number for number, ids in enumerate(asked) if len(ids) < length]:
+        limits = [min(new_tokens, length - len(asked[number])) for number in some]
+        utf8 = utf8_table(tokenizer, device, ENDS)
         with eval_mode(model):
-            prompts, most = [rows[number] for number in asked], [limits[number] for number in asked]
-            answers = continue_ids(model, prompts, most, (END_ID, tokenizer.eos_id), greedy, utf8=utf8)
-        for number, ids in zip(asked, answers, strict=True):
-            found[number] = tokenizer.decode(ids)
-    return [{"prompt": question, "continuation": text} for question, text in zip(questions, found, strict=True)]
+            rows = continue_ids(model, [asked[n] for n in some], limits, ENDS, Sampling(temperature=0), utf8=utf8)
+        for number, row in zip(some, rows, strict=True):
+            texts[number] = text_of(tokenizer, row)
+    return [{"prompt": question, "continuation": text} for question, text in zip(questions, texts, strict=True)]

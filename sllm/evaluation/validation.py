@@ -1,4 +1,7 @@
-"""The validate stage: a model on disk is measured, and the report written. And the same model on any text."""
+"""The validate stage: a model on disk is measured, and the report written. And the same model on any text.
+
+Of a run with a tuned model both are measured, and both on text and on conversations: what was learnt, and what it cost.
+"""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -11,11 +14,13 @@ from sllm.artifacts import Artifacts
 from sllm.config import Experiment
 from sllm.data.sampler import PackedData
 from sllm.device import Precision
-from sllm.distributed import connect
+from sllm.distributed import World, connect
 from sllm.errors import Stopped, UserError
-from sllm.evaluation.loss import continuations, evaluate, predicted_tokens
+from sllm.evaluation.loss import continuations, evaluate, predicted_tokens, replies
 from sllm.evaluation.results import write_results
 from sllm.evaluation.text import evaluate_texts, ours
+from sllm.inference.generator import complete
+from sllm.inference.sampling import Sampling
 from sllm.manifests import read_manifest
 from sllm.model.storage import load_pair
 from sllm.progress import track
@@ -90,32 +95,44 @@ class ModelValidator:
             UserError: the packed data is missing, or belongs to another tokenizer.
             Stopped: `stop` was set; nothing is written.
         """
-        stop = stop or StopFlag()
         output = self.output
-        total = predicted_tokens(self.data, self.model.config.context_length, self.tokens_per_source)
-        with connect() as world, track("validate", total, "tokens") as bar:
+        with connect() as world:
+            results = self.measure(world, stop or StopFlag())
+            if world.main:
+                write_results(output, results, *tables(results))
+        return results
+
+    def measure(self, world: World, stop: StopFlag) -> dict[str, Any]:
+        """The same, not written. Raises the same."""
+        results = self.figures(self.data, world, stop, tokens_per_source=self.tokens_per_source)
+        if (step := self.step()) is not None:
+            results["step"] = step
+        results["samples"] = continuations(self.model, self.tokenizer, self.prompts, self.sample_tokens)
+        return results
+
+    def figures(
+        self, data: PackedData, world: World, stop: StopFlag, *, tokens_per_source: int, of: str = "validate"
+    ) -> dict[str, Any]:
+        """`evaluate`'s on this data; `of` is what the bar says. Raises Stopped if `stop` was set."""
+        total = predicted_tokens(data, self.model.config.context_length, tokens_per_source)
+        with track(of, total, "tokens") as bar:
             self.model.to(world.device)
-            results = evaluate(
+            found = evaluate(
                 self.model,
-                self.data,
+                data,
                 self.tokenizer,
-                tokens_per_source=self.tokens_per_source,
+                tokens_per_source=tokens_per_source,
                 batch=self.batch,
                 world=world,
                 stop=stop,
                 precision=self.precision,
                 bar=bar,
             )
-            if results is None:
-                raise Stopped(stop.reason)
-            if (step := self._step()) is not None:
-                results["step"] = step
-            results["samples"] = continuations(self.model, self.tokenizer, self.prompts, self.sample_tokens)
-            if world.main:
-                write_results(output, results, *tables(results))
-        return results
+        if found is None:
+            raise Stopped(stop.reason)
+        return found
 
-    def _step(self) -> int | None:
+    def step(self) -> int | None:
         """Of the training, by the model's manifest: figures of one step are not those of the next best model."""
         directory = self.model_path.parent if self.model_path.is_file() else self.model_path
         step = read_manifest(directory).get("step")
@@ -134,19 +151,55 @@ class ModelValidator:
 
 
 def validate_stage(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, stop: StopFlag) -> dict[str, Any]:
-    """The validate stage: measure the run's best model. Raises UserError, or Stopped if `stop` is set."""
-    config = experiment.validate_
-    validator = ModelValidator(
+    """The validate stage: measure the run's best model and, if it was tuned, the tuned one beside it.
+
+    Then the results hold more: `conversations`, the base model's figures of answers in held-out conversations; `tuned`,
+    the other model's `step`, figures on the text and `conversations`; and `answers`, to each of the experiment's
+    questions those of both, `{"prompt": …, "base": …, "tuned": …}`. A question is told to the tuned model by its
+    template; the base model, which has never seen that, goes on from the bare question.
+
+    Raises:
+        UserError: a model or its data is missing.
+        Stopped: `stop` was set; nothing is written.
+    """
+    config, precision = experiment.validate_, experiment.train.precision
+    base = ModelValidator(
         run.best,
         data=artifacts.packed,
         output=run.stage("validate"),
         tokens_per_source=config.final_tokens,
         batch=config.batch,
-        precision=experiment.train.precision,
+        precision=precision,
         prompts=config.prompts,
         sample_tokens=config.sample_tokens,
     )
-    return validator.run_comprehensive_evaluation(stop)
+    if experiment.finetune is None:
+        return base.run_comprehensive_evaluation(stop)
+    of = experiment.finetune.validate_
+    best = run.training("finetune").best
+    tuned = ModelValidator(best, data=artifacts.packed, batch=config.batch, precision=precision)
+    conversations = PackedData.open(artifacts.conversations, base.tokenizer.fingerprint)
+    with connect() as world:
+
+        def figures(model: ModelValidator, data: PackedData, tokens: int, name: str) -> dict[str, Any]:
+            return model.figures(data, world, stop, tokens_per_source=tokens, of=name)
+
+        results = base.measure(world, stop)
+        results["conversations"] = figures(base, conversations, of.final_tokens, "validate answers")
+        results["tuned"] = figures(tuned, tuned.data, config.final_tokens, "validate tuned")
+        results["tuned"]["conversations"] = figures(tuned, conversations, of.final_tokens, "validate tuned answers")
+        if (step := tuned.step()) is not None:
+            results["tuned"]["step"] = step
+        greedy = Sampling(temperature=0)
+        continued = complete(base.model, base.tokenizer, of.prompts, of.sample_tokens, sampling=greedy)
+        answered = replies(tuned.model, tuned.tokenizer, of.prompts, of.sample_tokens)
+        results["answers"] = [
+            {"prompt": reply["prompt"], "base": text, "tuned": reply["continuation"]}
+            for text, reply in zip(continued, answered, strict=True)
+        ]
+        if world.main:
+            write_results(base.output, results, *tables(results))
+    return results
 
 
 # --- the report -----------------------------------------------------------------------------------
@@ -176,4 +229,22 @@ def tables(results: dict[str, Any]) -> list[Table]:
     samples.add_column("continuation")
     for sample in results["samples"]:
         samples.add_row(sample["prompt"], sample["continuation"])
-    return [figures, samples]
+    return [figures, samples, *(_tuned_tables(results) if "tuned" in results else [])]
+
+
+def _tuned_tables(results: dict[str, Any]) -> list[Table]:
+    beside = Table(title="Base and tuned model")
+    for heading in ("", "base loss", "tuned loss", "base bits/byte", "tuned bits/byte"):
+        beside.add_column(heading, justify="right" if heading else "left")
+    for name, base, tuned in (
+        ("text", results, results["tuned"]),
+        ("answers", results["conversations"], results["tuned"]["conversations"]),
+    ):
+        pairs = [(figure, model["overall"][figure]) for figure in ("loss", "bits_per_byte") for model in (base, tuned)]
+        beside.add_row(name, *("not finite" if value is None else format(value, ".4f") for _, value in pairs))
+    answers = Table(title="Answers", show_lines=True)
+    for heading in ("question", "base", "tuned"):
+        answers.add_column(heading)
+    for answer in results["answers"]:
+        answers.add_row(answer["prompt"], answer["base"], answer["tuned"])
+    return [beside, answers]

@@ -109,10 +109,10 @@ def complete(
     generator = seeded(seed, device)
     with eval_mode(model):
         rows = continue_ids(model, ids, limits, [tokenizer.eos_id], sampling, generator, utf8)
-    return [_text(tokenizer, row) for row in rows]
+    return [text_of(tokenizer, row) for row in rows]
 
 
-def _text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+def text_of(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     """The text of generated ids, without a last character that the limit cut in two."""
     decoder = tokenizer.stream_decoder()
     return "".join([decoder.feed(token) for token in ids])
@@ -218,7 +218,7 @@ class TextGenerator:
         generator = seeded(seed, self.model.positions.device)
         with self._decoder(len(ids), max(map(len, ids)) + max(limits), sampling) as decoder:
             rows = continue_ids(self.model, ids, limits, [self.tokenizer.eos_id], sampling, generator, decoder=decoder)
-        return [_text(self.tokenizer, row) for row in rows]
+        return [text_of(self.tokenizer, row) for row in rows]
 
     def stream(
         self,
