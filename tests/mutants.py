@@ -379,7 +379,7 @@ MUTANTS: list[Mutant] = [
         "tests/data/test_download.py::test_no_validation_document_says_which_fraction_has_one",
         (
             "the validation documents are those of the other end",
-            "position < self._config.validation_fraction else",
+            "position < validation_fraction else",
             "position > 1 - self._config.validation_fraction else",
         ),
     ),
@@ -642,8 +642,8 @@ MUTANTS: list[Mutant] = [
         ),
         (
             "hub: after a fault one row twice",
-            "handle, where, source.text_field, row):",
-            "handle, where, source.text_field, max(row - 1, start)):",
+            "read(handle, where, row):",
+            "read(handle, where, max(row - 1, start)):",
         ),
         (
             "hub: waits do not double",
@@ -826,6 +826,99 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
+        "sllm/data/conversations/layouts.py",
+        "tests/data/test_conversation_layouts.py::test_layouts",
+        (
+            "what a question is about is left out",
+            "for name in (*QUESTIONS, *MORE) if name in said",
+            "for name in QUESTIONS if name in said",
+        ),
+        (
+            "a prompt hides messages",
+            "    found = first(LISTS)\n    if not found and",
+            "    found = first(LISTS)\n    if",
+        ),
+        ("two systems speak", " and (not found or found[0][0] != SYSTEM)", ""),
+        ("a system that says nothing", ' or message["content"].strip()]', " or True]"),
+    ),
+    *of(
+        "sllm/data/conversations/read.py",
+        "tests/data/test_conversation_layouts.py",
+        ("a file without a layout is all dropped", "        if number == 0:\n", "        if False:\n"),
+        ("three who speak are user and assistant", "if len(speakers) == 2 else {}", "if len(speakers) > 1 else {}"),
+        ("whoever speaks twice has two turns", "in groupby(said, key=itemgetter(0))]", "in groupby(said, key=id)]"),
+        (
+            "columns that nobody asked for are read",
+            "    return found\n\n\ndef _line",
+            "    return names\n\n\ndef _line",
+        ),
+    ),
+    *of(
+        "sllm/data/conversations/clean.py",
+        "tests/data/test_conversation_cleaning.py",
+        ("a question that nobody answers", 'found[-1]["role"] in (USER, SYSTEM)', 'found[-1]["role"] in (SYSTEM,)'),
+        (
+            "a token that becomes one when it is clean",
+            "for content in contents):",
+            "for content in contents if content.isascii()):",
+        ),
+        ("the repetitions of a question count", 'if message["role"] == ASSISTANT]', "]"),
+        ("personal data stays", "if self._config.clean.personal_data:", "if False:"),
+        (
+            "the characters of JSON count",
+            'sum(len(message["content"]) for message in messages)',
+            "len(to_line(messages))",
+        ),
+    ),
+    *of(
+        "sllm/data/conversations/rows.py",
+        "tests/data/test_conversation_rows.py",
+        (
+            "a window that is not full enough is lost",
+            "        if place < len(room):",
+            "        if place < len(room) - 1:",
+        ),
+        ("the emptiest is done", "room.pop(0)[1]", "room.pop()[1]"),
+        ("the last windows are lost", "    yield from filled.values()\n", ""),
+        (
+            "first fit",
+            "bisect_left(room, (length, 0))",
+            "next((i for i, (left, w) in enumerate(room[::-1]) if left >= length), len(room))",
+        ),
+    ),
+    *of(
+        "sllm/data/conversations/stage.py",
+        "tests/data/test_conversations.py",
+        (
+            "a conversation of a whole window is too long",
+            "encoded.lengths <= self._width",
+            "encoded.lengths < self._width",
+        ),
+        (
+            "conversations are named as they stand in the windows",
+            "[number for row in block for number in row]",
+            "range(sum(map(len, block)))",
+        ),
+        ("bytes of all that is said", "filled[:, 1:][said]", "filled[:, 1:]"),
+        ("what is too long is not counted", "}, len(fits) - kept", "}, 0"),
+        ("settings are named as those of text", 'rf"(?<![', 'rf"(?<![d'),
+    ),
+    *of(
+        "sllm/data/download.py",
+        "tests/data/test_conversations.py::test_files_read_as_text_and_as_conversations_are_kept_apart",
+        ("text for conversations", '        content.append("conversations")\n', "        pass\n"),
+    ),
+    *of(
+        "sllm/data/dedup.py",
+        "tests/data/test_conversations.py::test_near_duplicates_are_found_by_what_is_said",
+        ("the keys of JSON make conversations alike", "band_keys(_shown(text, config))", "band_keys(text)"),
+    ),
+    *of(
+        "sllm/config/finetune.py",
+        "tests/data/test_conversation_layouts.py::test_text_field_means_nothing",
+        ("a field that is not read", 'source.text_field != "text"', "False"),
+    ),
+    *of(
         "sllm/data/sampler.py",
         "tests/data/test_conversation_windows.py",
         ("windows of conversations begin like those of text", "index * (length + 1 - self.overlap)", "index * length"),
@@ -950,8 +1043,8 @@ MUTANTS: list[Mutant] = [
         "tests/data/test_sources.py",
         (
             "sources: all that speak are one",
-            'names.setdefault(str(speaker), chr(ord("A") + len(names) % 26))',
-            'names.setdefault(str(speaker), "A")',
+            """names.setdefault(who, chr(ord('A') + len(names) % 26))""",
+            """names.setdefault(who, "A")""",
         ),
     ),
     *of(

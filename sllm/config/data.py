@@ -59,7 +59,7 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "DataConfig":
-        self._fit(min_characters=min(20, self.max_characters))
+        self._fit(min_characters=min(type(self).model_fields["min_characters"].default, self.max_characters))
         problems = []
         names = [source.name for source in self.sources]
         for name in sorted({name for name in names if names.count(name) > 1}):

@@ -2,10 +2,11 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sllm.config.data import DataConfig
-from sllm.config.section import Positive, Section, Strings
+from sllm.config.section import Positive, Section, Strings, combined
+from sllm.config.sources import FilesSource, HubSource
 from sllm.config.training import TrainConfig, ValidateConfig
 
 QUESTIONS = (
@@ -31,6 +32,16 @@ class ConversationsConfig(DataConfig):
     """Drop conversations that are nearly equal to another of any source, not only those that are equal."""
     validation_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.02
     """Conversations that are held out of training, to validate on."""
+
+    @model_validator(mode="after")
+    def _check_layouts(self) -> "ConversationsConfig":
+        problems = [
+            f"sources.{number}.text_field: {source.text_field!r}, but conversations are found by their layout; leave "
+            f"it out"
+            for number, source in enumerate(self.sources)
+            if isinstance(source, FilesSource | HubSource) and source.text_field != "text"
+        ]
+        return combined(self, problems)
 
 
 class AnswersConfig(ValidateConfig):

@@ -75,6 +75,15 @@ class Dropped(StrEnum):
     REPEATED_LINES = "repeated_lines"
     REPEATED_PHRASES = "repeated_phrases"
     CONTAMINATED = "contaminated"
+    # Of conversations (`sllm.data.conversations`), which are kept whole or not at all.
+    NO_CONVERSATION = "no_conversation"
+    ROLES = "roles"
+    EMPTY_TURN = "empty_turn"
+    SPECIAL_TOKEN = "special_token"
+    TOO_LONG = "too_long"
+
+
+OF_TEXTS = tuple(Dropped)[: tuple(Dropped).index(Dropped.NO_CONVERSATION)]
 
 
 @dataclass(frozen=True)
@@ -110,6 +119,8 @@ class Document:
 class Cleaner:
     """Cleans the texts of a source. What becomes of a text depends on nothing but the text, and the items of tasks that
     it is compared with."""
+
+    reasons = OF_TEXTS
 
     def __init__(self, config: DataConfig, language: Language, tasks: "TaskText | None" = None) -> None:
         from sllm.data import measures  # compiled loops: those who only read a corpus need not load them
@@ -159,20 +170,37 @@ class Cleaner:
             if not lost:
                 break
             text = kept
-        encoded = text.encode("utf-8")
-        digest = digest_of(encoded)
-        position = (int.from_bytes(digest[:8], "big") >> 11) / 2**53  # 53 bits: what a float holds exactly
-        split: Split = "validation" if position < self._config.validation_fraction else "train"
-        yield Document(text, digest, len(encoded), position, split, masked)
+        yield document_of(text, masked, self._config.validation_fraction)
+
+    # --- asked one at a time, for a text that is kept whole or not at all
+
+    def is_of_the_language(self, text: str) -> bool:
+        codes = self._measures.codes_of(text)
+        return self._is_of_the_language(codes, [self._measure(codes[start:end]) for start, end in cut(text, PIECE)])
+
+    def contaminated(self, text: str) -> Lost | None:
+        """What is lost of a text from where it shares something with an item of a task on; None if it does not."""
+        shared = next(iter(self._tasks.shared(self._measures.codes_of(text))), None) if self._tasks else None
+        return Lost(Dropped.CONTAMINATED, text, shared.task, shared.start) if shared else None
+
+    def repetition(self, text: str) -> Dropped | None:
+        """Why the first piece that repeats itself, or those before it, does not stay."""
+        codes, places = self._measures.codes_of(text), list(cut(text, PIECE))
+        pieces = [text[start:end] for start, end in places]
+        known = {piece: self._measure(codes[start:end]) for piece, (start, end) in zip(pieces, places, strict=True)}
+        return next(filter(None, self._repetitions(pieces, known, ())), None)
+
+    def _measure(self, codes: "np.ndarray") -> "Measures":
+        return self._measures.measure(codes, FIRST_REPEATED[self._language], negligible=MOST_REPEATED[-1])
 
     def _judge(self, text: str, known: "dict[str, Measures]") -> tuple[str, list[Lost]]:
         """What is left of a text, and what is not. `known` holds what was measured of it already."""
         places = list(cut(text, PIECE))
         pieces = [text[start:end] for start, end in places]
-        codes, first = self._measures.codes_of(text), FIRST_REPEATED[self._language]
+        codes = self._measures.codes_of(text)
         for piece, (start, end) in zip(pieces, places, strict=True):
             if piece not in known:
-                known[piece] = self._measures.measure(codes[start:end], first, negligible=MOST_REPEATED[-1])
+                known[piece] = self._measure(codes[start:end])
         if not self._is_of_the_language(codes, [known[piece] for piece in pieces]):
             return "", [Lost(Dropped.LANGUAGE, text)]
         lost: dict[int, Lost] = {}  # by number of the piece
@@ -217,6 +245,14 @@ class Cleaner:
         # A Korean page may hold more code and names than Korean; what counts against it is prose.
         foreign = letters - hangul - latin + self._measures.latin_prose(codes)
         return hangul >= least * max(hangul + foreign, letters / MOST_CODE, 1)
+
+
+def document_of(text: str, masked: Counter[str], validation_fraction: float) -> Document:
+    encoded = text.encode("utf-8")
+    digest = digest_of(encoded)
+    position = (int.from_bytes(digest[:8], "big") >> 11) / 2**53  # 53 bits: what a float holds exactly
+    split: Split = "validation" if position < validation_fraction else "train"
+    return Document(text, digest, len(encoded), position, split, masked)
 
 
 def _repetition(found: "Measures") -> Dropped | None:

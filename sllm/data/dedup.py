@@ -22,7 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sllm.config import DataConfig
+from sllm.config import ConversationsConfig, DataConfig
+from sllm.data.conversations.line import texts_of
 from sllm.data.personal_data import mask_personal_data
 from sllm.data.sources import read_file
 from sllm.files import atomic_file, write_text
@@ -71,7 +72,7 @@ def write_tables(
 ) -> list[Path]:
     """What is compared of each shard, a file in `tables` that is named by its content; those that are there are not
     made again. On disk: 20 bytes a document, or 188 with `near_duplicates`."""
-    arguments = [(shard, tables, config.near_duplicates) for shard in shards]
+    arguments = [(shard, tables, config) for shard in shards]
     with in_processes(_write_table, arguments, _worth(shards, workers), stop) as results:
         return list(results)
 
@@ -94,7 +95,7 @@ def drop_duplicates(
     starts = list(accumulate(map(_documents, written), initial=0))
     equal, near = compare(tables, written, stop, workers)
     arguments = [
-        (path, np.flatnonzero(equal[start:end]), np.flatnonzero(near[start:end] & ~equal[start:end]))
+        (path, config, np.flatnonzero(equal[start:end]), np.flatnonzero(near[start:end] & ~equal[start:end]))
         for path, start, end in zip(paths, starts, starts[1:], strict=False)
     ]
     removed: dict[str, Removed] = {name.split("/")[0]: Removed() for name in shards}
@@ -129,7 +130,8 @@ def _is_train(name: str) -> bool:
 NEAR_SUFFIX = ".near"
 
 
-def _write_table(shard: Path, tables: Path, near: bool, *, check: Check) -> Path:
+def _write_table(shard: Path, tables: Path, config: DataConfig, *, check: Check) -> Path:
+    near = config.near_duplicates
     digests = sidecar(shard, DIGESTS_SUFFIX).read_bytes()
     name = hashlib.blake2b(digests, digest_size=16).hexdigest()  # which says all about the texts, and their order
     path = tables / f"{name}{NEAR_SUFFIX if near else ''}"
@@ -137,7 +139,7 @@ def _write_table(shard: Path, tables: Path, near: bool, *, check: Check) -> Path
         return path
     keys = [np.frombuffer(digests, "<u8").reshape(-1, 2).T]
     if near:
-        keys += list(_band_keys(shard, check)[:, None])
+        keys += list(_band_keys(shard, config, check)[:, None])
     save_table(path, keys)
     return path
 
@@ -154,14 +156,19 @@ def save_table(path: Path, keys: Sequence[np.ndarray]) -> None:
             file.write(order.astype("<u4").tobytes())
 
 
-def _band_keys(shard: Path, check: Check) -> np.ndarray:
+def _shown(text: str, config: DataConfig) -> str:
+    """A document as people would compare it."""
+    return texts_of(text) if isinstance(config, ConversationsConfig) else text
+
+
+def _band_keys(shard: Path, config: DataConfig, check: Check) -> np.ndarray:
     """(BANDS, documents)"""
     from sllm.data.minhash import band_keys
 
     rows = []
     for text in read_file(shard, "text"):
         check()
-        rows.append(band_keys(text))
+        rows.append(band_keys(_shown(text, config)))
     return np.array(rows).T
 
 
@@ -229,7 +236,7 @@ def _compare(listed: Path, tables: int, table: int, part: int, parts: int, *, ch
 # --- one shard ------------------------------------------------------------------------------------
 
 
-def _drop(shard: Path, equal: np.ndarray, near: np.ndarray, *, check: Check) -> Removed:
+def _drop(shard: Path, config: DataConfig, equal: np.ndarray, near: np.ndarray, *, check: Check) -> Removed:
     """Write the shard's `.dropped`, or remove an old one; what is dropped."""
     path = sidecar(shard, DROPPED_SUFFIX)
     removed = Removed()
@@ -250,7 +257,7 @@ def _drop(shard: Path, equal: np.ndarray, near: np.ndarray, *, check: Check) -> 
         removed.lost[reason] += size
         examples = removed.examples.setdefault(reason, [])
         if len(examples) < EXAMPLES:
-            examples.append(example(text, f"{shard.parent.name}/{shard.name}:{number + 1}"))
+            examples.append(example(_shown(text, config), f"{shard.parent.name}/{shard.name}:{number + 1}"))
     with atomic_file(path) as file:
         file.write(np.sort(np.concatenate([equal, near])).astype("<u4").tobytes())
     return removed

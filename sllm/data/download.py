@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from sllm.artifacts import VERSIONS
-from sllm.config import EmbeddedSource, Experiment, HubSource, Source
+from sllm.config import ConversationsConfig, EmbeddedSource, Experiment, HubSource, Source
 from sllm.data.compared import compared_with
 from sllm.data.corpus import check_not_empty, figures, link, subtract, totals
 from sllm.data.dedup import drop_duplicates, write_tables
@@ -85,7 +85,7 @@ def download_stage(
         for source in (wanted if missing else experiment.data.sources)
         if source.name not in skipped
     }
-    tables, processes = tables_of(output), workers or _cpus()
+    tables, processes = tables_of(output), workers or cpus()
     if missing or share:
         if experiment.data.near_duplicates:
             write_tables([path for part in parts for path in part.shards()], tables, experiment.data, stop, processes)
@@ -126,7 +126,10 @@ def store_of(source: Source, experiment: Experiment, output: Path, tasks: Path |
         with suppress(UserError):
             files = file_stamps(source)
     seed = experiment.seed if isinstance(source, EmbeddedSource) else None
-    found = fingerprint([VERSIONS["download"], described, cleaning, files, seed, tasks and tasks.name])
+    content = [VERSIONS["download"], described, cleaning, files, seed, tasks and tasks.name]
+    if isinstance(experiment.data, ConversationsConfig):  # the same files can be read as text too
+        content.append("conversations")
+    found = fingerprint(content)
     return output.parent / "sources" / f"{source.name}-{found}"
 
 
@@ -148,9 +151,11 @@ def _bring(
     incomplete = [source for source in wanted if not is_complete(stores[source.name])]
     if not incomplete:
         return {}, _parts(experiment, wanted, stores, tasks, share)
-    with track("download", unit="documents") as bar:
+    talks = isinstance(experiment.data, ConversationsConfig)
+    name, unit = ("conversations", "conversations") if talks else ("download", "documents")
+    with track(name, unit=unit) as bar:
         if workers is None:
-            workers = 1 if _is_small(incomplete) else max(2, _cpus())
+            workers = 1 if _is_small(incomplete) else max(2, cpus())
         with ExitStack() as stack:
             # Sorted: no two runs wait for each other.
             for store in sorted(stores[source.name] for source in incomplete):
@@ -212,7 +217,7 @@ def _is_small(sources: list[Source]) -> bool:
     return size < SMALL_BYTES
 
 
-def _cpus() -> int:
+def cpus() -> int:
     return len(os.sched_getaffinity(0))
 
 

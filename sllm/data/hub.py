@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Any, TypeVar
 
@@ -26,6 +27,9 @@ from sllm.errors import Stopped, UserError
 from sllm.stop import Check, no_check
 
 T = TypeVar("T")
+ReadParquet = Callable[[Any, str, int], Iterator[str | None]]
+"""The texts of an open parquet file, whose place for a person is given, from a row on; None for one that is not valid
+UTF-8."""
 Tell = Callable[[str], None]
 """Shows one line to the user at once."""
 
@@ -128,8 +132,8 @@ def _knock(endpoint: str, seconds: float, check: Check) -> None:
     answer.result()
 
 
-def hub_files(source: HubSource, check: Check = no_check) -> HubFiles:
-    """Ask the hub for the files of `source`, and look into the first for its text column.
+def hub_files(source: HubSource, check: Check = no_check, read: ReadParquet | None = None) -> HubFiles:
+    """Ask the hub for the files of `source`, and look into the first for what `read` wants, by default its text column.
 
     `check` is called while waiting, and may raise.
 
@@ -137,19 +141,24 @@ def hub_files(source: HubSource, check: Check = no_check) -> HubFiles:
         UserError: the dataset, configuration, split or column does not exist; it wants a login or consent; it is not
             parquet; or the hub cannot be reached.
     """
-    return _patiently(lambda: _hub_files(source), f"data.sources: {source.name}: {source.dataset}", check)
+    return _patiently(
+        lambda: _hub_files(source, read or _texts(source)), f"data.sources: {source.name}: {source.dataset}", check
+    )
 
 
-def hub_texts(source: HubSource, file: str, start: int, check: Check = no_check) -> Iterator[str | None]:
-    """The texts of a file that `hub_files` named, from row `start` on; None for one that is not valid UTF-8. A
-    connection that fails is taken up again at the row that was reached."""
+def hub_texts(
+    source: HubSource, file: str, start: int, check: Check = no_check, read: ReadParquet | None = None
+) -> Iterator[str | None]:
+    """What `read` finds, by default the texts, in a file that `hub_files` named, from row `start` on. A connection that
+    fails is taken up again at the row that was reached."""
+    read = read or _texts(source)
     where = f"data.sources: {source.name}: {file}"
     row = start
     failures = 0
     while True:
         try:
             with _file_system().open(file, "rb", block_size=BLOCK) as handle:
-                for text in parquet_texts(handle, where, source.text_field, row):
+                for text in read(handle, where, row):
                     yield text
                     row += 1
                     failures = 0
@@ -157,6 +166,10 @@ def hub_texts(source: HubSource, file: str, start: int, check: Check = no_check)
         except Exception as error:
             failures += 1
             _wait_or_give_up(error, failures, where, check)
+
+
+def _texts(source: HubSource) -> ReadParquet:
+    return partial(parquet_texts, text_field=source.text_field)
 
 
 def _patiently(call: Callable[[], T], where: str, check: Check) -> T:
@@ -220,9 +233,9 @@ def _file_system() -> Any:
     return HfFileSystem()
 
 
-def _hub_files(source: HubSource) -> HubFiles:
+def _hub_files(source: HubSource, read: ReadParquet) -> HubFiles:
     try:
-        return _ask(source)
+        return _ask(source, read)
     except Exception as error:
         if why := explained(error, source):
             raise UserError(f"data.sources: {source.name}: {why}") from None
@@ -232,7 +245,7 @@ def _hub_files(source: HubSource) -> HubFiles:
 CONVERTED = "if the hub has converted it, set revision: refs/convert/parquet and files: CONFIG/SPLIT/*.parquet"
 
 
-def _ask(source: HubSource) -> HubFiles:
+def _ask(source: HubSource, read: ReadParquet) -> HubFiles:
     import datasets
     from huggingface_hub import HfApi
 
@@ -254,7 +267,7 @@ def _ask(source: HubSource) -> HubFiles:
         raise UserError(f"{where}: {dataset} is not parquet ({other.rpartition('/')[2]}); {CONVERTED}")
     system = _file_system()
     with system.open(files[0], "rb") as handle:
-        next(parquet_texts(handle, f"{where}: {files[0]}", source.text_field, 0), None)
+        next(read(handle, f"{where}: {files[0]}", 0), None)
     return HubFiles(str(revision), files, tuple(system.info(file)["size"] for file in files))
 
 

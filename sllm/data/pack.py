@@ -45,6 +45,10 @@ Groups = dict[tuple[str, str], list[Path]]
 """The shards of each source and split."""
 
 
+Encode = Callable[[Tokenizer, str], np.ndarray]
+"""The tokens of a document of the corpus, all that stand for it."""
+
+
 @cache  # once in each worker
 def _load_tokenizer(path: Path, fingerprint: str) -> Tokenizer:
     tokenizer = Tokenizer.load(path)
@@ -109,11 +113,11 @@ def pack_stage(
     workers = workers or len(os.sched_getaffinity(0))
     dtype = token_dtype(tokenizer.vocab_size)
     work = output.with_name(f"{output.name}.partial")
-    encode = partial(_encode_shard, tokenizer_path, tokenizer.fingerprint, work / "parts")
+    encode = partial(encode_shard, _between_bos_and_eos, tokenizer_path, tokenizer.fingerprint, work / "parts")
     with alone_with(output, stop.check):
         if summary := _whole(output):  # another run made it while this one waited
             return summary
-        _begin(work, fingerprint([manifest["files"], tokenizer.fingerprint]))
+        begin(work, fingerprint([manifest["files"], tokenizer.fingerprint]))
         if share is None:
             for (source, split), figures in _join(work, encode, dtype, groups, workers, stop):
                 sources[source][split] = {"bytes": manifest["sources"][source][split]["bytes"], **figures}
@@ -164,25 +168,27 @@ class Part:
     documents: Path
 
 
-def _encode_shard(
-    tokenizer_path: Path, tokenizer_fingerprint: str, directory: Path, shard: Path, *, check: Check
+def _between_bos_and_eos(tokenizer: Tokenizer, text: str) -> np.ndarray:
+    return np.concatenate([[tokenizer.bos_id], tokenizer.encode_to_numpy(text), [tokenizer.eos_id]])
+
+
+def encode_shard(
+    encode: Encode, tokenizer_path: Path, tokenizer_fingerprint: str, directory: Path, shard: Path, *, check: Check
 ) -> Part:
-    """Encode `shard` into files below `directory`, unless it is done. Calls `check` before each document."""
+    """Encode the documents of `shard` into files below `directory`, unless it is done. Calls `check` before each."""
     stem = f"{shard.parent.name}.{shard.name}"
     part = Part(directory / f"{stem}.tokens", directory / f"{stem}.documents")
     if part.documents.exists():
         return part
     tokenizer = _load_tokenizer(tokenizer_path, tokenizer_fingerprint)
     dtype = np.dtype(token_dtype(tokenizer.vocab_size))
-    bos = np.array(tokenizer.bos_id, dtype).tobytes()
-    eos = np.array(tokenizer.eos_id, dtype).tobytes()
     starts = []
     tokens = 0
     with atomic_file(part.tokens) as file:
         for number, text in enumerate(read_shard(shard), 1):
             check()
             try:
-                ids = tokenizer.encode_to_numpy(text)
+                ids = encode(tokenizer, text)
             except BaseException as error:  # a panic of Rust code is no Exception
                 if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
                     raise
@@ -191,9 +197,9 @@ def _encode_shard(
                     f"{shard}: document {number}, of {len(text):,} characters, cannot be encoded ({says}); leave it "
                     f"out of the source {shard.parent.name}"
                 ) from None
-            file.write(bos + ids.astype(dtype).tobytes() + eos)
+            file.write(ids.astype(dtype).tobytes())
             starts.append(tokens)
-            tokens += len(ids) + 2
+            tokens += len(ids)
     with atomic_file(part.documents) as file:
         file.write(np.array(starts, POSITION_DTYPE).tobytes())
     return part
@@ -202,7 +208,7 @@ def _encode_shard(
 # --- all of them ----------------------------------------------------------------------------------
 
 
-def _begin(work: Path, key: str) -> None:
+def begin(work: Path, key: str) -> None:
     """Take up what an earlier call left, if it was over the same input; else begin anew."""
     path = work / "key"
     if path.exists() and path.read_text(encoding="utf-8") != key:

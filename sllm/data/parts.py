@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sllm.config import DataConfig, Experiment, HubSource, Source
-from sllm.data.clean import SPLITS, Cleaner, Document, Dropped
+from sllm.config import ConversationsConfig, DataConfig, Experiment, HubSource, Source
+from sllm.data.clean import SPLITS, Cleaner, Document
+from sllm.data.conversations.clean import ConversationCleaner
+from sllm.data.conversations.read import parquet_conversations, read_conversations
 from sllm.data.dedup import EXAMPLES, Example, example
 from sllm.data.hub import hub_texts
 from sllm.data.shards import ShardWriter, shard_name
@@ -45,6 +47,11 @@ class Part:
     def where(self, position: "Position") -> str:
         """The text before `position`, for a person."""
         return f"{self.files[position.file]} row {position.row}" if self.files else f"text {position.row}"
+
+    @property
+    def talks(self) -> bool:
+        """Whether what it brings are conversations."""
+        return isinstance(self.data, ConversationsConfig)
 
     def wrote(self, temporary: Path) -> bool:
         """Whether it is of this part that the file was being written."""
@@ -110,7 +117,8 @@ def _download_shards(
         from sllm.data.contamination import TaskText  # compiled loops
 
         tasks = TaskText(part.tasks)
-    cleaner, tally = Cleaner(part.data, part.source.language, tasks), _Tally()
+    cleaner = (ConversationCleaner if part.talks else Cleaner)(part.data, part.source.language, tasks)
+    tally = _Tally(cleaner)
     first = {split: sum(line["shards"][split] for line in lines) for split in SPLITS}
     room = None if part.limit is None else part.limit - sum(line["read"] for line in lines)
     end, text = True, None
@@ -124,7 +132,7 @@ def _download_shards(
         }
         for position, text in texts:
             check()
-            for document in tally.kept(text, cleaner, part.where(position)):
+            for document in tally.kept(text, part.where(position)):
                 writers[document.split].write(document.text, document.digest)
             if room is not None and tally.read >= room:
                 break
@@ -149,7 +157,7 @@ def _download_shards(
 class _Tally:
     """What has become of the texts since the last line of the journal."""
 
-    def __init__(self) -> None:
+    def __init__(self, cleaner: Cleaner | ConversationCleaner) -> None:
         self.read = 0
         self.documents, self.bytes, self.masked, self.lost = (
             Counter[str](),
@@ -157,18 +165,19 @@ class _Tally:
             Counter[str](),
             Counter[str](),
         )
-        self.dropped = Counter({reason.value: 0 for reason in Dropped})
+        self._cleaner = cleaner
+        self.dropped = Counter({reason.value: 0 for reason in cleaner.reasons})
         self.examples: dict[str, list[Example]] = {}
         self.lowest = 1.0
 
-    def kept(self, text: str | None, cleaner: Cleaner, where: str) -> Iterator[Document]:
+    def kept(self, text: str | None, where: str) -> Iterator[Document]:
         """The documents that are left of a text; None is one that is not UTF-8. Counts them, and what is lost."""
         self.read += _size(text)
         if text is None:
             self.dropped["not_utf8"] += 1
             return
         kept, lost = False, Counter[str]()
-        for result in cleaner.clean(text):
+        for result in self._cleaner.clean(text):
             if isinstance(result, Document):
                 kept = True
                 self.documents[result.split] += 1
@@ -217,9 +226,12 @@ def _texts(part: Part, start: Position, check: Check) -> Iterator[tuple[Position
         first = start.row if number == start.file else 0
         texts: Iterator[str | None]
         if isinstance(part.source, HubSource):
-            texts = hub_texts(part.source, part.files[number], first, check)
+            texts = hub_texts(
+                part.source, part.files[number], first, check, parquet_conversations if part.talks else None
+            )
         else:
-            texts = read_documents(part.source, part.seed, list(part.files[number : number + 1]), first)
+            read = read_conversations if part.talks else read_documents
+            texts = read(part.source, part.seed, list(part.files[number : number + 1]), first)
         for row, text in enumerate(texts, first + 1):
             yield Position(number, row), text
 

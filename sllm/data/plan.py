@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sllm.config import DataConfig, EmbeddedSource, HubSource, Source
+from sllm.config import ConversationsConfig, DataConfig, EmbeddedSource, HubSource, Source
+from sllm.data.conversations.read import parquet_conversations
 from sllm.data.find import file_stamps
 from sllm.data.hub import hub_files
 from sllm.errors import UserError
@@ -64,7 +65,7 @@ def make_plan(source: Source, data: DataConfig, check: Check) -> dict[str, Any]:
             "parts": [{"files": [], "stamps": [], "limit": None}],
         }
     if isinstance(source, HubSource):
-        found = hub_files(source, check)
+        found = hub_files(source, check, parquet_conversations if isinstance(data, ConversationsConfig) else None)
         revision, files, sizes = found.revision, list(found.files), list(found.sizes)
     else:
         stamps = {name: stamp for name, *stamp in file_stamps(source)}

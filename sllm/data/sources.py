@@ -6,7 +6,8 @@ names the file and the line.
 
 import codecs
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ from sllm.records import read_zstd_lines
 PARQUET_ROWS = 256
 """Rows decoded at a time: few, because one row may be a whole book."""
 PARQUET_BUFFER = 1 << 20
+
+Columns = Callable[[str, Sequence[str]], Sequence[str]]
+"""Of a place for a person, and the columns that a parquet file has, those to read. Raises UserError if they will not
+do."""
 
 _LINES = "`jq -c '.[]'` writes the items of a list so, `jq -c .` an object"
 
@@ -48,11 +53,19 @@ def read_documents(
 
 
 def read_conversations(path: Path) -> Iterator[str]:
-    """The conversations of one .json file of AI Hub, each a text with one utterance a line, `A: …`.
+    """The conversations of one .json file of AI Hub, each a text with one utterance a line, `A: …`."""
+    for turns in read_dialogues(path):
+        names: dict[str, str] = {}
+        lines = [f"{names.setdefault(who, chr(ord('A') + len(names) % 26))}: {utterance}" for who, utterance in turns]
+        yield "\n".join(lines)
+
+
+def read_dialogues(path: Path) -> Iterator[list[tuple[str, str]]]:
+    """The conversations of one .json file of AI Hub, each a list of who speaks and what is said.
 
     Three layouts: everyday conversations by topic (info → annotations → lines → norm_text), conversations in
     messengers (data → body → utterance), conversations over several sessions (sessionInfo → dialog → utterance). An
-    utterance that is null or blank (a picture, say) is none; a conversation without any is an empty document.
+    utterance that is null or blank (a picture, say) is none; a conversation without any is empty.
     """
     try:
         content = path.read_bytes()
@@ -76,7 +89,7 @@ def read_conversations(path: Path) -> Iterator[str]:
                 turns = layouts[layout](item)
             except (KeyError, TypeError, AttributeError):
                 raise UserError(_not_known(f"{path}: {layout} {number}", "list of turns with a text each")) from None
-            yield _conversation(turns, f"{path}: {layout} {number}")
+            yield _said(turns, f"{path}: {layout} {number}")
 
 
 def _by_topic(item: Any) -> list[tuple[Any, Any]]:
@@ -100,9 +113,8 @@ def _not_known(where: Path | str, missing: str) -> str:
     )
 
 
-def _conversation(turns: list[tuple[Any, Any]], where: str) -> str:
-    names: dict[str, str] = {}
-    lines = []
+def _said(turns: list[tuple[Any, Any]], where: str) -> list[tuple[str, str]]:
+    said = []
     for number, (speaker, utterance) in enumerate(turns, 1):
         if utterance is None or (isinstance(utterance, str) and not utterance.strip()):
             continue
@@ -110,34 +122,47 @@ def _conversation(turns: list[tuple[Any, Any]], where: str) -> str:
             raise UserError(
                 f"{where}: turn {number} holds a value of type {type(utterance).__name__}, not text; correct it"
             )
-        name = names.setdefault(str(speaker), chr(ord("A") + len(names) % 26))
-        lines.append(f"{name}: {utterance}")
-    return "\n".join(lines)
+        said.append((str(speaker), utterance))
+    return said
 
 
 def read_file(path: Path, text_field: str) -> Iterator[str]:
     """The raw texts of one file; the format is taken from its name. A text that is null is an empty document."""
+    if path.name.lower().endswith((".parquet", ".jsonl.zst", ".jsonl")):
+        such = f'{{"{text_field}": …}}'
+        for where, row in read_rows(path, partial(_text_column, text_field), such):
+            if text_field not in row:
+                raise UserError(_no_field(where, text_field, row))
+            yield _text(row[text_field], where, text_field)
+        return
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from None
+    if found := not_text(content[:HEAD]):
+        raise UserError(f"{path} {found}")
+    yield _decode(content, path, 1)
+
+
+def read_rows(path: Path, columns: Columns, such: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a .parquet, .jsonl.zst or .jsonl file, each with its place for a person; of parquet some columns.
+    What a line should look like is told by `such` an example."""
     name = path.name.lower()
     try:
         if name.endswith(".parquet"):
-            yield from _parquet_texts(path, text_field)
+            yield from _local_parquet_rows(path, columns)
         elif name.endswith(".jsonl.zst"):
             if not is_zstd(read_head(path)):
                 raise UserError(f"{path} {not_binary(path, 'zstd')}")
-            yield from _json_texts(path, read_zstd_lines(path), text_field)
-        elif name.endswith(".jsonl"):
-            with path.open("rb") as file:
-                yield from _json_texts(path, file, text_field)
+            yield from _json_rows(path, read_zstd_lines(path), such)
         else:
-            content = path.read_bytes()
-            if found := not_text(content[:HEAD]):
-                raise UserError(f"{path} {found}")
-            yield _decode(content, path, 1)
+            with path.open("rb") as file:
+                yield from _json_rows(path, file, such)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
 
 
-def _json_texts(path: Path, lines: Iterable[bytes], text_field: str) -> Iterator[str]:
+def _json_rows(path: Path, lines: Iterable[bytes], such: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, line in enumerate(lines, 1):
         if number == 1:
             if found := other_format(line[:HEAD]):
@@ -155,10 +180,8 @@ def _json_texts(path: Path, lines: Iterable[bytes], text_field: str) -> Iterator
         except RecursionError:
             raise UserError(f"{where}: not a document: JSON nested too deeply; correct the line") from None
         if not isinstance(record, dict):
-            raise UserError(f'{where}: a {type(record).__name__}, not an object such as {{"{text_field}": …}}')
-        if text_field not in record:
-            raise UserError(_no_field(where, text_field, record))
-        yield _text(record[text_field], where, text_field)
+            raise UserError(f"{where}: a {type(record).__name__}, not an object such as {such}")
+        yield where, record
 
 
 def _parse(text: str) -> Any:
@@ -171,46 +194,58 @@ def _parse(text: str) -> Any:
         return json.loads(text, parse_int=float)
 
 
-def parquet_texts(file: Any, where: str, text_field: str, start: int) -> Iterator[str | None]:
-    """The texts of an open parquet file from row `start` on, in memory for a few rows; None for one that is not
+def parquet_texts(file: Any, where: str, start: int, text_field: str) -> Iterator[str | None]:
+    """The texts of an open parquet file from row `start` on: see `parquet_rows`."""
+    rows = parquet_rows(file, where, start, partial(_text_column, text_field))
+    for number, row in enumerate(rows, start + 1):
+        yield None if row is None else _text(row[text_field], f"{where}: row {number}", text_field)
+
+
+def parquet_rows(file: Any, where: str, start: int, columns: Columns) -> Iterator[dict[str, Any] | None]:
+    """Some columns of an open parquet file from row `start` on, in memory for a few rows; None for a row that is not
     valid UTF-8. Raises Arrow's own errors if the file is damaged."""
     import pyarrow.parquet
 
     # With a buffer a column is read page by page: a row group may be half a gigabyte of books. By default Arrow reads
     # ahead instead, and the buffer counts for nothing.
     with pyarrow.parquet.ParquetFile(file, buffer_size=PARQUET_BUFFER, pre_buffer=False) as parquet:
-        columns = parquet.schema_arrow.names
-        if text_field not in columns:
-            raise UserError(_no_field(where, text_field, columns))
+        names = list(columns(where, parquet.schema_arrow.names))
         row = group = 0
         while group < parquet.num_row_groups and row + parquet.metadata.row_group(group).num_rows <= start:
             row += parquet.metadata.row_group(group).num_rows
             group += 1
         groups = range(group, parquet.num_row_groups)
-        for batch in parquet.iter_batches(PARQUET_ROWS, row_groups=groups, columns=[text_field]):
-            for value in batch.column(0):
+        for batch in parquet.iter_batches(PARQUET_ROWS, row_groups=groups, columns=names):
+            for values in zip(*(batch.column(name) for name in names), strict=True):
                 row += 1
                 if row <= start:
                     continue
                 try:
-                    yield _text(value.as_py(), f"{where}: row {row}", text_field)
+                    found = {name: value.as_py() for name, value in zip(names, values, strict=True)}
                 except UnicodeDecodeError:
-                    yield None
+                    found = None
+                yield found
 
 
-def _parquet_texts(path: Path, text_field: str) -> Iterator[str]:
+def _local_parquet_rows(path: Path, columns: Columns) -> Iterator[tuple[str, dict[str, Any]]]:
     import pyarrow
 
     try:
-        for row, text in enumerate(parquet_texts(path, str(path), text_field, 0), 1):
-            if text is None:
-                raise UserError(f"{path}: row {row}: not valid UTF-8; write the file again")
-            yield text
+        for number, row in enumerate(parquet_rows(path, str(path), 0, columns), 1):
+            if row is None:
+                raise UserError(f"{path}: row {number}: not valid UTF-8; write the file again")
+            yield f"{path}: row {number}", row
     except (pyarrow.ArrowException, OSError) as error:
         if not is_parquet(read_head(path)):
             raise UserError(f"{path} {not_binary(path, 'parquet')}") from None
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: damaged, or cut off ({reason}); fetch it again") from None
+
+
+def _text_column(text_field: str, where: str, columns: Sequence[str]) -> Sequence[str]:
+    if text_field not in columns:
+        raise UserError(_no_field(where, text_field, columns))
+    return [text_field]
 
 
 def _decode(content: bytes, path: Path, first_line: int) -> str:

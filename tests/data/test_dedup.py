@@ -176,7 +176,7 @@ def test_what_was_hashed_before_a_stop_is_not_hashed_again(tmp_path: Path, monke
     paths, near = [tmp_path / name for name in names], CONFIG.model_copy(update={"near_duplicates": True})
     hashed: list[Path] = []
     hash_of = dedup._band_keys
-    monkeypatch.setattr(dedup, "_band_keys", lambda shard, check: [hashed.append(shard), hash_of(shard, check)][1])
+    monkeypatch.setattr(dedup, "_band_keys", lambda shard, *more: [hashed.append(shard), hash_of(shard, *more)][1])
 
     class StopInTheSecond(StopFlag):
         def check(self) -> None:
