@@ -380,7 +380,7 @@ MUTANTS: list[Mutant] = [
         (
             "the validation documents are those of the other end",
             "position < validation_fraction else",
-            "position > 1 - self._config.validation_fraction else",
+            "position > 1 - validation_fraction else",
         ),
     ),
     *of(
@@ -553,7 +553,7 @@ MUTANTS: list[Mutant] = [
         "tests/data/test_download.py::test_another_version_of_the_readers_reads_again",
         (
             "store: the version of the readers is no part of its key",
-            'fingerprint([VERSIONS["download"], described',
+            'content = [VERSIONS["download"], described',
             "fingerprint([described",
         ),
     ),
@@ -901,7 +901,7 @@ MUTANTS: list[Mutant] = [
         ),
         ("bytes of all that is said", "filled[:, 1:][said]", "filled[:, 1:]"),
         ("what is too long is not counted", "}, len(fits) - kept", "}, 0"),
-        ("settings are named as those of text", 'rf"(?<![', 'rf"(?<![d'),
+        ("settings are named as those of text", "raise UserError(text)", "raise UserError(str(error))"),
     ),
     *of(
         "sllm/data/download.py",

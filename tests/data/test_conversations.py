@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
@@ -215,19 +216,8 @@ def test_none_fits(tmp_path: Path) -> None:
 def test_near_duplicates_are_found_by_what_is_said(tmp_path: Path) -> None:
     # Short, and alike in nothing but their form: the keys of JSON do not count.
     talks = [
-        [{"role": "user", "content": f"{word}?"}, {"role": "assistant", "content": f"{word[::-1]}."}]
-        for word in (
-            "window",
-            "basket",
-            "copper",
-            "lantern",
-            "harbour",
-            "meadow",
-            "pencil",
-            "thunder",
-            "violet",
-            "orchard",
-        )
+        [{"role": "user", "content": f"{letter}?"}, {"role": "assistant", "content": f"{letter.upper()}."}]
+        for letter in ascii_lowercase
     ]
     base = made_up(60, turns=3)
     near = [[*talk[:-1], {"role": "assistant", "content": f"{talk[-1]['content']} So."}] for talk in base[:5]]
