@@ -109,7 +109,7 @@ def _pretrain(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, s
 
 
 def _conversations(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, stop: StopFlag) -> dict[str, Any]:
-    from sllm.data.conversations.stage import conversations_stage  # type: ignore[import-untyped]
+    from sllm.data.conversations.stage import conversations_stage
 
     tokenizer = artifacts.tokenizer / "tokenizer.json"
     return conversations_stage(experiment, artifacts.conversations_corpus, tokenizer, artifacts.conversations, stop)

@@ -24,8 +24,11 @@ def write_texts(directory: Path, documents: int = 300) -> dict[str, Path]:
     return paths
 
 
-def write_experiment(directory: Path, texts: dict[str, Path], name: str = "tiny", **train: Any) -> Path:
-    """The experiment file of a run below `directory`; runs in one directory share their data."""
+def write_experiment(
+    directory: Path, texts: dict[str, Path], name: str = "tiny", tuning: dict[str, Any] | None = None, **train: Any
+) -> Path:
+    """The experiment file of a run below `directory`; runs in one directory share their data. `tuning`: what
+    `finetune` returns."""
     directory.mkdir(parents=True, exist_ok=True)
     values = {
         "name": name,
@@ -52,10 +55,50 @@ def write_experiment(directory: Path, texts: dict[str, Path], name: str = "tiny"
         "validate": {"every": 15, "tokens": 256, "final_tokens": 512, "prompts": ["민수", "Anna"], "sample_tokens": 4},
         "benchmark": {"batches": [1], "prompt_tokens": 4, "new_tokens": 4, "train_steps": 2, "repeats": 1, "tasks": []},
         "wandb": {"mode": "disabled"},
+        **({"finetune": tuning} if tuning else {}),
     }
     path = directory / f"{name}.yaml"
     path.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
     return path
+
+
+def write_conversations(directory: Path) -> dict[str, Path]:
+    """One .jsonl file a language, of conversations that a context of 16 tokens holds, over 300 different ids."""
+    directory.mkdir(parents=True, exist_ok=True)
+    paths = {}
+    for language, words in (("ko", list("산책봄꽃집물불밤낮눈비달")), ("en", ENGLISH.split())):
+        said = [(f"{a[:2]}?", f"{b[:3]} {a[0]}") for a in words for b in words if a != b]
+        turns = [[{"role": "user", "content": a}, {"role": "assistant", "content": b}] for a, b in said]
+        paths[language] = directory / f"{language}-said.jsonl"
+        lines = [json.dumps({"messages": each}, ensure_ascii=False) + "\n" for each in turns]
+        paths[language].write_text("".join(lines), encoding="utf-8")
+    return paths
+
+
+def finetune(said: dict[str, Path], **train: Any) -> dict[str, Any]:
+    """The section of an experiment as above."""
+    sources = [
+        {"name": f"{language}-said", "kind": "files", "language": language, "paths": [str(path)]}
+        for language, path in said.items()
+    ]
+    return {
+        "data": {
+            "sources": sources,
+            "validation_fraction": 0.2,
+            "near_duplicates": False,
+            "clean": {"contamination": False},
+        },
+        "train": {
+            "max_steps": 20,
+            "global_batch": 4,
+            "micro_batch": 2,
+            "precision": "fp32",
+            "learning_rate": 1e-3,
+            "checkpoint": {"every": 10},
+            **train,
+        },
+        "validate": {"every": 10, "tokens": 256, "prompts": ["산?", "To?"], "sample_tokens": 4},
+    }
 
 
 def write_site(directory: Path) -> Path:
