@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from jobs.hints import command
+from jobs.hints import command, short
 from jobs.runs import RUNS, find_run, runs_in
 from sllm.errors import UserError
 from sllm.files import CorruptError, read_json
@@ -14,17 +14,26 @@ from sllm.origin import CONFIG, is_theirs
 from sllm.run_directory import RunDirectory, checkpoint_path, checkpoint_steps
 
 
-def find_model(name: str, tokenizer: Path | None = None, *, theirs: bool = False, option: str = "--model ") -> Path:
-    """The directory of the model that `name` means: a run (by name or path; its best model), a checkpoint, another
-    directory with a model, or the model.safetensors in it; with `theirs` that may be a Transformers model, an export
-    among them. Only names are looked at, nothing is loaded. `option` is what stands before it where it was typed.
+def find_model(
+    name: str,
+    tokenizer: Path | None = None,
+    *,
+    tuned: bool = False,
+    theirs: bool = False,
+    option: str = "--model ",
+) -> Path:
+    """The directory of the model that `name` means: a run (by name or path; its best model), `finetune` in it (its
+    tuned one), a checkpoint, another directory with a model, or the model.safetensors in it; with `theirs` that may be
+    a Transformers model, an export among them. With `tuned` a run means its tuned model where it has one, and a line on
+    standard error says so. Only names are looked at, nothing is loaded. `option` is what stands before it where it was
+    typed.
 
     Raises:
         UserError: there is none, with those that are there; or there is no `tokenizer`.
     """
     try:
         try:
-            directory = _find_model(name, theirs)
+            directory = _find_model(name, tuned, theirs)
         except UserError as error:
             raise UserError(f"{option}{error}") from None
         if tokenizer is not None and not tokenizer.exists():
@@ -34,24 +43,36 @@ def find_model(name: str, tokenizer: Path | None = None, *, theirs: bool = False
     return directory
 
 
-def _find_model(name: str, theirs: bool) -> Path:
+def _find_model(name: str, tuned: bool, theirs: bool) -> Path:
     for path in (Path(name), RUNS / name):
         directory = path.parent if path.is_file() else path
         if (directory / CONFIG).is_file():
             _refuse_others(directory, theirs)
             return directory
-    try:
-        run = find_run(name)
-    except UserError:
-        raise UserError(
-            f"{name}: no model here; give a run or a directory with a model. {_models(Path(name))}"
-        ) from None
-    if not (run.best / CONFIG).is_file():
-        checkpoints = _checkpoints(run)
+    training = _find_training(name)
+    best = training.training("finetune").best
+    if tuned and (best / CONFIG).is_file():
+        print(f"sllm: {name}: its tuned model; the base model is {short(training.best)}", file=sys.stderr)
+        return best
+    if not (training.best / CONFIG).is_file():
+        checkpoints, run = _checkpoints(training), RunDirectory.above(training.best)
+        assert run is not None
         how_far = f"`{command('status', run)}` says how far it is"
         way_out = f"until then: --model {checkpoints[-1]}" if checkpoints else how_far
         raise UserError(f"{name}: no best model yet, which its first validation writes; {way_out}")
-    return run.best
+    return training.best
+
+
+def _find_training(name: str) -> RunDirectory:
+    """A run, or the folder of its finetuning."""
+    path = Path(name)
+    with contextlib.suppress(UserError):
+        return find_run(name)
+    with contextlib.suppress(UserError):
+        training = find_run(str(path.parent)).training("finetune")
+        if path.name == "finetune" and training.path.is_dir():
+            return training
+    raise UserError(f"{name}: no model here; give a run or a directory with a model. {_models(path)}")
 
 
 def _refuse_others(directory: Path, theirs: bool) -> None:

@@ -1259,6 +1259,58 @@ MUTANTS: list[Mutant] = [
         ("complete leaves the model in training", "        model.train(training)", "        model.train()"),
     ),
     *of(
+        "sllm/inference/context.py",
+        "tests/inference/test_conversation.py",
+        ("the oldest exchange is left out without need", "first + len(ids) - place <= most", "len(ids) - place < 9"),
+        (
+            "the system message is forgotten",
+            "    ids = ids[:first] + ids[begin:]\n",
+            "    ids = ids[:1] + ids[begin:]\n",
+        ),
+        ("a reply begins after half an exchange", "users = [first, *ends[1::2]]", "users = [first, *ends]"),
+        ("a conversation without room for a reply", "if len(ids) >= context_length:", "if len(ids) > context_length:"),
+        (
+            "an assistant's message is answered",
+            "    if wrong := problem(messages, ends_with=USER):",
+            '    if wrong := problem(messages[:1], ends_with=messages[0]["role"]):',
+        ),
+    ),
+    *of(
+        "sllm/inference/generator.py",
+        "tests/inference/test_conversation.py",
+        ("a base model answers", "        if not self.tuned:", "        if False:"),
+        ("a reply goes on after its end", "(self.tokenizer.eos_id, *ends)", "(self.tokenizer.eos_id,)"),
+        (
+            "a reply that may not end",
+            "return self.stream_ids(ids, limit, sampling, seed, ENDS)",
+            "return self.stream_ids(ids, limit, sampling, seed)",
+        ),
+        ("a text takes the decoder of a reply over", "id(decoder.choice.utf8)", "id(utf8)"),
+    ),
+    *of(
+        "sllm/inference/sampling.py",
+        "tests/inference/test_conversation.py",
+        ("the end of a reply within a character", "columns[tokenizer.eos_id].clone()", "0"),
+    ),
+    *of(
+        "sllm/inference/chat.py",
+        "tests/inference/test_conversation.py",
+        ("/new forgets the system message", "            messages = beginning\n", "            messages = []\n"),
+        ("a line without an answer stays", "if problem(answered, ends_with=ASSISTANT):", "if False:"),
+        (
+            "a reply that was stopped is forgotten",
+            "            pass  # what was said so far stays",
+            "            continue",
+        ),
+        ("an empty line is asked", "        if not line.strip():", "        if False:"),
+    ),
+    *of(
+        "jobs/models.py",
+        "tests/jobs/test_models.py",
+        ("generate takes the tuned model", "if tuned and (best / CONFIG)", "if (best / CONFIG)"),
+        ("any folder of a run is that of its finetuning", 'if path.name == "finetune" and training', "if training"),
+    ),
+    *of(
         "sllm/tokenizer/template.py",
         "tests/tokenizer/test_template.py",
         ("a text forges a turn", "if found := special_token_in(content):", 'if found := "<|end|>" in content and END:'),

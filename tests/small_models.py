@@ -1,6 +1,7 @@
 """Models that take no training: random ones, and one that says a given text; and a chat with them."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from sllm.inference.sampling import Sampling
 from sllm.model.families import make_model
 from sllm.model.shared import LanguageModel
 from sllm.tokenizer import Tokenizer
+from sllm.tokenizer.codec import FIRST_BYTE
 
 KINDS: dict[str, dict[str, Any]] = {
     "gpt2": {"family": "gpt2"},
@@ -45,18 +47,40 @@ def random_model(seed: int = 0, kind: str = "gpt2") -> LanguageModel:
     return model
 
 
+def chain_model(*tokens: int, vocab_size: int = VOCAB_SIZE, context_length: int = 64) -> LanguageModel:
+    """A model that says after each of at most 32 tokens the next one, whatever was before: its blocks do nothing, and
+    each of these tokens is a direction of its own. Where the next one may not be said it says `!`; after all other
+    tokens, all are equally likely."""
+    config = small_config("qwen3 untied, grouped").model_copy(update={"context_length": context_length})
+    model = make_model(config, vocab_size).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("attention.out.weight", "contract.weight")):
+                parameter.zero_()
+        assert model.head is not None
+        model.embedding.weight.zero_()
+        model.head.weight.zero_()
+        directions = torch.eye(config.d_model)
+        for direction, (before, after) in zip(directions, itertools.pairwise(tokens), strict=False):
+            model.embedding.weight[before] = direction
+            model.head.weight[after] += direction
+        model.head.weight[FIRST_BYTE + ord("!")] += 0.01 * directions.sum(0)
+    return model
+
+
 class Scripted(TextGenerator):
     """A generator whose model 'says' a given text, byte by byte: a deterministic language model."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, *, tuned: bool = False) -> None:
         self.tokenizer = Tokenizer([])
         self.model = random_model().eval()
+        self.tuned = tuned
         self.said = self.tokenizer.encode(text, eos=True)
         self.asked: list[list[int]] = []
         self.rooms: list[int] = []
 
-    def stream_ids(self, ids: list[int], new_tokens: int, *_: object) -> Iterator[str]:
-        self.asked.append(ids)
+    def stream_ids(self, ids: Sequence[int], new_tokens: int, *_: object) -> Generator[str]:
+        self.asked.append(list(ids))
         self.rooms.append(new_tokens)
         decoder = self.tokenizer.stream_decoder()
         for token in self.said[:new_tokens]:

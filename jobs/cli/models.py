@@ -23,6 +23,14 @@ Model = Annotated[
         help="A run, whose best model is taken, or a directory with a model.",
     ),
 ]
+TunedModel = Annotated[
+    str,
+    typer.Option(
+        metavar="MODEL",
+        autocompletion=offer_models,
+        help="A run, whose tuned model is taken where it has one, else its best, or a directory with a model.",
+    ),
+]
 TokenizerFile = Annotated[Path | None, typer.Option(help="tokenizer.json, if not the one beside the model.")]
 Temperature = Annotated[float, typer.Option(help="0 always takes the likeliest token.")]
 TopK = Annotated[int | None, typer.Option(help="Choose among the k likeliest tokens.")]
@@ -58,13 +66,22 @@ def generate(
         print(prompt + text)
 
 
-@app.command(rich_help_panel=MODELS, epilog=examples("sllm chat --model smoke"))
+@app.command(
+    rich_help_panel=MODELS,
+    epilog=examples("sllm chat --model smoke", "sllm chat --model smoke --system 'Answer in one sentence.'"),
+)
 def chat(
-    model: Model,
+    model: TunedModel,
     tokenizer: TokenizerFile = None,
+    system: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What a tuned model is told before the conversation.")
+    ] = None,
     reply_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Tokens of one reply, at most. 128 if not given; never more than the context."),
+        typer.Option(
+            min=1,
+            help="Tokens of one reply, at most. 256 if not given, 128 of a base model; never more than the context.",
+        ),
     ] = None,
     temperature: Temperature = 0.8,
     top_k: TopK = None,
@@ -72,23 +89,28 @@ def chat(
     repetition_penalty: Penalty = 1.0,
     seed: Seed = None,
 ) -> None:
-    """Write a text together with a trained model, turn by turn."""
+    """Talk with a tuned model, or write a text together with a base model, turn by turn."""
     settings = (temperature, top_k, top_p, repetition_penalty)
-    generator, sampling = _load(model, tokenizer, settings, seed)
+    generator, sampling = _load(model, tokenizer, settings, seed, tuned=True)
     _tell_limit(generator, "--reply-tokens", reply_tokens)
     from jobs.models import keyboard
     from sllm.inference.chat import chat as talk
 
-    talk(generator, read=keyboard(), reply_tokens=reply_tokens or 128, sampling=sampling, seed=seed)
+    talk(generator, system=system, read=keyboard(), reply_tokens=reply_tokens, sampling=sampling, seed=seed)
 
 
 def _load(
-    name: str, tokenizer: Path | None, settings: tuple[float, int | None, float, float], seed: int | None
+    name: str,
+    tokenizer: Path | None,
+    settings: tuple[float, int | None, float, float],
+    seed: int | None,
+    *,
+    tuned: bool = False,
 ) -> tuple["TextGenerator", "Sampling"]:
     """Everything that was typed is checked before the model is loaded."""
     from jobs.models import find_model
 
-    directory = find_model(name, tokenizer)
+    directory = find_model(name, tokenizer, tuned=tuned)
     from sllm.inference.generator import TextGenerator
     from sllm.inference.sampling import Sampling, check_seed
 
@@ -153,14 +175,14 @@ def evaluate(
 
 @app.command(rich_help_panel=MODELS, epilog=examples("sllm export --model smoke --output exported"))
 def export(
-    model: Model,
+    model: TunedModel,
     output: Annotated[Path, typer.Option(help="Directory to write; a former export there is replaced.")],
     tokenizer: TokenizerFile = None,
 ) -> None:
     """Write a trained model as a Transformers directory, and check that its logits and its text are the same there."""
     from jobs.models import find_model
 
-    directory = find_model(model, tokenizer)
+    directory = find_model(model, tokenizer, tuned=True)
     from sllm.export.transformers import export as export_model
 
     difference = export_model(directory, output, tokenizer)
@@ -179,7 +201,8 @@ def push(
         typer.Argument(
             metavar="MODEL",
             autocompletion=offer_models,
-            help="A run, whose best model is taken, a directory with a model, or an export.",
+            help="A run, whose tuned model is taken where it has one, else its best, a directory with a model, or an "
+            "export.",
         ),
     ],
     name: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="What it is called on the hub.")],
@@ -188,7 +211,7 @@ def push(
     """Upload a model to the Hugging Face hub, as a Transformers directory with its card."""
     from jobs.models import find_model
 
-    directory = find_model(model, theirs=True, option="")
+    directory = find_model(model, tuned=True, theirs=True, option="")
     from sllm.export.push import push as push_model
 
     print(push_model(directory, name, private=private))

@@ -21,3 +21,11 @@ def directory(tmp_path: Path) -> Path:
 @pytest.fixture
 def generator(directory: Path) -> TextGenerator:
     return TextGenerator(directory, device="cpu")
+
+
+@pytest.fixture
+def tuned(tmp_path: Path) -> TextGenerator:
+    """A model that has learnt conversations, or says so: the small random one."""
+    Tokenizer([]).save(tmp_path / "t" / "tokenizer.json")
+    save_model(tmp_path / "tuned", random_model(), tmp_path / "t" / "tokenizer.json", tuned=True)
+    return TextGenerator(tmp_path / "tuned", device="cpu")

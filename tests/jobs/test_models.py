@@ -12,12 +12,17 @@ from typing import Any
 
 import pytest
 from conftest import command, variables
+from small_models import chain_model
 
 from jobs.cli import main
 from jobs.models import find_model
 from sllm.errors import UserError
 from sllm.files import read_json
 from sllm.manifests import read_manifest
+from sllm.model.storage import save_model
+from sllm.run_directory import RunDirectory
+from sllm.tokenizer import Tokenizer
+from sllm.tokenizer.codec import FIRST_BYTE
 
 Run = Callable[..., tuple[int, str, str]]
 MODELS = ["tiny", "runs/tiny", "runs/tiny/", "runs/tiny/best", "tiny/best", "runs/tiny/best/model.safetensors"]
@@ -160,6 +165,62 @@ def test_a_wrong_path_costs_no_torch(arguments: list[str], model: list[str], her
     assert re.fullmatch(r"sllm: .*nowhere: no .*\n", result.stderr)
 
 
+# --- tuned models ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def talker(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with run `talker`, which has a base model and a tuned one. That answers `가나 ` again and again."""
+    run = RunDirectory(tmp_path / "runs" / "talker")
+    run.path.mkdir(parents=True)
+    shutil.copy(here / "runs" / "tiny" / "config.yaml", run.config)
+    shutil.copytree(here / "runs" / "tiny" / "best", run.best)
+    tokenizer = Tokenizer.load(run.best / "tokenizer.json")
+    text = [tokenizer.special_tokens.index("<|assistant|>"), *(FIRST_BYTE + byte for byte in "가나 ".encode())]
+    model = chain_model(*text, text[1], vocab_size=tokenizer.vocab_size, context_length=20_000)
+    save_model(run.training("finetune").best, model, run.best / "tokenizer.json", tuned=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_which_commands_take_the_tuned_model(talker: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = talker / "runs" / "talker"
+    for name in ("talker", "runs/talker", str(runs)):
+        assert find_model(name) == runs / "best"
+        assert find_model(name, tuned=True) == runs / "finetune" / "best"
+        assert capsys.readouterr().err == f"sllm: {name}: its tuned model; the base model is runs/talker/best\n"
+    for name in ("talker/finetune", "runs/talker/finetune/", "talker/finetune/best", f"{runs}/finetune"):
+        assert [find_model(name, tuned=tuned).resolve() for tuned in (False, True)] == [runs / "finetune" / "best"] * 2
+    for name in ("talker/best", f"{runs}/best/model.safetensors"):
+        assert find_model(name, tuned=True).resolve() == runs / "best"
+    assert capsys.readouterr().err == ""
+    code, out, err = run("generate", "a", "--model", "talker", "--temperature", "0", "--max-length", "8")
+    assert (code, err) == (0, "")
+    assert "가나" not in out
+    code, out, err = run("generate", "나", "--model", "talker/finetune", "--temperature", "0", "--max-length", "8")
+    assert (code, err) == (0, "")
+    (talker / "a.txt").write_text("가나 가나 가나", encoding="utf-8")
+    code, out, err = run("evaluate", "--model", "talker", "--model", "talker/finetune", "--text", "a.txt")
+    assert code == 0
+    assert "its tuned model" not in err
+    assert out.count("│ talker") == 2
+    code, _, err = run("push", "talker", "my model")
+    assert err.startswith("sllm: talker: its tuned model; the base model is runs/talker/best\n")
+
+
+def test_a_finetuning_without_a_best_model(talker: Path) -> None:
+    runs = talker / "runs" / "talker"
+    with pytest.raises(UserError, match=r"^--model talker/nothing: no model here"):
+        find_model("talker/nothing")
+    shutil.rmtree(runs / "finetune" / "best")
+    assert find_model("talker", tuned=True) == runs / "best"
+    with pytest.raises(UserError, match=r"talker/finetune: no best model yet, .*`.*sllm status talker` says how far"):
+        find_model("talker/finetune")
+    (runs / "finetune").rmdir()
+    with pytest.raises(UserError, match=r"^--model talker/finetune: no model here; .* There are: talker"):
+        find_model("talker/finetune")
+
+
 # --- numbers and texts ----------------------------------------------------------------------------
 
 
@@ -251,6 +312,49 @@ class Terminal:
 
     def type(self, keys: bytes) -> None:
         os.write(self.screen, keys)
+
+
+def test_a_conversation_from_a_pipe(talker: Path) -> None:
+    words = command("chat", "--model", "talker", "--temperature", "0", "--reply-tokens", "10", "--system", "짧게")
+    lines = "민수\n\n<|user|>\n/help\nAnna".encode()
+    result = subprocess.run(words, cwd=talker, env=variables(), input=lines, capture_output=True)
+    assert result.returncode == 0, result.stderr.decode()
+    assert result.stdout.decode() == "가나 가\n" * 2 + "\n"
+    told = result.stderr.decode()
+    assert told.startswith("sllm: talker: its tuned model; the base model is runs/talker/best\nA tuned model")
+    assert "<|user|> is a mark of the model's own" in told
+    for system, model, line in (
+        ("a", "talker/best", "sllm: system: a base model has learnt no conversations"),
+        ("<bos>", "talker/finetune", "sllm: system: message 1, of system, holds <bos>"),
+    ):
+        words = command("chat", "--model", model, "--system", system)
+        result = subprocess.run(words, cwd=talker, env=variables(), input=lines, capture_output=True)
+        assert (result.returncode, result.stdout) == (2, b"")
+        assert result.stderr.decode().startswith(line)
+        assert result.stderr.count(b"\n") == 1
+
+
+def test_a_conversation_on_a_terminal(talker: Path) -> None:
+    """Hangul typed and erased; a reply that is stopped, after which the conversation goes on."""
+    terminal = Terminal(talker, "--model", "talker", "--temperature", "0", "--reply-tokens", "15000")
+    greeting = terminal.until(rb"\n> $").decode()
+    assert "A tuned model" in greeting
+    assert "대화를 배운" in greeting
+    terminal.type("/한글".encode() + b"\x7f\x7f" + "나\n".encode())
+    assert "\r\n/나: no such command".encode() in terminal.until(rb"\n> $")
+    for line in ("민수는?", "Anna?"):
+        terminal.type(line.encode() + b"\n")
+        terminal.until("가나 가나 ".encode())
+        terminal.type(b"\x03")
+        assert b"No answer" not in terminal.until(rb"\n> $"), "what was said so far stays"
+    terminal.type(b"half a line\x03")
+    terminal.until(rb"Ctrl-D ends[^\n]*\n> $")
+    terminal.type(b"a <|end|>\n")
+    terminal.until(rb"\n<\|end\|> is a mark[^\n]*\n> $")
+    terminal.type(b"\n")
+    terminal.until(rb"> $")
+    terminal.type(b"\x04")
+    assert terminal.process.wait() == 0
 
 
 def test_chat_on_a_terminal(here: Path) -> None:
