@@ -554,7 +554,7 @@ MUTANTS: list[Mutant] = [
         (
             "store: the version of the readers is no part of its key",
             'content = [VERSIONS["download"], described',
-            "content = [described",
+            "fingerprint([described",
         ),
     ),
     *of(

@@ -52,6 +52,11 @@ def estimates(order: Order) -> list[str]:
         gpus = training_gpus(resources, order.where)
         time = training_time(order.experiment, steps, gpus, gpu_kind(resources)) if gpus else NO_GPUS
         lines += [f"disk for run: {run_room(order.experiment)[0]}", f"training of {steps:,} steps: {time}"]
+    if "finetune" in ahead:
+        tuning, resources = order.experiment.tuning(), order.cluster.resources("finetune")
+        steps, gpus = tuning.train.max_steps, training_gpus(resources, order.where)
+        time = training_time(tuning, steps, gpus, gpu_kind(resources)) if gpus else NO_GPUS
+        lines += [f"disk for fine-tuning: {run_room(tuning)[0]}", f"fine-tuning of {steps:,} steps: {time}"]
     return lines
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from rich.filesize import decimal as readable_bytes
 
 from jobs import hints
-from jobs.pipeline import STAGES
+from jobs.pipeline import STAGES, up_to
 from jobs.slurm import batch, commands
 from jobs.slurm.cluster import SITE_DEFAULTS, Cluster, Resources
 from jobs.slurm.partitions import Partition, misfits, wanted
@@ -119,10 +119,8 @@ def _accounting(cluster: Cluster, config: dict[str, str]) -> Iterator[Finding]:
             says = f"{value} is not yours{'' if enforced else ', though nobody checks'}; yours: {', '.join(names)}"
             yield Finding(verdict, key, says, line)
     most = [int(row[2]) for row in rows if row[2].isdigit()]
-    if most and max(most) < len(STAGES):
-        yield Finding(
-            verdict, "limits", f"you may queue {max(most)} jobs, a chain is {len(STAGES)}: submit --until STAGE"
-        )
+    if most and max(most) < (jobs := len(up_to())):
+        yield Finding(verdict, "limits", f"you may queue {max(most)} jobs, a chain is {jobs}: submit --until STAGE")
 
 
 def about_partition(partition: Partition) -> Finding:
