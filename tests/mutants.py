@@ -2560,6 +2560,21 @@ MUTANTS: list[Mutant] = [
         ("what was forgotten is the base's", "figures(tuned, tuned.data,", "figures(base, tuned.data,"),
     ),
     *of(
+        "sllm/report/tuning_section.py",
+        "tests/report/test_page.py::test_a_fine_tuning_has_a_section_of_its_own",
+        (
+            "answers are those of the base model twice",
+            'for model in ("base", "tuned")',
+            'for model in ("base", "base")',
+        ),
+        ("filler is that of the training alone", "percent(_sum(splits,", "percent(_sum(splits[:1],"),
+    ),
+    *of(
+        "sllm/report/life.py",
+        "tests/report/test_page.py::test_a_fine_tuning_has_a_section_of_its_own",
+        ("measuring is counted with each training", "in MEASURING and stage == PRETRAIN]", "in MEASURING]"),
+    ),
+    *of(
         "sllm/evaluation/tasks.py",
         "tests/evaluation/test_tasks.py::test_the_standard_error_of_a_mean_and_of_anything_else",
         ("the standard error of all there is", "statistics.stdev(values) /", "statistics.pstdev(values) /"),

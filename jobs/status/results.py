@@ -31,6 +31,13 @@ def results(validation: dict[str, Any], benchmark: dict[str, Any]) -> Iterator[t
         if figures:
             yield f"{name} perplexity", _number(figures["perplexity"], ".2f")
             yield f"{name} bits per byte", _number(figures["bits_per_byte"], ".3f")
+    if tuned := validation.get("tuned"):
+        for name, base, other in (
+            ("text", validation, tuned),
+            ("answers", validation["conversations"], tuned["conversations"]),
+        ):
+            figures = [_number(model["overall"]["bits_per_byte"], ".3f") for model in (base, other)]
+            yield f"{name}, bits per byte", "base {}, tuned {}".format(*figures)
     if "overall" in validation:
         yield "next-token accuracy", f"{100 * validation['overall']['accuracy']:.1f}%"
     if "training" in benchmark:
@@ -39,13 +46,23 @@ def results(validation: dict[str, Any], benchmark: dict[str, Any]) -> Iterator[t
         if "decode_tokens_per_second" in row:
             yield f"generation, batch {row['batch']}", f"{row['decode_tokens_per_second']:,.0f} tokens/s"
     tasks = benchmark.get("tasks", {})
+    tuned_tasks = benchmark.get("tuned", {}).get("tasks", {}).get("measured", {})
     for task, row in tasks.get("measured", {}).items():
-        error = "" if row["stderr"] is None else f" ± {row['stderr']:.3f}"
-        yield task, f"{row['metric']} {row['score']:.3f}{error}, guessing {row['guess']:.2f}, {row['items']:,} items"
+        tuned_score = f", tuned {_score(tuned_tasks[task])}" if task in tuned_tasks else ""
+        yield (
+            task,
+            f"{row['metric']} {_score(row)}{tuned_score}, guessing {row['guess']:.2f}, {row['items']:,} items",
+        )
     if lost := tasks.get("not_measured"):
         yield "tasks not measured", ", ".join(lost)
     for sample in validation.get("samples", []):
         yield sample["prompt"], sample["continuation"]
+    for answer in validation.get("answers", []):
+        yield answer["prompt"], answer["tuned"]
+
+
+def _score(task: dict[str, Any]) -> str:
+    return f"{task['score']:.3f}" + ("" if task["stderr"] is None else f" ± {task['stderr']:.3f}")
 
 
 def _number(value: float | None, style: str) -> str:

@@ -138,16 +138,23 @@ def where_it_stands(run: RunDirectory, state: StageState) -> list[str]:
 
 
 def cost(run: RunDirectory) -> list[str]:
-    """What the run has taken so far, and how much of it went into steps; nothing before its training."""
-    life = read_life(run)
-    if not life.attempts:
+    """What the run has taken so far, and how much of it went into steps, a line for each training; nothing before the
+    first."""
+    lives = {stage: read_life(run, stage) for stage in TRAININGS}
+    begun = {stage: life for stage, life in lives.items() if life.attempts}
+    if not begun:
         return []
-    parts = [f"{life.device_hours:,.2f} {'GPU' if life.on_gpu else 'process'}-hours so far"]
-    if life.goodput is not None:
-        parts.append(f"goodput {life.goodput:.1%}, of the wall time {life.goodput_of_wall_time:.1%}")
-    if life.lost:
-        parts.append(f"{life.lost:,} step{'' if life.lost == 1 else 's'} taken twice")
-    return ["; ".join(parts)]
+    unit = "GPU" if any(life.on_gpu for life in begun.values()) else "process"
+    hours = [f"{sum(life.device_hours for life in lives.values()):,.2f} {unit}-hours so far"]
+    lines: list[str] = []
+    for stage, life in begun.items():
+        parts = [] if lines else hours
+        if life.goodput is not None:
+            parts.append(f"goodput {life.goodput:.1%}, of the wall time {life.goodput_of_wall_time:.1%}")
+        if life.lost:
+            parts.append(f"{life.lost:,} step{'' if life.lost == 1 else 's'} taken twice")
+        lines.append(f"{stage}: {'; '.join(parts)}" if lines else "; ".join(parts))
+    return lines
 
 
 def back_in_queue(run: RunDirectory, state: StageState) -> str:

@@ -13,7 +13,7 @@ from sllm.report import figures
 from sllm.report.data import RunData, read_run
 from sllm.report.markup import element, join
 from sllm.report.page import document
-from sllm.report.parts import NONE, Number, Pictures, compact, duration, moment, number, percent, table
+from sllm.report.parts import NONE, Number, Pictures, compact, duration, moment, number, percent, score, table
 from sllm.report.settings import as_text, changes
 from sllm.report.words import both, either
 from sllm.run_directory import RunDirectory
@@ -125,10 +125,19 @@ def _results(runs: Sequence[RunData]) -> list[Row]:
     of_tasks = [((data.benchmark or {}).get("tasks") or {}).get("measured", {}) for data in runs]
     for task in dict.fromkeys(name for each in of_tasks for name in each):
         add("task", (_score(each.get(task)) for each in of_tasks), task)
+    validated = [data.validation or {} for data in runs]
+    tuned = [each.get("tuned", {}) for each in validated]
+    for word, models in (("answers_base", validated), ("answers_tuned", tuned)):
+        figures_of = [each.get("conversations", {}).get("overall", {}) for each in models]
+        add(word, (number(row.get("bits_per_byte"), ".4f") for row in figures_of))
+    add("text_tuned", (number(each.get("overall", {}).get("bits_per_byte"), ".4f") for each in tuned))
+    of_tuned = [((data.benchmark or {}).get("tuned") or {}).get("tasks", {}).get("measured", {}) for data in runs]
+    for task in dict.fromkeys(name for each in of_tuned for name in each):
+        add("task_tuned", (_score(each.get(task)) for each in of_tuned), task)
     add("speed", (number(_median(data.curves.train["tokens_per_second"])) for data in runs))
     lives = [data.life if data.life and data.life.attempts else None for data in runs]
     hours = "gpu_hours" if any(life.on_gpu for life in lives if life) else "device_hours"
-    add(hours, (number(life.device_hours if life else None, ",.2f") for life in lives))
+    add(hours, (number(data.device_hours if life else None, ",.2f") for data, life in zip(runs, lives, strict=True)))
     add("wall_time", (duration(life.wall_seconds if life else None) for life in lives))
     add("goodput", (percent(life.goodput if life else None) for life in lives))
     add("interruptions", (number(len(life.interruptions()) if life else None) for life in lives))
@@ -142,7 +151,4 @@ def _median(values: np.ndarray) -> float | None:
 
 
 def _score(task: dict[str, Any] | None) -> str:
-    if task is None:
-        return NONE
-    error = "" if task.get("stderr") is None else f" ± {task['stderr']:.4f}"
-    return f"{task['score']:.4f}{error} {task['metric']}"
+    return NONE if task is None else f"{score(task)} {task['metric']}"

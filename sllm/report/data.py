@@ -18,7 +18,7 @@ from sllm.manifests import MANIFEST
 from sllm.model.size import parameter_count
 from sllm.records import read_new_jsonl
 from sllm.report.curves import Curves, read_curves
-from sllm.report.life import SIGN_OF_LIFE, SILENT, Life, last_sign, read_life
+from sllm.report.life import FINETUNE, PRETRAIN, SIGN_OF_LIFE, SILENT, Life, last_sign, read_life
 from sllm.run_directory import RunDirectory, checkpoint_steps
 
 HIDDEN = ("report",)
@@ -71,6 +71,10 @@ class RunData:
     """`name`, and its `experiment` when this was submitted."""
     checkpoint: int | None = None
     """The last step that is saved."""
+    tuning: "RunData | None" = None
+    """Of the fine-tuning, if there is one: experiment, curves and life, as of any training."""
+    conversations: dict[str, Any] | None = None
+    """Summary of the stage of that name: `sources`."""
     notes: list[Note] = field(default_factory=list)
 
     def note(self, section: str, key: str, **values: Any) -> None:
@@ -79,6 +83,13 @@ class RunData:
     @property
     def trained(self) -> bool:
         return bool(self.curves.last_step)
+
+    @property
+    def device_hours(self) -> float | None:
+        """Of all trainings, and of measuring."""
+        lives = [self.life, self.tuning.life if self.tuning else None]
+        hours = [life.device_hours for life in lives if life is not None]
+        return sum(hours) if hours else None
 
     @cached_property
     def parameters(self) -> int | None:
@@ -116,7 +127,24 @@ def read_run(run: RunDirectory) -> RunData:
     """Raises nothing that the run's files could be to blame for, but OSError where the disk is."""
     data = RunData(run, time.time())
     _read_experiment(data)
-    data.curves = read_curves(run.metrics)
+    _read_training(data, run, PRETRAIN)
+    data.stages = _stages(run, data.now)
+    data.checkpoint = max(checkpoint_steps(run.checkpoints), default=None)
+    if data.experiment and data.experiment.finetune:
+        data.tuning = RunData(run.training(FINETUNE), data.now, data.experiment.tuning())
+        _read_training(data.tuning, run, FINETUNE)
+        data.conversations = (_object(run.done("conversations"), "summary") or {}).get("summary")
+    data.validation = _object(run.stage("validate") / "results.json", "overall")
+    data.benchmark = _object(run.stage("benchmark") / "results.json")
+    data.preset = _object(run.preset, "name", "experiment")
+    data.environment = _text(run.environment)
+    _read_artifacts(data)
+    return data
+
+
+def _read_training(data: RunData, run: RunDirectory, stage: str) -> None:
+    """The curves of a stage of the run, and its life."""
+    data.curves = read_curves(data.run.metrics)
     if data.curves.unreadable:
         data.note("loss", "metrics_unreadable", why=data.curves.unreadable)
     if damaged := data.curves.damaged:
@@ -124,17 +152,9 @@ def read_run(run: RunDirectory) -> RunData:
     if data.curves.repeated:
         data.note("loss", "metrics_repeated", count=f"{data.curves.repeated:,}")
     try:
-        data.life = read_life(run)
+        data.life = read_life(run, stage)
     except (UserError, OSError, KeyError, TypeError, ValueError) as error:
         data.note("life", "ledger_damaged", why=_told(error))
-    data.stages = _stages(run, data.now)
-    data.checkpoint = max(checkpoint_steps(run.checkpoints), default=None)
-    data.validation = _object(run.stage("validate") / "results.json", "overall")
-    data.benchmark = _object(run.stage("benchmark") / "results.json")
-    data.preset = _object(run.preset, "name", "experiment")
-    data.environment = _text(run.environment)
-    _read_artifacts(data)
-    return data
 
 
 def _read_experiment(data: RunData) -> None:

@@ -19,8 +19,8 @@ from sllm.files import CorruptError, fingerprint, read_object
 from sllm.records import iterate_jsonl, read_jsonl
 from sllm.run_directory import RunDirectory, checkpoint_steps
 
-TRAINING, MEASURING = "pretrain", ("validate", "benchmark")
-"""Stages that take devices: the one with steps, and those that take one device."""
+PRETRAIN, FINETUNE, MEASURING = "pretrain", "finetune", ("validate", "benchmark")
+"""Stages that take devices: those with steps, and those that take one device."""
 
 SPANS = ("starting", "loading", "training", "lost", "validating", "saving", "other")
 """Where the seconds of an attempt go, together all for which it had its devices: from the launch of its job to the
@@ -84,7 +84,7 @@ class Life:
     device: str | None
     """What it ran on, as the newest attempt says; None before one has loaded, or if an earlier version wrote it."""
     measuring: float
-    """Device seconds of the stages that measure the model."""
+    """Device seconds of the stages that measure the models; they are told with the life of pretrain."""
 
     @property
     def on_gpu(self) -> bool:
@@ -120,7 +120,7 @@ class Life:
 
     @property
     def device_hours(self) -> float:
-        """Of the training and of measuring the model: GPU-hours, where it ran on GPUs."""
+        """Of the training, and of measuring where that is told: GPU-hours, where it ran on GPUs."""
         return (self.allocated + self.measuring) / 3600
 
     @property
@@ -168,26 +168,26 @@ class Interruption:
         return seconds.get("starting", 0.0) + seconds.get("loading", 0.0)
 
 
-def read_life(run: RunDirectory) -> Life:
-    """What the run's files say of its present training. Nobody has to have written anything yet.
+def read_life(run: RunDirectory, stage: str = PRETRAIN) -> Life:
+    """What the run's files say of its present training of that stage. Nobody has to have written anything yet.
 
     Raises:
         UserError: ledger.jsonl is damaged.
     """
     now = time.time()
     lines = read_jsonl(run.ledger, "stage", "token", "fingerprint", "started", "seconds")
-    trained = [line for line in lines if line["stage"] == TRAINING]
-    present = _present(run, trained)
+    trained = [line for line in lines if line["stage"] == stage]
+    present, training = _present(run, stage, trained), run.training(stage)
     attempts = [line for line in trained if line["fingerprint"] == present]
-    if (begun := _running(run, trained)) and begun["fingerprint"] == present:
-        figures = training_figures(run.metrics, begun, attempts[-1] if attempts else None, tolerant=True)
-        sign = last_sign(run, TRAINING, begun["started"])
+    if (begun := _running(run, stage, trained)) and begun["fingerprint"] == present:
+        figures = training_figures(training.metrics, begun, attempts[-1] if attempts else None, tolerant=True)
+        sign = last_sign(run, stage, begun["started"])
         ended, end = (None, now) if now - sign < SIGN_OF_LIFE else (SILENT, sign)
         so_far = {"began": begun["why"], "ended": ended, "message": "", "seconds": end - begun["started"]}
         attempts.append({**begun, **figures, **so_far})
-    saved = max(checkpoint_steps(run.checkpoints), default=None)
+    saved = max(checkpoint_steps(training.checkpoints), default=None)
     devices = [line["device"] for line in attempts if line.get("device")]
-    measuring = [line["seconds"] for line in lines if line["stage"] in MEASURING]
+    measuring = [line["seconds"] for line in lines if line["stage"] in MEASURING and stage == PRETRAIN]
     return Life(_attempts(attempts, saved), devices[-1] if devices else None, sum(measuring))
 
 
@@ -200,19 +200,19 @@ def last_sign(run: RunDirectory, stage: str, started: float) -> float:
         return started
 
 
-def _present(run: RunDirectory, trained: Sequence[dict[str, Any]]) -> str | None:
+def _present(run: RunDirectory, stage: str, trained: Sequence[dict[str, Any]]) -> str | None:
     """The fingerprint of the settings that were submitted last."""
     try:
-        return fingerprint(read_object(run.path / "keys.json", TRAINING)[TRAINING])
+        return fingerprint(read_object(run.path / "keys.json", stage)[stage])
     except (OSError, CorruptError):
         return trained[-1]["fingerprint"] if trained else None
 
 
-def _running(run: RunDirectory, trained: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+def _running(run: RunDirectory, stage: str, trained: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """The newest attempt, if its line is not written."""
     keys = ("attempt", "token", "fingerprint", "why", "launched", "started", "node", "job")
     try:
-        newest = read_object(run.stage(TRAINING) / "attempt.json", *keys)
+        newest = read_object(run.stage(stage) / "attempt.json", *keys)
     except (OSError, CorruptError):
         return None
     return None if any(line["token"] == newest["token"] for line in trained) else newest

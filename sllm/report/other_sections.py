@@ -225,19 +225,15 @@ def corpus(data: RunData, pictures: Pictures) -> Content:
 
 
 def _dropped(sources: dict[str, Any]) -> Content:
-    reasons = list(dict.fromkeys(reason for entry in sources.values() for reason in entry.get("dropped", {})))
-    counts = {reason: [entry.get("dropped", {}).get(reason, 0) for entry in sources.values()] for reason in reasons}
-    rows = [(either(reason, "reason"), *map(number, found)) for reason, found in counts.items() if any(found)]
     kinds = dict.fromkeys(kind for entry in sources.values() for kind in entry.get("masked", {}))
     masked = [
         (either(kind, "masked"), *(number(entry.get("masked", {}).get(kind, 0)) for entry in sources.values()))
         for kind in kinds
     ]
-    parts: list[Content] = [element("h3", both("dropped"))]
-    if rows:
-        parts.append(table("dropped", both("dropped_caption"), [both("reason"), *sources], rows))
-    else:
-        parts.append(element("p", both("nothing_dropped")))
+    parts: list[Content] = [
+        element("h3", both("dropped")),
+        dropped_by_reason("dropped", "dropped_caption", sources),
+    ]
     if masked:
         parts.append(table("masked", both("masked_caption"), [both("kind"), *sources], masked))
     examples = [
@@ -250,6 +246,16 @@ def _dropped(sources: dict[str, Any]) -> Content:
         headings = [both(key) for key in ("source", "where", "text")]
         parts.append(details(both("dropped_examples"), table("examples", both("examples_caption"), headings, examples)))
     return parts
+
+
+def dropped_by_reason(name: str, caption: str, sources: dict[str, Any]) -> Content:
+    """How many texts of each source were dropped, a row for each reason."""
+    reasons = list(dict.fromkeys(reason for entry in sources.values() for reason in entry.get("dropped", {})))
+    counts = {reason: [entry.get("dropped", {}).get(reason, 0) for entry in sources.values()] for reason in reasons}
+    rows = [(either(reason, "reason"), *map(number, found)) for reason, found in counts.items() if any(found)]
+    return (
+        table(name, both(caption), [both("reason"), *sources], rows) if rows else element("p", both("nothing_dropped"))
+    )
 
 
 def _contamination(manifest: dict[str, Any]) -> Content:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sllm import __version__
 from sllm.files import make_directory, write_text
-from sllm.report import other_sections, training_sections
+from sllm.report import other_sections, training_sections, tuning_section
 from sllm.report.data import RunData, read_run
 from sllm.report.markup import Content, Markup, element, join
 from sllm.report.parts import Pictures, moment, note, number
@@ -25,6 +25,7 @@ SECTIONS: dict[str, tuple[str, Section]] = {
     "life": ("life", training_sections.life),
     "samples": ("samples", training_sections.samples),
     "tasks": ("tasks", other_sections.tasks),
+    "tuning": ("tuning_section", tuning_section.tuning),
     "speed": ("speed_section", other_sections.speed),
     "tokenizer": ("tokenizer", other_sections.tokenizer),
     "corpus": ("corpus", other_sections.corpus),
@@ -43,14 +44,15 @@ def write_report(run: RunDirectory) -> Path:
     """
     make_directory(run.report)
     data, pictures = read_run(run), Pictures(run.report)
+    shown = {name: each for name, each in SECTIONS.items() if name != "tuning" or data.tuning is not None}
     sections = [
         element("section", element("h2", both(words), id=f"{name}-heading"), *_notes(data, name),
                 _written(name, write, data, pictures), id=name, aria_labelledby=f"{name}-heading")
-        for name, (words, write) in SECTIONS.items()
+        for name, (words, write) in shown.items()
     ]  # fmt: skip
     for picture in set(run.report.glob("*.png")) - pictures.written:  # of a training that was set aside
         picture.unlink()
-    contents = [element("li", element("a", both(words), href=f"#{name}")) for name, (words, _) in SECTIONS.items()]
+    contents = [element("li", element("a", both(words), href=f"#{name}")) for name, (words, _) in shown.items()]
     page = run.report / "index.html"
     write_text(
         page,

@@ -113,6 +113,13 @@ def percent(value: float | None, style: str = ".1%") -> Number:
     return number(value, style)
 
 
+def score(task: dict[str, Any] | None) -> Number:
+    """Of a task, with its standard error."""
+    if task is None:
+        return Number(NONE)
+    return Number(f"{task['score']:.4f}" + ("" if task.get("stderr") is None else f" ± {task['stderr']:.4f}"))
+
+
 def compact(value: float | None) -> Number:
     """1,234,567 → `1.23 M`."""
     if value is None:

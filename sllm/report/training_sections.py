@@ -90,7 +90,7 @@ def _cards(data: RunData) -> Content:
             cards.append(card(both("speed"), number(middle[len(middle) // 2]), both("median_speed")))
     if life and life.attempts:
         hours = both("gpu_hours" if life.on_gpu else "device_hours")
-        cards.append(card(hours, number(life.device_hours, ",.2f"), both("wall", time=duration(life.wall_seconds))))
+        cards.append(card(hours, number(data.device_hours, ",.2f"), both("wall", time=duration(life.wall_seconds))))
         cards.append(card(both("goodput"), percent(life.goodput), both("goodput_is")))
     return element("dl", *cards, class_="cards") if cards else None
 
@@ -136,8 +136,8 @@ def loss(data: RunData, pictures: Pictures) -> Content:
                 both(f"over_{over}"))
         for over in ("steps", "tokens", "hours")
     ]  # fmt: skip
-    caption: list[Content] = [_described(data), " ", *(thinned := _thinned(len(curves.train["step"])))]
-    if thinned:
+    caption: list[Content] = [described(data), " ", *thinned(len(curves.train["step"]))]
+    if len(caption) > 2:
         caption.append(both("loss_frame"))
     drawn = []
     for over in ("steps", "tokens", "hours"):
@@ -150,7 +150,7 @@ def loss(data: RunData, pictures: Pictures) -> Content:
     return [element("fieldset", element("legend", both("horizontal_axis")), *choices), *drawn, missing, extra]
 
 
-def _described(data: RunData) -> Markup:
+def described(data: RunData) -> Markup:
     """What a picture of the losses shows, for who does not see it."""
     values = data.curves.train["loss"]
     known = values[values == values]
@@ -165,7 +165,7 @@ def _described(data: RunData) -> Markup:
     )
 
 
-def _thinned(steps: int) -> list[Content]:
+def thinned(steps: int) -> list[Content]:
     width = -(-steps // BUCKETS)
     return [both("thinned", width=number(width)), " "] if width > 1 else []
 
@@ -186,26 +186,30 @@ def steps(data: RunData, pictures: Pictures) -> Content:
     if curves.checkpoints:
         drawn.append(pictures.small("saves", both("saves"), both("saves_unit"), figures.saves(curves)))
     missing = None if curves.has("mfu") else element("p", both("no_mfu"), class_="muted")
-    thinned = _thinned(len(curves.train["step"]))
-    return [element("p", thinned, class_="muted") if thinned else None, element("div", *drawn, class_="grid"), missing]
+    words = thinned(len(curves.train["step"]))
+    return [element("p", words, class_="muted") if words else None, element("div", *drawn, class_="grid"), missing]
 
 
 # --- life -----------------------------------------------------------------------------------------
 
 
 def life(data: RunData, pictures: Pictures) -> Content:
-    found: list[Content] = []
-    if data.life is None or not data.life.attempts:
-        found.append(None if data.life is None else note("no_attempts"))
-    else:
-        found += [_goodput(data.life), _spans(data.life)]
-        caption: list[Content] = [both("timeline_caption", attempts=number(len(data.life.attempts)))]
-        if len(data.life.attempts) > MOST_ROWS:
-            caption += [" ", both("timeline_last", rows=number(MOST_ROWS))]
-        of = data.life
-        found.append(pictures.wide("timeline", caption, lambda size: figures.timeline(of, size)))
-        found += [_interruptions(of), _attempts(of)]
+    tuning = data.tuning.life if data.tuning else None
+    found: list[Content] = [_life(data.life, pictures)]
+    if tuning is not None and tuning.attempts:
+        found += [element("h3", both("life_of_tuning")), _life(tuning, pictures, "tuning-")]
     return [*found, _stages(data)]
+
+
+def _life(of: Life | None, pictures: Pictures, prefix: str = "") -> Content:
+    """Of one training; `prefix` begins the names of its pictures and tables."""
+    if of is None or not of.attempts:
+        return None if of is None else note("no_attempts")
+    caption: list[Content] = [both("timeline_caption", attempts=number(len(of.attempts)))]
+    if len(of.attempts) > MOST_ROWS:
+        caption += [" ", both("timeline_last", rows=number(MOST_ROWS))]
+    timeline = pictures.wide(f"{prefix}timeline", caption, lambda size: figures.timeline(of, size))
+    return [_goodput(of), _spans(of), timeline, _interruptions(of, prefix), _attempts(of, prefix)]
 
 
 def _goodput(life: Life) -> Content:
@@ -246,7 +250,7 @@ def _spans(life: Life) -> Content:
     ]
 
 
-def _interruptions(life: Life) -> Content:
+def _interruptions(life: Life, prefix: str) -> Content:
     found = life.interruptions()
     if not found:
         return element("p", both("no_interruptions")) if life.attempts[-1].ended in (None, "finished") else None
@@ -275,10 +279,10 @@ def _interruptions(life: Life) -> Content:
         "cost_device",
         "said",
     )
-    return table("interruptions", both("interruptions_caption"), [both(key) for key in keys], rows)
+    return table(f"{prefix}interruptions", both("interruptions_caption"), [both(key) for key in keys], rows)
 
 
-def _attempts(life: Life) -> Content:
+def _attempts(life: Life, prefix: str) -> Content:
     rows = []
     for each in life.attempts:
         steps = NONE if each.first_step is None else f"{each.first_step:,}–{each.last_step:,}"
@@ -298,7 +302,7 @@ def _attempts(life: Life) -> Content:
         )
     keys = ("attempt", "node", "ranks", "launched", "ended", "steps", "steps_lost", "span_queue")
     headings = [*(both(key) for key in keys), *(both(f"span_{span}") for span in SPANS)]
-    return details(both("all_attempts"), table("attempts", both("attempts_caption"), headings, rows))
+    return details(both("all_attempts"), table(f"{prefix}attempts", both("attempts_caption"), headings, rows))
 
 
 def _stages(data: RunData) -> Content:

@@ -20,10 +20,24 @@ STEP_TOKENS = 240 * 2048
 ENDS = (("preempted", 18, 18), ("time limit", 39, 39), ("node failure", 52, 48), ("killed", 71, 66), ("crash", 84, 78))
 
 PROMPTS = ("대한민국의 수도는", "The capital of Korea is")
+QUESTIONS = ("대한민국의 수도는 어디인가요?", "What is the capital of France?")
+
+
+FINETUNE = (
+    "finetune={data: {sources: [{name: talk-ko, kind: hub, language: ko, dataset: someone/talks, revision: main, "
+    "licence: CC BY 4.0}, {name: talk-en, kind: embedded, language: en, megabytes: 1}]}, "
+    "train: {max_steps: 100, warmup_steps: 5, global_batch: 240, micro_batch: 12}, validate: {every: 10}}"
+)
+"""Settings of a fine-tuning."""
 
 
 def make_run(
-    directory: Path, steps: int = 1000, name: str = "small-ko", prompts: tuple[str, ...] = PROMPTS
+    directory: Path,
+    steps: int = 1000,
+    name: str = "small-ko",
+    prompts: tuple[str, ...] = PROMPTS,
+    *,
+    tuned: bool = False,
 ) -> RunDirectory:
     """The run NAME below `directory`, whose data is there too. Two GPUs, and four from the fourth attempt on."""
     overrides = [
@@ -36,6 +50,7 @@ def make_run(
         "train.checkpoint.keep_every=null",
         f"runs_directory={directory / 'runs'}",
         f"data_directory={directory / 'data'}",
+        *([FINETUNE] if tuned else []),
     ]
     experiment = load_experiment(ROOT / "configs" / "small.yaml", overrides)
     run, keys = RunDirectory(experiment.run_path), stage_keys(experiment)
@@ -53,10 +68,48 @@ def make_run(
     for stage in ("download", "tokenizer", "pack", "pretrain", "validate", "benchmark"):
         done = {"stage": stage, "fingerprint": fingerprint(keys[stage]), "key": keys[stage], "summary": {}}
         write_json(run.done(stage), {**done, "seconds": 60.0, "finished": end, "node": "n1"})
-    write_json(run.stage("validate") / "results.json", validation(3.02))
-    write_json(run.stage("benchmark") / "results.json", benchmark())
+    validated, benchmarked = validation(3.02), benchmark()
+    if tuned:
+        tune(run, keys, end, validated, benchmarked)
+    write_json(run.stage("validate") / "results.json", validated)
+    write_json(run.stage("benchmark") / "results.json", benchmarked)
     checkpoint_path(run.checkpoints, steps).mkdir(parents=True)
     return run
+
+
+def tune(
+    run: RunDirectory, keys: dict[str, Any], now: float, validated: dict[str, Any], benchmarked: dict[str, Any]
+) -> None:
+    """Two attempts of a fine-tuning after all the rest, what it learnt from, and what came of it."""
+    training = run.training("finetune")
+    training.path.mkdir()
+    sources = {
+        "talk-ko": conversations("ko", 9000, {"roles": 12, "too_long": 7}),
+        "talk-en": conversations("en", 4000, {"duplicate": 3, "special_token": 1}),
+    }
+    for stage, summary in (("conversations", {"sources": sources}), ("finetune", {})):
+        done = {"stage": stage, "fingerprint": fingerprint(keys[stage]), "key": keys[stage], "summary": summary}
+        write_json(run.done(stage), {**done, "seconds": 60.0, "finished": now, "node": "n1"})
+    write_life(run, fingerprint(keys["finetune"]), 100, QUESTIONS, "finetune", ENDS[:1], now)
+    checkpoint_path(training.checkpoints, 100).mkdir(parents=True)
+    measured = benchmarked["tasks"]["measured"]
+    again = {name: {**task, "score": task["score"] + 0.05} for name, task in measured.items()}
+    benchmarked["tuned"] = {"step": 100, "tasks": {"measured": again, "not_measured": {}}}
+    validated["conversations"] = validation(4.5)
+    validated["tuned"] = {**validation(3.3), "conversations": validation(1.2), "step": 100}
+    validated["answers"] = [
+        {"prompt": question, "base": " 무엇일까요? What is it?", "tuned": f"The answer to: {question}"}
+        for question in QUESTIONS
+    ]
+
+
+def conversations(language: str, count: int, dropped: dict[str, int]) -> dict[str, Any]:
+    def split(count: int) -> dict[str, int]:
+        windows = count // 8
+        tokens = windows * 2049
+        return {"documents": count, "windows": windows, "tokens": tokens, "filler": tokens // 50, "bytes": 900 * count}
+
+    return {"language": language, "dropped": dropped, "train": split(count), "validation": split(count // 50)}
 
 
 def validation(loss: float) -> dict[str, Any]:
@@ -69,11 +122,19 @@ def validation(loss: float) -> dict[str, Any]:
     return {"overall": {**row(loss, 1.0), "unigram_entropy": 7.01}, "languages": languages, "sources": sources}
 
 
-def write_life(run: RunDirectory, key: str, steps: int, prompts: tuple[str, ...]) -> float:
-    """metrics.jsonl and ledger.jsonl. Returns when it was over."""
-    draw, now, first = random.Random(5), BEGIN, 1
+def write_life(
+    run: RunDirectory,
+    key: str,
+    steps: int,
+    prompts: tuple[str, ...],
+    stage: str = "pretrain",
+    ends: tuple[tuple[str, int, int], ...] = ENDS,
+    begin: float = BEGIN,
+) -> float:
+    """metrics.jsonl and ledger.jsonl of a training and, after pretrain, of what measures. Returns when it was over."""
+    draw, now, first = random.Random(5), begin, 1
     lines = [{"kind": "start", "step": 0, "seconds": 2.0, "device": "NVIDIA H100 80GB HBM3", "time": now + 42}]
-    for number, (cause, last, saved) in enumerate((*ENDS, ("finished", 100, 100)), 1):
+    for number, (cause, last, saved) in enumerate((*ends, ("finished", 100, 100)), 1):
         ranks, queue = (2, 0.0) if number < 4 else (4, 900.0)
         launched = now + queue + (600.0 if number > 1 else 0.0)
         last, kept = max(first, last * steps // 100), max(first, saved * steps // 100)
@@ -89,7 +150,7 @@ def write_life(run: RunDirectory, key: str, steps: int, prompts: tuple[str, ...]
                     lines.append(
                         {"kind": "checkpoint", "step": step, "seconds": 9.0 + draw.random(), "stall": 0.3, "time": time}
                     )
-        token = f"t{number}"
+        token = f"{stage}{number}"
         figures = {
             "first_step": first,
             "last_step": last,
@@ -105,7 +166,7 @@ def write_life(run: RunDirectory, key: str, steps: int, prompts: tuple[str, ...]
         append_jsonl(
             run.ledger,
             {
-                "stage": "pretrain",
+                "stage": stage,
                 "attempt": number,
                 "token": token,
                 "fingerprint": key,
@@ -126,11 +187,11 @@ def write_life(run: RunDirectory, key: str, steps: int, prompts: tuple[str, ...]
         )
         now, first = time + 12, kept + 1
     text = b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in lines)
-    run.metrics.write_bytes(text)
-    for stage in ("validate", "benchmark"):
+    run.training(stage).metrics.write_bytes(text)
+    for measuring in ("validate", "benchmark") if stage == "pretrain" else ():
         about = {
             "attempt": 1,
-            "token": stage,
+            "token": measuring,
             "fingerprint": key,
             "job": "4712",
             "node": "gpu01",
@@ -140,7 +201,7 @@ def write_life(run: RunDirectory, key: str, steps: int, prompts: tuple[str, ...]
         append_jsonl(
             run.ledger,
             {
-                "stage": stage,
+                "stage": measuring,
                 **about,
                 "began": "submitted",
                 "ended": "finished",

@@ -14,7 +14,7 @@ from sllm.report.words import WORDS
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     hostile = "<script>document.title='gone'</script><img src=https://example.invalid/x.png>"
-    return write_report(make_run(tmp_path_factory.mktemp("page"), prompts=(hostile, "민수는")))
+    return write_report(make_run(tmp_path_factory.mktemp("page"), prompts=(hostile, "민수는"), tuned=True))
 
 
 def brightness(colour: str) -> float:
@@ -72,7 +72,7 @@ def test_a_picture_says_what_it_shows_in_the_language_that_is_chosen(page: Path)
         pictures = tab.get_by_role("img").all()
         assert len(pictures) > 8
         names = [tab.get_by_role("img", name=words).count() for words in ("가장 낮은 검증 손실", "시도마다 한 줄")]
-        assert names == [1, 1]
+        assert names == [2, 2], "of the training and of the fine-tuning"
         assert tab.get_by_role("img", name="Lowest validation loss").count() == 0
 
 

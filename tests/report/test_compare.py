@@ -32,6 +32,20 @@ def test_what_differs_and_what_came_of_it(runs: list[RunDirectory]) -> None:
     assert all(len(values) == 2 for values in results.values())
 
 
+def test_a_tuned_run_stands_beside_one_that_is_not(runs: list[RunDirectory], tmp_path: Path) -> None:
+    tuned = make_run(tmp_path, steps=100, name="three", tuned=True)
+    results = {(row.word, row.of): row.values for row in compare([runs[0], tuned]).results}
+    measured = json.loads((tuned.stage("validate") / "results.json").read_text(encoding="utf-8"))
+    for word, figures in (
+        ("answers_base", measured["conversations"]),
+        ("answers_tuned", measured["tuned"]["conversations"]),
+        ("text_tuned", measured["tuned"]),
+    ):
+        assert results[word, ""] == ["–", f"{figures['overall']['bits_per_byte']:.4f}"]
+    assert results["task_tuned", "kobest_copa"] == ["–", "0.6600 ± 0.0140 f1"]
+    assert ("answers_base", "") not in {(row.word, row.of) for row in compare(runs).results}
+
+
 def test_a_run_that_has_nothing_stands_beside_one_that_has(runs: list[RunDirectory], tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("name: [broken", encoding="utf-8")
     compared = compare([RunDirectory(tmp_path), *runs])

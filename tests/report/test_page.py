@@ -19,6 +19,7 @@ from sllm.files import write_json
 from sllm.report.curves import read_curves, thin
 from sllm.report.data import read_run
 from sllm.report.figures import losses
+from sllm.report.life import read_life
 from sllm.report.markup import VOID, Markup, element, escape, join
 from sllm.report.page import write_report
 from sllm.report.words import LANGUAGES, WORDS, both
@@ -76,6 +77,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     return make_run(tmp_path_factory.mktemp("made"))
 
 
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    return make_run(tmp_path_factory.mktemp("tuned"), tuned=True)
+
+
 @pytest.fixture
 def run(made: RunDirectory, tmp_path: Path) -> RunDirectory:
     """A copy that a test may damage; its data is where the first one's is."""
@@ -113,6 +119,68 @@ def test_a_whole_run_has_every_part_and_no_note_but_of_what_it_lacks(made: RunDi
     assert "다시 밟은 스텝은 150개입니다" in read(page, "ko").text
 
 
+def test_a_fine_tuning_has_a_section_of_its_own(tuned: RunDirectory) -> None:
+    text = read(page := write_report(tuned)).text
+    section = text[text.index("Fine-tuning The best model was trained on with conversations") :]
+    validation = json.loads((tuned.stage("validate") / "results.json").read_text(encoding="utf-8"))
+    bits = [
+        figures["overall"]["bits_per_byte"]
+        for figures in (
+            validation,
+            validation["tuned"],
+            validation["conversations"],
+            validation["tuned"]["conversations"],
+        )
+    ]
+    for said in (
+        "49.2 M tokens, step 100 of 100",
+        "Lowest validation loss",
+        f"text 3.0200 3.3000 {bits[0]:.4f} {bits[1]:.4f}",
+        f"answers 4.5000 1.2000 {bits[2]:.4f} {bits[3]:.4f}",
+        "answers, Korean",
+        "kobest_copa Korean f1 0.6100 ± 0.0140 0.6600 ± 0.0140 0.5000",
+        "What is the capital of France? 무엇일까요? What is it? The answer to: What is the capital of France?",
+        "talk-ko Korean 9,000 180 1,147 8.26 MB 2.0% 19 1 CC BY 4.0",
+        "roles out of order 12 0",
+        "a special token in a text 0 1",
+    ):
+        assert said in section, said
+    assert "Life of the fine-tuning" in text
+    assert "미세조정한 모델에는 대화 템플릿으로" in read(page, "ko").text
+    assert {"tuning-loss", "tuning-timeline"} <= {file.stem for file in tuned.report.glob("*.png")}
+    assert "This part cannot be shown" not in text
+    alone, both = (read_run(run).device_hours for run in (made_without(tuned), tuned))
+    life = read_life(tuned, "finetune")
+    assert [attempt.ended for attempt in life.attempts] == ["preempted", "finished"]
+    assert alone is not None
+    assert both == pytest.approx(alone + life.allocated / 3600)
+
+
+def made_without(tuned: RunDirectory) -> RunDirectory:
+    """The same run, without what its fine-tuning left."""
+    place = tuned.path.parent / "without"
+    shutil.copytree(tuned.path, place, dirs_exist_ok=True)
+    shutil.rmtree(place / "finetune")
+    lines = (place / "ledger.jsonl").read_bytes().splitlines(keepends=True)
+    (place / "ledger.jsonl").write_bytes(b"".join(line for line in lines if b"finetune" not in line))
+    return RunDirectory(place)
+
+
+def test_a_fine_tuning_that_has_not_begun_is_noted(tuned: RunDirectory) -> None:
+    run = made_without(tuned)
+    for stage in ("validate", "benchmark", "conversations"):
+        shutil.rmtree(run.stage(stage))
+    text = read(write_report(run)).text
+    for said in (
+        "No step of the fine-tuning has been taken yet",
+        "has not measured the tuned model yet",
+        "The stage conversations has not come to its end",
+    ):
+        assert said in text
+    assert "Life of the fine-tuning" not in text
+    assert "This part cannot be shown" not in text
+
+
 def test_it_is_one_file_that_may_ask_for_nothing(made: RunDirectory) -> None:
     page = write_report(made).read_text(encoding="utf-8")
     assert "default-src &#x27;none&#x27;; style-src &#x27;unsafe-inline&#x27;; img-src data:" in page
@@ -122,8 +190,8 @@ def test_it_is_one_file_that_may_ask_for_nothing(made: RunDirectory) -> None:
     assert "DejaVu" not in page, "so is the font"
 
 
-def test_ids_are_unique_and_what_is_referred_to_is_there(made: RunDirectory) -> None:
-    page = write_report(made).read_text(encoding="utf-8")
+def test_ids_are_unique_and_what_is_referred_to_is_there(tuned: RunDirectory) -> None:
+    page = write_report(tuned).read_text(encoding="utf-8")
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
     referred = re.findall(r'(?:aria-labelledby="|href="#|url\(#)([^")]+)', page)
