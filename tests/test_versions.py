@@ -49,7 +49,7 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
     assert imported(top_level=True) <= needed
     # What only a comparison imports, when it is asked for, need not be there.
     assert imported(top_level=False) <= needed | packages(
-        [*project["optional-dependencies"]["bench"], *project["optional-dependencies"]["eval"]]
+        [line for extra in ("bench", "eval", "gguf") for line in project["optional-dependencies"][extra]]
     )
 
 

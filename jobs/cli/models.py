@@ -3,7 +3,7 @@
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -173,16 +173,41 @@ def evaluate(
     Console().print(table(results))
 
 
-@app.command(rich_help_panel=MODELS, epilog=examples("sllm export --model smoke --output exported"))
+@app.command(
+    rich_help_panel=MODELS,
+    epilog=examples(
+        "sllm export --model smoke --output exported",
+        "sllm export --model smoke --format gguf --type q8_0 --output smoke.gguf",
+    ),
+)
 def export(
     model: TunedModel,
-    output: Annotated[Path, typer.Option(help="Directory to write; a former export there is replaced.")],
+    output: Annotated[Path, typer.Option(help="Directory to write, or FILE.gguf; a former export there is replaced.")],
     tokenizer: TokenizerFile = None,
+    format: Annotated[
+        Literal["transformers", "gguf"],
+        typer.Option(help="transformers: a directory, for vLLM too; gguf: a file for llama.cpp."),
+    ] = "transformers",
+    type: Annotated[
+        Literal["f16", "q8_0"] | None,
+        typer.Option(help="Of a GGUF file's matrices: 16 bits a number (if not given), or 8.5."),
+    ] = None,
 ) -> None:
-    """Write a trained model as a Transformers directory, and check that its logits and its text are the same there."""
+    """Write a trained model for other programs: a Transformers directory, whose logits and text are checked to be the
+    same there, or a GGUF file."""
     from jobs.models import find_model
+    from sllm.errors import UserError
 
+    if type and format != "gguf":
+        raise UserError(f"--type {type}: is for --format gguf; leave it out")
     directory = find_model(model, tokenizer, tuned=True)
+    if format == "gguf":
+        from sllm.export.gguf import HOW_IT_READS
+        from sllm.export.gguf import export as export_gguf
+
+        export_gguf(directory, output, tokenizer, type=type or "f16")
+        print(f"{output}: {output.stat().st_size / 1e6:,.1f} MB. {HOW_IT_READS}")
+        return
     from sllm.export.transformers import export as export_model
 
     difference = export_model(directory, output, tokenizer)

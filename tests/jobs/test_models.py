@@ -80,6 +80,18 @@ def test_the_card_tells_what_the_stages_after_the_training_measured(here: Path) 
     assert f"This is step {step} of 30" in text
 
 
+def test_a_gguf_file_says_how_text_is_read_there(tmp_path: Path, run: Run) -> None:
+    words = ["export", "--model", "tiny", "--format", "gguf", "--output", str(tmp_path / "tiny.gguf")]
+    code, out, err = run(*words)
+    assert (code, err) == (0, "")
+    assert re.match(rf"{tmp_path}/tiny.gguf: 0\.\d MB. llama.cpp has no pattern that .* \(docs/serving.md\)", out)
+    size = (tmp_path / "tiny.gguf").stat().st_size
+    assert run(*words, "--type", "q8_0")[0] == 0
+    assert (tmp_path / "tiny.gguf").stat().st_size < size
+    code, _, err = run("export", "--model", "tiny", "--output", str(tmp_path / "hf"), "--type", "f16")
+    assert (code, err) == (2, "sllm: --type f16: is for --format gguf; leave it out\n")
+
+
 def test_evaluate_compares_a_run_with_its_export(here: Path, tmp_path: Path, run: Run) -> None:
     exported = tmp_path / "exported"
     assert run("export", "--model", "tiny", "--output", str(exported))[0] == 0
