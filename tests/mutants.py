@@ -826,6 +826,25 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
+        "sllm/data/embedded/questions.py",
+        "tests/data/test_questions.py",
+        (
+            "only the first question is kept from what is held out",
+            'if any(is_held_out(message["content"]) for message in messages if message["role"] == "user"):',
+            'if is_held_out(next(message["content"] for message in messages if message["role"] == "user")):',
+        ),
+        (
+            "who one speaks to is held out",
+            "digest()[0] % 10 == 7",
+            "digest()[0] % 10 == 8",
+        ),
+        (
+            "another question has the answer of the first",
+            "asked, answer = topic.questions[number]\n        passage",
+            "asked, _ = topic.questions[number]\n        passage",
+        ),
+    ),
+    *of(
         "sllm/data/conversations/layouts.py",
         "tests/data/test_conversation_layouts.py::test_layouts",
         (

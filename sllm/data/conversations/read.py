@@ -4,7 +4,6 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from importlib import import_module
 from itertools import chain, groupby, islice
 from operator import itemgetter
 from pathlib import Path
@@ -31,7 +30,8 @@ def read_conversations(
     """
     texts: Iterator[str]
     if isinstance(source, EmbeddedSource):
-        conversations = import_module("sllm.data.embedded.questions").conversations
+        from sllm.data.embedded.questions import conversations
+
         made = conversations(source.language, source.megabytes, int(fingerprint([seed, source.name]), 16))
         texts = map(to_line, made)
     elif isinstance(source, FilesSource):

@@ -53,21 +53,21 @@ def compose(language: Language, draw: Draw) -> str:
         if line.optional and draw.fraction() < 0.5:
             continue
         out: list[str] = []
-        _expand(line.parts, cast, phrases, draw, out)
+        expand(line.parts, cast, phrases, draw, out)
         sentence = "".join(out).strip()
         if sentence:
             text += (line.separator if text else "") + sentence[0].upper() + sentence[1:]
     return language.settle(text, style)
 
 
-def _expand(parts: Parts, cast: Cast, phrases: dict[str, list[Parts]], draw: Draw, out: list[str]) -> None:
+def expand(parts: Parts, cast: Cast, phrases: dict[str, list[Parts]], draw: Draw, out: list[str]) -> None:
     """Append `parts` to `out`: holes filled from the phrases, else from the cast, alternatives drawn."""
     for part in parts:
         if isinstance(part, list):
-            _expand(draw.one(part), cast, phrases, draw, out)
+            expand(draw.one(part), cast, phrases, draw, out)
         elif not isinstance(part, Hole):
             out.append(part)
         elif part in phrases:
-            _expand(draw.one(phrases[part]), cast, phrases, draw, out)
+            expand(draw.one(phrases[part]), cast, phrases, draw, out)
         else:
             out.append(cast[part])

@@ -65,6 +65,34 @@ def read_frames(file: str, settle: Settle) -> list[Frame]:
     ]
 
 
+class Topic(NamedTuple):
+    """What is asked together: about one cast, and about a passage if there is one."""
+
+    passage: list[Parts]
+    questions: list[tuple[list[Parts], Parts]]
+    """The ways to ask each, and its answer."""
+
+
+def read_topics(file: str, settle: Settle, style: str) -> dict[str, Topic]:
+    """Topics under headers `name:`. A line `> …` is a sentence of the passage; of the others, some are ways to ask what
+    the line `= …` below them answers."""
+    topics = {}
+    for header, lines in _blocks(file):
+        topic, asked = Topic([], []), list[Parts]()
+        for line in settle(lines, style).split("\n"):
+            mark, _, sentence = line.partition(" ")
+            if mark == ">":
+                topic.passage.append(_parse(sentence))
+            elif mark == "=":
+                topic.questions.append((asked, _parse(sentence)))
+                asked = []
+            else:
+                asked.append(_parse(line))
+        assert not asked, f"{file}: {header} ends with a question"
+        topics[header.removesuffix(":")] = topic
+    return topics
+
+
 def _blocks(file: str) -> Iterator[tuple[str, str]]:
     """The header and the lines below it of each block of a file beside this one."""
     text = re.sub(r"^#.*\n", "", (Path(__file__).parent / file).read_text(encoding="utf-8"), flags=re.MULTILINE)
