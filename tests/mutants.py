@@ -2679,10 +2679,59 @@ MUTANTS: list[Mutant] = [
             'place / results["device"] / "tasks",',
         ),
     ),
+    *of(
+        "jobs/previous.py",
+        "tests/jobs/test_pipeline.py::test_a_tuning_of_other_settings_is_set_aside_and_comes_back_alone",
+        ("with a tuning the pretraining moves", '    if move.stage == "pretrain":\n', "    if True:\n"),
+        ("a tuning stays when its settings change", "        names.append(move.stage)\n", "        pass\n"),
+    ),
+    *of(
+        "sllm/training/trainer.py",
+        "tests/training/test_tuning_step.py",
+        (
+            "each micro-batch is divided by a mean of answers that is not the batch's",
+            "return total * self.config.micro_batch / self.config.global_batch",
+            "return total / self.config.global_batch",
+        ),
+    ),
+    *of(
+        "sllm/training/batches.py",
+        "tests/training/test_tuning_step.py",
+        (
+            "questions are learnt too",
+            "torch.from_numpy(np.flatnonzero(answers(windows)))",
+            "torch.from_numpy(np.flatnonzero(answers(windows) | True))",
+        ),
+        (
+            "conversations of a window see each other",
+            "torch.from_numpy(beginnings(windows[:, :-1]))",
+            "torch.from_numpy(0 * beginnings(windows[:, :-1]))",
+        ),
+    ),
+    *of(
+        "sllm/training/loop.py",
+        "tests/training/test_tuning_step.py",
+        (
+            "a tuning begins with random weights",
+            "            self._begin_with(self.whole_run.best)\n",
+            "            pass\n",
+        ),
+    ),
+    *of(
+        "sllm/model/shared.py",
+        "tests/model/test_several_texts.py",
+        (
+            "positions are counted from the window's beginning",
+            "index = at if begins is None else at - begins",
+            "index = at if begins is None else at - 0 * begins",
+        ),
+        (
+            "the mean is over the part, not over the batch",
+            "dtype_of_products(weight), count or len(hidden)",
+            "dtype_of_products(weight), len(hidden)",
+        ),
+    ),
 ]
-
-
-# --- one copy of the tree -------------------------------------------------------------------------
 
 
 class BrokenError(Exception):

@@ -36,10 +36,14 @@ def finish(experiment: Experiment) -> RunDirectory:
     """Leave what a run whose stages are all done leaves, as far as the plan looks at it."""
     run, keys = RunDirectory(experiment.run_path), stage_keys(experiment)
     artifacts = Artifacts(experiment, keys)
-    for directory in (artifacts.corpus, artifacts.tokenizer, artifacts.packed, run.best):
+    tuned = run.training("finetune")
+    tuning = (artifacts.conversations, tuned.best) if experiment.finetune else ()
+    for directory in (artifacts.corpus, artifacts.tokenizer, artifacts.packed, run.best, *tuning):
         with atomic_directory(directory) as temporary:
             (temporary / "content").write_text("x", encoding="utf-8")
     write_json(run.checkpoints / "step-00000030" / "state.json", {"trajectory": keys["pretrain"]})
+    if experiment.finetune:
+        write_json(tuned.checkpoints / "step-00000020" / "state.json", {"trajectory": keys["finetune"]})
     run.metrics.write_text(json.dumps({"seed": experiment.seed}) + "\n", encoding="utf-8")
     for stage, key in keys.items():
         write_json(run.done(stage), {"key": key, "fingerprint": fingerprint(key), "summary": {"step": 30}})
@@ -48,7 +52,8 @@ def finish(experiment: Experiment) -> RunDirectory:
 
 def reasons(experiment: Experiment) -> dict[str, tuple[str, ...]]:
     keys = stage_keys(experiment)
-    steps = plan(RunDirectory(experiment.run_path), keys, Artifacts(experiment, keys), up_to(None))
+    stages = up_to(tuning=experiment.finetune is not None)
+    steps = plan(RunDirectory(experiment.run_path), keys, Artifacts(experiment, keys), stages)
     return {step.stage.name: step.reasons for step in steps if not step.done}
 
 
@@ -150,6 +155,54 @@ def test_training_of_other_settings_is_set_aside_and_comes_back(config: Path) ->
     assert json.loads(run.metrics.read_text(encoding="utf-8")) == {"seed": 1234}
     assert reasons(first).keys() <= {"download", "tokenizer", "pack", "report"}
     assert [path.name for path in (run.path / "previous").iterdir()] == [fingerprint(stage_keys(second)["pretrain"])]
+
+
+@pytest.fixture
+def tuning(tmp_path: Path, texts: dict[str, Path]) -> Path:
+    said = tiny.write_conversations(tmp_path / "said")
+    return tiny.write_experiment(tmp_path, texts, tuning=tiny.finetune(said))
+
+
+def test_a_section_finetune_adds_stages_to_a_finished_run(config: Path, tuning: Path) -> None:
+    experiment = load_experiment(tuning)
+    finish(experiment.model_copy(update={"finetune": None}))
+    assert list(reasons(experiment)) == ["conversations", "finetune", "validate", "benchmark", "report"]
+    finish(experiment)
+    assert reasons(experiment) == {}
+    with pytest.raises(UserError, match=r"--until finetune: the experiment has no section finetune"):
+        up_to("finetune", tuning=False)
+    assert list(map(str, up_to("finetune", tuning=True))) == [*ALL[:4], "conversations", "finetune"]
+
+
+def test_a_tuning_of_other_settings_is_set_aside_and_comes_back_alone(tuning: Path) -> None:
+    first = load_experiment(tuning)
+    second = load_experiment(tuning, ["finetune.train.learning_rate=0.5"])
+    run, keys = finish(first), stage_keys(first)
+    assert list(reasons(second)) == ["finetune", "validate", "benchmark", "report"]
+    assert reasons(second)["finetune"] == (
+        "train.learning_rate 0.001 → 0.5",
+        f"the former training moves to previous/{fingerprint(keys['finetune'])}",
+    )
+    (move,) = swap_training(run, stage_keys(second))
+    assert str(move).startswith("The former fine-tuning (20 steps, 0:00) moves to ")
+    assert former_training(run, "finetune") is None
+    assert former_training(run) == keys["pretrain"], "which stays"
+    assert run.best.is_dir()
+    assert not run.training("finetune").path.exists()
+    finish(second)
+    swap_training(run, keys)
+    assert former_training(run, "finetune") == keys["finetune"]
+    assert reasons(first).keys() <= {"validate", "benchmark", "report"}
+
+
+def test_another_base_model_is_another_tuning(tuning: Path) -> None:
+    first, second = load_experiment(tuning), load_experiment(tuning, ["train.learning_rate=0.5"])
+    run = finish(first)
+    moves = swap_training(run, stage_keys(second))
+    assert [move.stage for move in moves] == ["pretrain", "finetune"]
+    assert former_training(run) is former_training(run, "finetune") is None
+    swap_training(run, stage_keys(first))
+    assert former_training(run, "finetune") == stage_keys(first)["finetune"]
 
 
 class Crash(BaseException):

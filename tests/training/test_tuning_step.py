@@ -20,10 +20,12 @@ from sllm.origin import TOKENIZER
 from sllm.records import read_jsonl
 from sllm.run_directory import RunDirectory, checkpoint_path
 from sllm.stop import StopFlag
+from sllm.tokenizer import Tokenizer
 from sllm.tokenizer.training import tokenizer_stage
 from sllm.training.loop import train
 
 STEPS = 6
+CHANGES = ["model.dropout=0.0", "model.context_length=48"]  # some conversations in a window
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("tuning")
     texts, said = tiny.write_texts(place / "texts"), tiny.write_conversations(place / "said")
     config = tiny.write_experiment(place, texts, tuning=tiny.finetune(said, max_steps=STEPS, checkpoint={"every": 100}))
-    experiment, stop = load_experiment(config, ["model.dropout=0.0"]), StopFlag()
+    experiment, stop = load_experiment(config, CHANGES), StopFlag()
     artifacts, run = Artifacts(experiment), RunDirectory(experiment.run_path)
     tokenizer = artifacts.tokenizer / TOKENIZER
     download_stage(experiment, artifacts.corpus, stop, workers=1)
@@ -46,7 +48,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tune(config: Path, run: RunDirectory, *overrides: str, until: int | None = None) -> dict[int, float]:
     """Its losses. With `until`, it is asked to stop at that step."""
-    experiment = load_experiment(config, ["model.dropout=0.0", *overrides])
+    experiment = load_experiment(config, [*CHANGES, *overrides])
     best = RunDirectory(experiment.run_path).best
     run.path.mkdir(exist_ok=True)
     if not run.best.exists():
@@ -80,7 +82,7 @@ def last_weights(run: RunDirectory) -> dict[str, torch.Tensor]:
 def test_the_first_loss_is_that_of_the_best_model_over_the_answers_of_the_batch(
     pretrained: Path, tmp_path: Path
 ) -> None:
-    experiment = load_experiment(pretrained, ["model.dropout=0.0"])
+    experiment = load_experiment(pretrained, CHANGES)
     losses = tune(pretrained, RunDirectory(tmp_path / "run"))
     data = PackedData.open(Artifacts(experiment).conversations, None)
     length, tuning = experiment.model.context_length, experiment.tuning()
@@ -92,6 +94,7 @@ def test_the_first_loss_is_that_of_the_best_model_over_the_answers_of_the_batch(
     with torch.no_grad():
         hidden = model.hidden(torch.from_numpy(windows[:, :-1]), begins=torch.from_numpy(beginnings(windows[:, :-1])))
         nats = F.cross_entropy(model.logits(hidden[learnt]), torch.from_numpy(windows[:, 1:])[learnt])
+    assert (windows == Tokenizer.bos_id).sum(axis=1).max() > 1
     assert len({int(row.sum()) for row in learnt}) > 1, "windows with as many answers each would not show it"
     assert losses[1] == pytest.approx(nats.item(), abs=1e-5)
     assert losses[STEPS] < losses[1]
