@@ -554,7 +554,7 @@ MUTANTS: list[Mutant] = [
         (
             "store: the version of the readers is no part of its key",
             'content = [VERSIONS["download"], described',
-            "fingerprint([described",
+            "content = [described",
         ),
     ),
     *of(
@@ -925,7 +925,11 @@ MUTANTS: list[Mutant] = [
     *of(
         "sllm/data/download.py",
         "tests/data/test_conversations.py::test_files_read_as_text_and_as_conversations_are_kept_apart",
-        ("text for conversations", '        content.append("conversations")\n', "        pass\n"),
+        (
+            "text for conversations",
+            '        content.append(["conversations", VERSIONS["conversations"]])\n',
+            "        pass\n",
+        ),
     ),
     *of(
         "sllm/data/dedup.py",

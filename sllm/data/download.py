@@ -128,7 +128,7 @@ def store_of(source: Source, experiment: Experiment, output: Path, tasks: Path |
     seed = experiment.seed if isinstance(source, EmbeddedSource) else None
     content = [VERSIONS["download"], described, cleaning, files, seed, tasks and tasks.name]
     if isinstance(experiment.data, ConversationsConfig):  # the same files can be read as text too
-        content.append("conversations")
+        content.append(["conversations", VERSIONS["conversations"]])
     found = fingerprint(content)
     return output.parent / "sources" / f"{source.name}-{found}"
 

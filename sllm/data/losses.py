@@ -4,11 +4,15 @@ import sys
 from collections import Counter
 from typing import Any
 
-from sllm.config import DataConfig
+from sllm.config import ConversationsConfig, DataConfig
+from sllm.data.clean import Dropped
 from sllm.progress import format_amount
 
 TOLD_CHARACTERS = 60
 """Of an example, in the line at the end."""
+
+FORM = (Dropped.NO_CONVERSATION, Dropped.ROLES, Dropped.EMPTY_TURN, Dropped.SPECIAL_TOKEN)
+"""Why a conversation is none that can be learnt."""
 
 WORTH_TELLING = 0.1
 """A source that loses a larger share of its bytes is told at the end."""
@@ -51,14 +55,19 @@ def _named(reason: str) -> str:
 
 
 def _way_out(reason: str, language: str, data: DataConfig) -> str:
+    where = "finetune.data" if isinstance(data, ConversationsConfig) else "data"
     if reason == "duplicate":
         return "Each of these texts stands once in the corpus"
     if reason == "too_short":
-        return f"A smaller data.min_characters ({data.min_characters:,}) keeps what is too short"
+        return f"A smaller {where}.min_characters ({data.min_characters:,}) keeps what is too short"
+    if reason == "too_long":
+        return f"A larger {where}.max_characters ({data.max_characters:,}) keeps what is too long"
     if reason == "language":
         name, least = ("min_hangul", data.clean.min_hangul) if language == "ko" else ("min_latin", data.clean.min_latin)
-        return f"A smaller data.clean.{name} ({least}) keeps what is of another language"
+        return f"A smaller {where}.clean.{name} ({least}) keeps what is of another language"
     if reason == "contaminated":
-        return "data.clean.contamination=false keeps it, and scores of these tasks say less"
+        return f"{where}.clean.contamination=false keeps it, and scores of these tasks say less"
+    if reason in FORM:
+        return "No model is taught by these: put them right in the source"
     rule = {"near_duplicate": "near_duplicates", "boilerplate": "clean.boilerplate"}.get(reason, "clean.repetition")
-    return f"data.{rule}=false keeps {_named(reason)}{'s' if reason == 'near_duplicate' else ''}"
+    return f"{where}.{rule}=false keeps {_named(reason)}{'s' if reason == 'near_duplicate' else ''}"

@@ -345,7 +345,7 @@ def test_overrides_reach_lists_and_replace_sections() -> None:
     assert experiment.seed == 7
 
 
-@pytest.mark.parametrize("path", sorted((CONFIGS / "data").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [CONFIGS / "data" / f"{name}.yaml" for name in ("corpora", "quality")])
 def test_a_shipped_catalogue_is_pinned_and_says_licence_and_size(path: Path) -> None:
     sources = load_experiment(CONFIGS / "default.yaml", [f"data.sources={path}"]).data.sources
     assert {source.language for source in sources} == {"ko", "en"}
@@ -355,6 +355,24 @@ def test_a_shipped_catalogue_is_pinned_and_says_licence_and_size(path: Path) -> 
         assert re.fullmatch("[0-9a-f]{40}", source.revision), source.name
         assert source.licence
         assert source.text_megabytes or source.limit_megabytes
+
+
+def test_the_catalogue_of_conversations_says_licence_size_and_what_is_not_pinned() -> None:
+    training = "{max_steps: 10, global_batch: 8, micro_batch: 1, warmup_steps: 1}"
+    settings = [f"finetune.data.sources={CONFIGS}/data/conversations.yaml", f"finetune.train={training}"]
+    experiment = load_experiment(CONFIGS / "default.yaml", settings)
+    assert experiment.finetune
+    sources = experiment.finetune.data.sources
+    assert {source.language for source in sources} == {"ko", "en"}
+    hub = [source for source in sources if isinstance(source, HubSource)]
+    assert all(source.licence and source.text_megabytes for source in hub)
+    moving = {source.name for source in hub if not re.fullmatch("[0-9a-f]{40}", source.revision)}
+    assert moving == {"ko-kullm", "ko-carrot", "ko-realqa"}
+    assert [source.name for source in sources if getattr(source, "optional", False)] == [
+        "ko-qarv",
+        "ko-realqa",
+        "ko-talk",
+    ]
 
 
 def test_a_catalogue_of_sources_is_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -264,3 +264,14 @@ def test_files_read_as_text_and_as_conversations_are_kept_apart(tmp_path: Path) 
     values = {name: getattr(tuning.data, name) for name in type(made.data).model_fields}
     as_text = tuning.model_copy(update={"data": type(made.data)(**values)})
     assert store_of(source, as_text, corpus) != store_of(source, tuning, corpus)
+
+
+def test_much_that_is_lost_is_told_with_the_way_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = [[{"role": "assistant", "content": f"{number} {'Hello there. ' * 20}"}] for number in range(20)]
+    run(over(tmp_path / "input", {"en": [*made_up(40), *bad]}, context=1024), tmp_path)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "of its text is left out" in line]
+    assert "%) roles. No model is taught by these: put them right in the source. First roles: " in line
+    assert "input/en.jsonl row 41: assistant: 0 Hello there." in line
+    foreign = [*made_up(40, "ko"), *made_up(40, "en")]
+    run(over(tmp_path / "more", {"en": foreign}, context=1024), (tmp_path / "more"))
+    assert "A smaller finetune.data.clean.min_latin (0.8) keeps what is of another language" in capsys.readouterr().err
