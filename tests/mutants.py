@@ -2599,6 +2599,29 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "sllm/evaluation/tasks.py",
+        "tests/evaluation/test_tasks.py::test_what_was_measured_of_the_bare_text_is_measured_anew_by_the_template",
+        (
+            "results of the bare text stand for the template's",
+            'how = ["template"] if template else []',
+            "how = list[str]()",
+        ),
+    ),
+    *of(
+        "sllm/card/facts.py",
+        "tests/card/test_tuned_card.py",
+        (
+            "what was measured of another step is told",
+            'get("tuned", {}), facts.step)\n        facts.measured',
+            'get("tuned", {}), None)\n        facts.measured',
+        ),
+        (
+            "a base model's card has the tuned one's figures",
+            "facts.measured = measured or _figures(found)",
+            "facts.measured = _figures(found.get('tuned', found))",
+        ),
+    ),
+    *of(
+        "sllm/evaluation/tasks.py",
         "tests/evaluation/test_tasks.py::test_the_standard_error_of_a_mean_and_of_anything_else",
         ("the standard error of all there is", "statistics.stdev(values) /", "statistics.pstdev(values) /"),
         ("the standard deviation for the standard error", " / math.sqrt(len(values))", ""),

@@ -54,6 +54,14 @@ class Facts:
     corpora: list[Corpus] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
     """sllm, commit, dirty."""
+    tuned: bool = False
+    """Whether it has learnt conversations; then `experiment` is that of its fine-tuning."""
+    conversations: list[Corpus] = field(default_factory=list)
+    """That it has learnt; `corpora` are those of the model before."""
+    answers: dict[str, Any] = field(default_factory=dict)
+    """As `measured`, of what an assistant says in conversations."""
+    base: "Facts | None" = None
+    """Of the model before, as far as it was measured beside this one: `measured`, `answers`, `tasks`."""
 
     @property
     def tokens_seen(self) -> int | None:
@@ -80,6 +88,7 @@ def read_facts(
         about["vocab_size"],
         parameter_count(config, about["vocab_size"])[0],
     )
+    facts.tuned = about.get("tuned") is True
     manifest = known or _object(directory / MANIFEST)
     step, loss = manifest.get("step", _object(directory / "state.json").get("step")), manifest.get("loss")
     facts.step = step if isinstance(step, int) else None
@@ -90,19 +99,38 @@ def read_facts(
 
 
 def _read_run(facts: Facts, run: RunDirectory, measured: dict[str, Any] | None) -> None:
+    experiment = None
     try:
-        facts.experiment = load_experiment(run.config)
-        facts.name = facts.experiment.name
+        experiment = load_experiment(run.config)
+        facts.name = experiment.name
     except (UserError, OSError):
         pass
-    facts.measured = measured or _measured(run, facts.step)
-    tasks = _of_step(_object(run.stage("benchmark") / "results.json"), facts.step).get("tasks")
-    if isinstance(tasks, dict):
-        found = _objects(tasks.get("measured"))
-        facts.tasks = {name: task for name, task in found.items() if _finite(task.get("score"))}
-        reasons = tasks.get("not_measured")
-        facts.not_measured = {name: str(why) for name, why in reasons.items()} if isinstance(reasons, dict) else {}
-    facts.corpora = _corpora(facts.experiment, run)
+    validated, benchmarked = (_object(run.stage(stage) / "results.json") for stage in ("validate", "benchmark"))
+    facts.corpora = _corpora(experiment, run)
+    if facts.tuned:
+        if experiment is not None and experiment.finetune is not None:
+            experiment = experiment.tuning()
+            facts.conversations = _corpora(experiment, run, conversations=True)
+        else:
+            experiment = None  # its settings are not there any more
+        tuned = _of_step(_objects(validated).get("tuned", {}), facts.step)
+        facts.measured = _figures(tuned)
+        answers = _objects(tuned).get("conversations") or _validation(run.training("finetune").metrics, facts.step)
+        facts.answers = measured or _figures(answers)
+        tasks = _of_step(_objects(benchmarked).get("tuned", {}), facts.step)
+        if tuned or tasks:
+            facts.base = Facts("", facts.model, facts.vocab_size, facts.parameters)
+            facts.base.measured = _figures(validated) if tuned else {}
+            facts.base.answers = _figures(_objects(validated).get("conversations", {})) if tuned else {}
+            _read_tasks(facts.base, benchmarked if tasks else {})
+        _read_tasks(facts, tasks)
+    else:
+        found = _of_step(validated, facts.step)
+        if not isinstance(found.get("overall"), dict):  # else those of the validation in training after this step
+            found = _validation(run.metrics, facts.step)
+        facts.measured = measured or _figures(found)
+        _read_tasks(facts, _of_step(benchmarked, facts.step))
+    facts.experiment = experiment
     try:
         lines = run.environment.read_text(encoding="utf-8", errors="replace").partition("\n\n")[0].splitlines()
         facts.environment = {name: value for name, _, value in (line.partition(": ") for line in lines)}
@@ -110,11 +138,17 @@ def _read_run(facts: Facts, run: RunDirectory, measured: dict[str, Any] | None) 
         pass
 
 
-def _measured(run: RunDirectory, step: int | None) -> dict[str, Any]:
-    """The figures of the validate stage, or else those of the validation in training after this step."""
-    found = _of_step(_object(run.stage("validate") / "results.json"), step)
-    if not isinstance(found.get("overall"), dict):
-        found = _validation(run.metrics, step)
+def _read_tasks(facts: Facts, results: dict[str, Any]) -> None:
+    """Those of the benchmark stage."""
+    tasks = results.get("tasks")
+    if isinstance(tasks, dict):
+        found = _objects(tasks.get("measured"))
+        facts.tasks = {name: task for name, task in found.items() if _finite(task.get("score"))}
+        reasons = tasks.get("not_measured")
+        facts.not_measured = {name: str(why) for name, why in reasons.items()} if isinstance(reasons, dict) else {}
+
+
+def _figures(found: dict[str, Any]) -> dict[str, Any]:
     return {
         "overall": _objects({"all": found.get("overall")}).get("all", {}),
         "languages": _objects(found.get("languages")),
@@ -142,14 +176,16 @@ def _validation(metrics: Path, step: int | None) -> dict[str, Any]:
     return {}
 
 
-def _corpora(experiment: Experiment | None, run: RunDirectory) -> list[Corpus]:
+def _corpora(experiment: Experiment | None, run: RunDirectory, *, conversations: bool = False) -> list[Corpus]:
     if experiment is None:
         return []
     try:
         artifacts = Artifacts.of_run(run)
-        documents = _objects(_object(artifacts.corpus / MANIFEST).get("sources"))
-        packed = _objects(_object(artifacts.packed / MANIFEST).get("sources"))
-    except (UserError, OSError, KeyError, TypeError):
+        places = artifacts.corpus, artifacts.packed
+        if conversations:
+            places = artifacts.conversations_corpus, artifacts.conversations
+        documents, packed = (_objects(_object(place / MANIFEST).get("sources")) for place in places)
+    except (UserError, OSError, KeyError, TypeError, AttributeError):
         documents = packed = {}
     found = []
     for source in experiment.data.sources:

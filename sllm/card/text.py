@@ -33,17 +33,23 @@ MANY = 3
 
 
 def refresh_card(run: RunDirectory) -> Path | None:
-    """Write the card of a run's best model anew, by what the run's files say now. Returns its path; None if there is
-    no best model, or it is damaged. A reader of the model, or a training that writes the next one, notices nothing.
+    """Write the cards of a run's best model and of the tuned one anew, by what the run's files say now. Returns the
+    path of the first; None if there is no best model, or it is damaged. A reader of a model, or a training that writes
+    the next one, notices nothing.
     """
+    _refresh(run.training("finetune").best)
+    return _refresh(run.best)
+
+
+def _refresh(best: Path) -> Path | None:
     for _ in range(MANY):
         try:
-            before = read_object(run.best / MANIFEST)
-            write_text(run.best / CARD, card(read_facts(run.best)))
-            if read_object(run.best / MANIFEST) == before:
-                return run.best / CARD
+            before = read_object(best / MANIFEST)
+            write_text(best / CARD, card(read_facts(best)))
+            if read_object(best / MANIFEST) == before:
+                return best / CARD
         except (FileNotFoundError, CorruptError, UserError):
-            if not (run.best / CONFIG).is_file():
+            if not (best / CONFIG).is_file():
                 return None
     return None  # the training that writes them writes their cards
 
@@ -69,14 +75,14 @@ def card(facts: Facts, *, exported: bool = False, hub_id: str | None = None) -> 
 
 def _metadata(facts: Facts, name: str, exported: bool) -> dict[str, Any]:
     """No `base_model`: what a training began with is a folder here, and that key wants a model of the hub."""
-    corpora = facts.corpora
+    corpora = [*facts.corpora, *facts.conversations]
     values: dict[str, Any] = {
         "language": sorted({corpus.language for corpus in corpora}, reverse=True) or list(LANGUAGES),
         # Nobody but the owners of the text can say under which licence a model of theirs may go; see the card's text.
         "license": "other" if any(corpus.kinds != ["own"] for corpus in corpora) else None,
         "library_name": "transformers" if exported else "sllm",
         "pipeline_tag": "text-generation",
-        "tags": ["sllm", facts.model.family, "base-model"],
+        "tags": ["sllm", facts.model.family, "conversational" if facts.tuned else "base-model"],
         "datasets": list(dict.fromkeys(corpus.dataset for corpus in corpora if corpus.dataset)),
     }
     if facts.tasks:
@@ -113,19 +119,23 @@ def _sections(facts: Facts, language: str, exported: bool, hub_id: str | None) -
         context=f"{model.context_length:,}",
         vocabulary=f"{facts.vocab_size:,}",
     )
+    if facts.tuned:
+        yield words["tuned"]
     if facts.step is not None and facts.tokens_seen is not None and facts.experiment is not None:
         steps = f"{facts.experiment.train.max_steps:,}"
         yield words["trained"].format(step=f"{facts.step:,}", steps=steps, tokens=f"{facts.tokens_seen:,}")
         if facts.loss is not None:
             yield words["best"]
-        if origin := facts.experiment.train.init_from:
+        if (origin := facts.experiment.train.init_from) and not facts.tuned:
             path = Path(origin)
             yield words["origin"].format(origin=plain(path.parent.name if path.name == "best" else path.name))
     elif facts.step is not None:
         yield words["step"].format(step=f"{facts.step:,}")
-    yield words["limits"]
-    yield f"### {words['load']}"
-    yield from _loading(words, exported, hub_id)
+    yield words["tuned_limits" if facts.tuned else "limits"]
+    yield f"### {words['chat' if facts.tuned else 'load']}"
+    yield from _chatting(words, exported, hub_id) if facts.tuned else _loading(words, exported, hub_id)
+    if facts.tuned:
+        yield from _beside(facts, words)
     yield from _figures(facts, words)
     yield from _tasks(facts, words)
     yield f"### {words['tokenizer']}"
@@ -133,7 +143,11 @@ def _sections(facts: Facts, language: str, exported: bool, hub_id: str | None) -
     yield words["tokenizer_text"].format(
         vocabulary=f"{facts.vocab_size:,}", origin=words["taken" if began else "learnt"]
     )
+    if facts.conversations:
+        yield f"### {words['conversations']}"
+        yield from _corpora(facts.conversations, words, language)
     if facts.corpora:
+        yield f"### {words['corpora']}"
         yield from _corpora(facts.corpora, words, language)
     yield f"### {words['made']}"
     yield from _made(facts, words)
@@ -164,8 +178,59 @@ def _loading(words: dict[str, str], exported: bool, hub_id: str | None) -> Itera
         yield words["load_ours"]
 
 
+def _chatting(words: dict[str, str], exported: bool, hub_id: str | None) -> Iterator[str]:
+    if exported:
+        where = hub_id or "."
+        yield block(
+            "python",
+            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+            f'tokenizer, model = AutoTokenizer.from_pretrained("{where}"), '
+            f'AutoModelForCausalLM.from_pretrained("{where}")\n'
+            'for question in ("대한민국의 수도는 어디인가요?", "What is the capital of Korea?"):\n'
+            '    messages = [{"role": "user", "content": question}]\n'
+            "    inputs = tokenizer.apply_chat_template(\n"
+            '        messages, add_generation_prompt=True, return_tensors="pt", return_dict=True\n'
+            "    )\n"
+            "    said = model.generate(**inputs, max_new_tokens=100)[0, inputs.input_ids.shape[1] :]\n"
+            "    print(tokenizer.decode(said, skip_special_tokens=True))",
+        )
+        yield words["chat_exported"]
+    else:
+        yield block("", "sllm chat --model .\nsllm export --model . --output ../exported")
+        yield block(
+            "python",
+            "from sllm.inference.generator import TextGenerator\n\n"
+            'generator = TextGenerator(".")\n'
+            'for question in ("대한민국의 수도는 어디인가요?", "What is the capital of Korea?"):\n'
+            '    print(generator.chat([{"role": "user", "content": question}]))',
+        )
+        yield words["load_ours"]
+
+
+def _beside(facts: Facts, words: dict[str, str]) -> Iterator[str]:
+    """This model and the one before it."""
+    if facts.base is None:
+        return
+
+    def bits(figures: dict[str, Any]) -> str:
+        value = figures.get("overall", {}).get("bits_per_byte")
+        return format(value, ".4f") if isinstance(value, int | float) else "–"
+
+    rows = [
+        [words["on_text"], bits(facts.base.measured), bits(facts.measured)],
+        [words["of_answers"], bits(facts.base.answers), bits(facts.answers)],
+    ]
+    for name, task in facts.tasks.items():
+        before = _score(facts.base.tasks[name]) if name in facts.base.tasks else "–"
+        rows.append([f"{name}, {task.get('metric', '–')}", before, _score(task)])
+    yield f"### {words['beside']}"
+    yield table(["", words["base"], words["this"]], rows, 2)
+    yield words["beside_text"]
+
+
 def _figures(facts: Facts, words: dict[str, str]) -> Iterator[str]:
-    overall = facts.measured.get("overall") or ({"loss": facts.loss} if facts.loss is not None else {})
+    known = {"loss": facts.loss} if facts.loss is not None and not facts.tuned else {}  # which is that of answers
+    overall = facts.measured.get("overall") or known
     rows = {words["overall"]: overall, **facts.measured.get("languages", {})}
     if not overall:
         return
@@ -192,21 +257,27 @@ def _tasks(facts: Facts, words: dict[str, str]) -> Iterator[str]:
         headings = ["task", "metric", "published", "few_shot", "items", "score", "guess"]
         yield table([words[name] for name in headings], (_task(*item) for item in facts.tasks.items()), 4)
         yield words["tasks_text"]
+        if facts.tuned:
+            yield words["tasks_asked"]
     if facts.not_measured:
         missing = "; ".join(f"{plain(name)} ({plain(why)})" for name, why in facts.not_measured.items())
         yield words["not_measured"].format(tasks=missing)
 
 
-def _task(name: str, task: dict[str, Any]) -> list[object]:
-    def share(value: object) -> str:
-        return f"{100 * value:.1f}" if isinstance(value, int | float) else "–"
+def _share(value: object) -> str:
+    return f"{100 * value:.1f}" if isinstance(value, int | float) else "–"
 
+
+def _score(task: dict[str, Any]) -> str:
     error = task.get("stderr")
+    return _share(task["score"]) + (f" ± {_share(error)}" if isinstance(error, int | float) else "")
+
+
+def _task(name: str, task: dict[str, Any]) -> list[object]:
     others = [other for other in _list(task.get("published")) if isinstance(other, dict)]
-    published = ", ".join(f"{other.get('model')} {share(other.get('score'))}" for other in others)
-    score = share(task["score"]) + (f" ± {share(error)}" if isinstance(error, int | float) else "")
+    published = ", ".join(f"{other.get('model')} {_share(other.get('score'))}" for other in others)
     shots, items = (task.get(key, "–") for key in ("few_shot", "items"))
-    return [name, task.get("metric", "–"), published or "–", shots, items, score, share(task.get("guess"))]
+    return [name, task.get("metric", "–"), published or "–", shots, items, _score(task), _share(task.get("guess"))]
 
 
 def _list(value: Any) -> list[Any]:
@@ -214,8 +285,6 @@ def _list(value: Any) -> list[Any]:
 
 
 def _corpora(corpora: list[Corpus], words: dict[str, str], language: str) -> Iterator[str]:
-    yield f"### {words['corpora']}"
-
     def row(corpus: Corpus) -> list[object]:
         home = f"{corpus.dataset} ({(corpus.revision or '')[:8]})" if corpus.dataset else words["local"]
         if corpus.kinds == ["own"]:

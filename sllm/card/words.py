@@ -16,6 +16,28 @@ WORDS: dict[str, dict[str, str]] = {
             "in its corpora. Text in other languages, and code, it has hardly seen, unless a corpus below is of "
             "that."
         ),
+        "tuned": "It was trained on with conversations, and answers in them.",
+        "tuned_limits": (
+            "**What it is not:** it answers in the manner of the conversations below and knows no more than stands "
+            "in its corpora; what it says may be wrong, and may repeat what stands there. It was not taught what it "
+            "should not say. In other languages, and on code, it has hardly been trained."
+        ),
+        "chat": "How to talk to it",
+        "chat_exported": (
+            "The template of conversations stands in `chat_template.jinja` or in the tokenizer's configuration; "
+            "servers such as vLLM's take it from there. A text that holds a special token's spelling is refused."
+        ),
+        "beside": "Before and after",
+        "base": "base model",
+        "this": "this model",
+        "on_text": "text, bits/byte",
+        "of_answers": "answers, bits/byte",
+        "beside_text": (
+            "On text and in conversations that were held out. What text takes more bits for was forgotten. Tasks in "
+            "percent: the base model was asked by the bare text, this one by its template."
+        ),
+        "tasks_asked": "Each item was asked as a conversation, by the model's template.",
+        "conversations": "Conversations and licences",
         "load": "How to load it",
         "load_exported": (
             "Nothing but Transformers is needed, and no code of this folder runs. `<bos>` stands before a text, "
@@ -94,6 +116,28 @@ WORDS: dict[str, dict[str, str]] = {
             "말아야 할 것을 배운 적도 없습니다. 쓴 내용은 틀릴 수 있고, 말뭉치에 있던 글을 되풀이할 수 있습니다. "
             "다른 언어나 코드는 아래 말뭉치에 없다면 거의 보지 못했습니다."
         ),
+        "tuned": "대화로 이어 학습하여 대화에서 답합니다.",
+        "tuned_limits": (
+            "**한계:** 아래 대화들의 방식으로 답하며, 말뭉치에 있는 것보다 더 알지 못합니다. 말한 내용은 틀릴 수 "
+            "있고, 말뭉치에 있던 글을 되풀이할 수 있습니다. 말하지 말아야 할 것을 배운 적은 없습니다. 다른 언어나 "
+            "코드는 거의 배우지 않았습니다."
+        ),
+        "chat": "대화하는 법",
+        "chat_exported": (
+            "대화 템플릿은 `chat_template.jinja`나 토크나이저 설정에 있으며, vLLM 같은 서버가 그대로 씁니다. "
+            "특수 토큰의 철자가 든 글은 거절합니다."
+        ),
+        "beside": "미세조정 전과 후",
+        "base": "기반 모델",
+        "this": "이 모델",
+        "on_text": "텍스트, 비트/바이트",
+        "of_answers": "답변, 비트/바이트",
+        "beside_text": (
+            "학습에 쓰지 않은 글과 대화에서 쟀습니다. 글에 비트가 더 든다면 그만큼 잊은 것입니다. 과제는 "
+            "퍼센트이며, 기반 모델에는 글 그대로, 이 모델에는 템플릿으로 물었습니다."
+        ),
+        "tasks_asked": "문항마다 모델의 템플릿에 따라 대화로 물었습니다.",
+        "conversations": "대화와 라이선스",
         "load": "불러오는 법",
         "load_exported": (
             "Transformers만 있으면 되고, 이 폴더의 코드는 실행되지 않습니다. 학습할 때처럼 글 앞에 `<bos>`가 "

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from sllm.artifacts import Artifacts
+from sllm.benchmark import benchmark_stage
 from sllm.config import Experiment
 from sllm.data.masks import answers
 from sllm.data.pack import token_file
@@ -222,6 +223,21 @@ def test_a_reply_ends_with_its_turn(experiment: Experiment, tokenizer: Tokenizer
         model.final_norm.get_parameter("weight").zero_()
     [reply] = replies(model, tokenizer, ["뭐야?"], 6)
     assert reply == {"prompt": "뭐야?", "continuation": ""}
+
+
+def test_the_benchmark_measures_both_models(
+    experiment: Experiment, artifacts: Artifacts, run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A task whose items are not there is told of both; speed is that of the base model alone."""
+    asked = experiment.model_copy(update={"benchmark": experiment.benchmark.model_copy(update={"tasks": ("piqa",)})})
+    found = benchmark_stage(asked, run, artifacts, StopFlag())
+    assert read_json(run.stage("benchmark") / "results.json") == found
+    assert (found["step"], found["tuned"]["step"]) == (40, 7)
+    for results in (found, found["tuned"]):
+        assert results["tasks"]["measured"] == {}
+        assert list(results["tasks"]["not_measured"]) == ["piqa"]
+    assert found["tuned"].keys() == {"step", "tasks"}
+    assert "Tasks, tuned model" in capsys.readouterr().out
 
 
 def test_a_stop_and_what_is_missing(

@@ -339,6 +339,27 @@ def test_what_was_measured_otherwise_is_measured_anew(
     assert found["few_shot"] == settings.get("few_shot", 0)
 
 
+def test_what_was_measured_of_the_bare_text_is_measured_anew_by_the_template(
+    models: dict[str, Path], items: Path, tmp_path: Path
+) -> None:
+    generator = ours(models["gpt2"])
+
+    def found(kept: str, *, template: bool) -> Any:
+        config = BenchmarkConfig(tasks=("hellaswag",))
+        model = generator.model, generator.tokenizer
+        return tasks.measure_tasks(config, items, tmp_path / kept, *model, "the same", template=template)
+
+    def seen(results: Any) -> Any:
+        return results["measured"]["hellaswag"]["metrics"]
+
+    bare, asked = found("kept", template=False), found("kept", template=True)
+    assert asked == found("fresh", template=True)
+    stamp = (tmp_path / "kept" / "hellaswag.json").stat().st_ino
+    assert found("kept", template=True) == asked
+    assert (tmp_path / "kept" / "hellaswag.json").stat().st_ino == stamp, "and then kept"
+    assert seen(bare) != seen(asked)
+
+
 def test_a_task_without_items_costs_that_task_only(models: dict[str, Path], items: Path, tmp_path: Path) -> None:
     (items / "piqa" / "manifest.json").unlink()
     (items / "haerae_history" / "test.parquet").write_bytes(b"")
