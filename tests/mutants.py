@@ -1097,6 +1097,42 @@ MUTANTS: list[Mutant] = [
         ("gate and expansion change places", '"gate": "mlp.gate_proj"', '"gate": "mlp.up_proj"'),
     ),
     *of(
+        "sllm/export/gguf.py",
+        "tests/export/test_gguf.py::test_transformers_computes_our_logits_from_its_tensors",
+        ("linear weights of a GPT-2 are not turned back", 'if family == "gpt2" and ".h." in theirs:', "if False:"),
+    ),
+    *of(
+        "sllm/export/gguf.py",
+        "tests/export/test_gguf.py::test_what_is_no_matrix_stays_as_it_is",
+        ("the table of positions is quantized", ' or name == "position_embd.weight"', ""),
+    ),
+    *of(
+        "sllm/export/gguf.py",
+        "tests/export/test_gguf.py::test_rows_that_blocks_do_not_fill_are_f16",
+        ("rows that blocks do not fill", "elif type == ", "elif False and type == "),
+    ),
+    *of(
+        "sllm/export/gguf.py",
+        "tests/export/test_gguf.py::test_its_settings",
+        ("every head has keys of its own", "config.kv_heads", "config.n_heads"),
+    ),
+    *of(
+        "sllm/export/gguf.py",
+        "tests/export/test_gguf.py::test_its_tokenizer",
+        ("special tokens are text", "[gguf.TokenType.CONTROL]", "[gguf.TokenType.NORMAL]"),
+        ("no <bos> before a text", "add_add_bos_token(True)", "add_add_bos_token(False)"),
+    ),
+    *of(
+        "sllm/export/gguf.py",
+        "tests/export/test_gguf.py::test_a_tuned_model_comes_with_its_template_and_the_end_of_a_turn",
+        ("a turn has no end", "        writer.add_eot_token_id(END_ID)\n", ""),
+    ),
+    *of(
+        "sllm/export/gguf.py",
+        "tests/export/test_gguf.py::test_what_is_no_gguf_file_is_not_replaced",
+        ("any file is replaced", "if file.read(len(MAGIC)) == MAGIC:", "if True:"),
+    ),
+    *of(
         "sllm/export/transformers.py",
         "tests/export/test_transformers.py::test_an_export_of_an_earlier_version_is_replaced",
         ("an export of an earlier version is somebody's files", "FORMAT, FORMER_FORMAT)", "FORMAT)"),
