@@ -46,6 +46,7 @@ def test_it_measures_on_a_cpu_what_is_tiny_and_writes_what_it_finds(tmp_path: Pa
     lines = {line["name"]: line for line in all_lines}
     assert lines["speed default 2"]["figures"]["tokens_per_second"] > 0
     assert lines["attention 32 own"]["figures"]["the same twice"]
+    assert lines["attention 32 conversations"]["figures"]["the same twice"]
     sums = lines["exact sums default eager"]["figures"]
     assert sums["add ms"] > 0
     assert sums["convert ms"] > 0
