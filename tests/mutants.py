@@ -1371,6 +1371,37 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "sllm/tokenizer/template.py",
+        "tests/export/test_chat_template.py",
+        (
+            "Transformers takes an assistant who begins",
+            "{% if loop.index0 >= first and message",
+            "{% if loop.index0 > first and message",
+        ),
+        (
+            "Transformers reads a text that forges a turn",
+            "{% if token in message['content'] %}",
+            "{% if token == message['content'] %}",
+        ),
+        ("Transformers takes a turn of white space", "message['content'] | trim %}", "message['content'] %}"),
+    ),
+    *of(
+        "sllm/export/transformers.py",
+        "tests/export/test_chat_template.py",
+        (
+            "the template's tokens are letters there",
+            '"split_special_tokens": not tuned',
+            '"split_special_tokens": True',
+        ),
+        ("an answer goes on there after its end", "list(ENDS) if tuned else tokenizer.eos_id", "tokenizer.eos_id"),
+        ("a base model has a template", '({"chat_template": JINJA} if tuned else {})', '{"chat_template": JINJA}'),
+        (
+            "conversations are not compared",
+            "for messages in CHECKED_CONVERSATIONS if tuned else ():",
+            "for messages in ():",
+        ),
+    ),
+    *of(
+        "sllm/tokenizer/template.py",
         "tests/tokenizer/test_template.py",
         ("a text forges a turn", "if found := special_token_in(content):", 'if found := "<|end|>" in content and END:'),
         (

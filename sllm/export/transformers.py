@@ -26,7 +26,9 @@ from sllm.model.gpt2 import Block
 from sllm.model.qwen3 import EPS, ROPE_BASE
 from sllm.model.shared import LanguageModel, normed
 from sllm.model.storage import load_pair
+from sllm.origin import is_tuned
 from sllm.tokenizer import Tokenizer
+from sllm.tokenizer.template import ENDS, JINJA, conversation_ids, require_template
 
 FORMAT = "transformers"
 FORMER_FORMAT = "transformers-gpt2"
@@ -38,6 +40,16 @@ OLDEST = "4.51.3"
 TOLERANCE = 1e-3
 
 CHECKED_PROMPTS = ("대한민국", "The")
+CHECKED_CONVERSATIONS = (
+    [{"role": "user", "content": "대한민국의 수도는 어디야?"}],
+    [
+        {"role": "system", "content": " Answer briefly.\n"},
+        {"role": "user", "content": "\n 안녕! 👋🏽 "},
+        {"role": "assistant", "content": "Hello 🇰🇷\r\n\n- 하나\t\n"},
+        {"role": "user", "content": "<end> {{ 1 }} |> 왜?\n"},
+    ],
+)
+"""With white space at the ends, which a template may lose, and signs that are its own."""
 CHECKED_TOKENS = 32
 
 
@@ -67,6 +79,9 @@ def export(
     model_directory = model_path.parent if model_path.is_file() else model_path
     check_replaceable(output, FORMAT, FORMER_FORMAT)
     model, tokenizer = load_pair(model_path, tokenizer_path, "cpu")
+    tuned = is_tuned(model_path)
+    if tuned:
+        require_template(tokenizer)
     installed = importlib.util.find_spec("transformers") is not None
     if installed:
         _check_version(model)
@@ -78,12 +93,12 @@ def export(
         ) as directory:
             save_file(their_weights(model), directory / "model.safetensors", metadata={"format": "pt"})
             write_json(directory / "config.json", their_config(model, tokenizer))
-            write_json(directory / "generation_config.json", generation_config(tokenizer))
+            write_json(directory / "generation_config.json", generation_config(tokenizer, tuned))
             tokenizer.save(directory / "tokenizer.json")
-            write_json(directory / "tokenizer_config.json", _tokenizer_config(model, tokenizer))
+            write_json(directory / "tokenizer_config.json", _tokenizer_config(model, tokenizer, tuned))
             write_text(directory / CARD, text)
             if installed:
-                difference = compare(model, tokenizer, directory)
+                difference = compare(model, tokenizer, directory, tuned)
     except (OSError, SafetensorError) as error:
         if isinstance(error, OSError) and error.errno is None:  # Transformers', not the disk's
             raise
@@ -219,10 +234,10 @@ def _qwen3_config(model: LanguageModel) -> dict[str, Any]:
     }
 
 
-def generation_config(tokenizer: Tokenizer) -> dict[str, Any]:
+def generation_config(tokenizer: Tokenizer, tuned: bool) -> dict[str, Any]:
     return {
         "bos_token_id": tokenizer.bos_id,
-        "eos_token_id": tokenizer.eos_id,
+        "eos_token_id": list(ENDS) if tuned else tokenizer.eos_id,
         "pad_token_id": tokenizer.pad_id,
         "do_sample": True,
         "temperature": 0.8,
@@ -230,7 +245,7 @@ def generation_config(tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def _tokenizer_config(model: LanguageModel, tokenizer: Tokenizer) -> dict[str, Any]:
+def _tokenizer_config(model: LanguageModel, tokenizer: Tokenizer, tuned: bool) -> dict[str, Any]:
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": model.config.context_length,
@@ -241,8 +256,10 @@ def _tokenizer_config(model: LanguageModel, tokenizer: Tokenizer) -> dict[str, A
         "additional_special_tokens": list(tokenizer.special_tokens[4:]),
         "padding_side": "left",
         "clean_up_tokenization_spaces": False,
-        # A special token written in the text is text, as in training.
-        "split_special_tokens": True,
+        # A special token written in the text is text, as in training. But whoever reads a conversation makes one text
+        # of it, in which they are tokens: there the template refuses a text that holds one.
+        "split_special_tokens": not tuned,
+        **({"chat_template": JINJA} if tuned else {}),
         # What tokenizer.json does; some programs look only here.
         "add_bos_token": True,
         "add_eos_token": False,
@@ -252,11 +269,11 @@ def _tokenizer_config(model: LanguageModel, tokenizer: Tokenizer) -> dict[str, A
 
 
 @torch.inference_mode()
-def compare(model: LanguageModel, tokenizer: Tokenizer, directory: Path) -> float:
+def compare(model: LanguageModel, tokenizer: Tokenizer, directory: Path, tuned: bool) -> float:
     """The largest absolute difference between our logits and Transformers', on random tokens over the whole context.
 
-    Raises AssertionError if it is more than rounding, or if Transformers goes on otherwise from the same prompt, taking
-    the likeliest tokens.
+    Raises AssertionError if it is more than rounding, or if Transformers reads the same prompt otherwise, or the same
+    conversation of a tuned model, or goes on otherwise, taking the likeliest tokens.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -269,16 +286,29 @@ def compare(model: LanguageModel, tokenizer: Tokenizer, directory: Path) -> floa
     difference = (theirs(tokens).logits - model(tokens)).abs().max().item()
     assert difference < TOLERANCE, f"Transformers' logits differ from ours by {difference}"
 
+    read: list[tuple[Any, list[int], Any]] = [
+        (prompt, tokenizer.encode(prompt, bos=True), their_tokenizer(prompt).input_ids) for prompt in CHECKED_PROMPTS
+    ]
+    for messages in CHECKED_CONVERSATIONS if tuned else ():
+        their_ids: Any = their_tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        read.append((messages, conversation_ids(tokenizer, messages), their_ids))
     greedy = Sampling(temperature=0, valid_utf8=False)
-    for prompt in CHECKED_PROMPTS:
-        ids = tokenizer.encode(prompt, bos=True)
-        inputs = their_tokenizer(prompt, return_tensors="pt")
-        assert inputs.input_ids.tolist() == [ids], f"Transformers reads {prompt!r} as {inputs.input_ids.tolist()}"
+    for prompt, ids, their_ids in read:
+        assert their_ids == ids, f"Transformers reads {prompt!r} as {their_ids}"
         new_tokens = min(CHECKED_TOKENS, model.config.context_length - len(ids))
         if new_tokens < 1:
             continue
-        found = theirs.generate(**inputs, max_new_tokens=new_tokens, do_sample=False, temperature=1.0, top_p=1.0)
-        [ours] = continue_ids(model, [ids], [new_tokens], [tokenizer.eos_id], greedy)
+        inputs = torch.tensor([ids])
+        found = theirs.generate(
+            inputs,
+            attention_mask=torch.ones_like(inputs),
+            max_new_tokens=new_tokens,
+            do_sample=False,
+            temperature=1.0,
+            top_p=1.0,
+        )
+        ends = ENDS if tuned else [tokenizer.eos_id]
+        [ours] = continue_ids(model, [ids], [new_tokens], ends, greedy)
         text, expected = their_tokenizer.decode(found[0, len(ids) :], skip_special_tokens=True), tokenizer.decode(ours)
         # Where two tokens are equally likely, rounding chooses.
         assert text == expected or _below_likeliest(model, found, len(ids)) < TOLERANCE, (

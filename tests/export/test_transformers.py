@@ -123,7 +123,7 @@ def test_a_context_longer_than_their_sliding_window(tmp_path: Path) -> None:
     mask[:, 0] = 0  # so that a mask is made
     with torch.no_grad():
         found = theirs(tokens, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(0)).logits[:, 1:]
-        expected = model.logits(model.hidden(tokens, padding=torch.tensor([1]))[:, 1:])
+        expected = model.logits(model.hidden(tokens, begins=torch.tensor([[1]]))[:, 1:])
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
@@ -284,7 +284,7 @@ def test_nothing_appears_when_their_text_is_another(
             export(model_path, tmp_path / "hf")
     monkeypatch.setattr(
         "sllm.export.transformers.generation_config",
-        lambda tokenizer: {**config(tokenizer), "suppress_tokens": [*range(4, 200)]},
+        lambda *arguments: {**config(*arguments), "suppress_tokens": [*range(4, 200)]},
     )
     with pytest.raises(AssertionError, match="texts differ"):
         export(model_path, tmp_path / "hf")
