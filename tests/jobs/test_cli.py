@@ -125,8 +125,8 @@ def test_an_experiment_by_name(sllm: Sllm, config: Path, tmp_path: Path) -> None
         "default.yml": "default.yml: no such file; did you mean default, which comes with sllm?",
         "laptop": "laptop: a cluster profile, not an experiment; give it as --cluster laptop",
         "configs/h100.yaml": "configs/h100.yaml: a cluster profile, not an experiment; give it as --cluster h100",
-        "elsewhere": "elsewhere: no such file; with sllm come: default, drill, my-files, qwen3-110m, qwen3-350m, "
-        "small, smoke",
+        "elsewhere": "elsewhere: no such file; with sllm come: default, drill, my-files, qwen3-110m, "
+        "qwen3-110m-chat, qwen3-350m, small, smoke",
         "": ".: a folder; name a file in it: tiny.yaml",
         "x" * 300: f"{'x' * 300}: File name too long",
         "x" * 300 + ".yaml": f"{'x' * 300}.yaml: File name too long",
