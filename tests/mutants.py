@@ -932,6 +932,21 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     *of(
+        "sllm/data/losses.py",
+        "tests/data/test_conversations.py::test_much_that_is_lost_is_told_with_the_way_out",
+        ("roles out of order are told to be repetition", "    if reason in FORM:\n", "    if False:\n"),
+        ("the settings of text are told for conversations", 'where = "finetune.data" if', 'where = "data" if'),
+    ),
+    *of(
+        "sllm/data/plan.py",
+        "tests/data/test_conversations.py::test_conversations_of_the_hub",
+        (
+            "conversations of the hub are looked for in a column of text",
+            "parquet_conversations if isinstance(data, ConversationsConfig) else None",
+            "None",
+        ),
+    ),
+    *of(
         "sllm/data/dedup.py",
         "tests/data/test_conversations.py::test_near_duplicates_are_found_by_what_is_said",
         ("the keys of JSON make conversations alike", "band_keys(_shown(text, config))", "band_keys(text)"),

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hub import Hub, add_dataset, hub
 from small_conversations import EN, KO, TOKENIZER, made_up, over, over_sources, write_rows
 from waiting import PATIENCE
 
@@ -28,6 +29,8 @@ from sllm.stop import StopFlag
 from sllm.tokenizer import Tokenizer
 from sllm.tokenizer.codec import FORMER_SPECIAL_TOKENS
 from sllm.tokenizer.template import conversation_ids
+
+__all__ = ["hub"]
 
 TALKS = {"ko": [KO, *made_up(60, "ko")], "en": [EN, *made_up(150)]}
 CONTEXT = 1024
@@ -275,3 +278,32 @@ def test_much_that_is_lost_is_told_with_the_way_out(tmp_path: Path, capsys: pyte
     foreign = [*made_up(40, "ko"), *made_up(40, "en")]
     run(over(tmp_path / "more", {"en": foreign}, context=1024), (tmp_path / "more"))
     assert "A smaller finetune.data.clean.min_latin (0.8) keeps what is of another language" in capsys.readouterr().err
+
+
+# --- other kinds of sources -----------------------------------------------------------------------
+
+
+def test_conversations_of_the_hub(hub: Hub, tmp_path: Path) -> None:
+    talks = made_up(120)
+    add_dataset(hub.root, "us/talks", {"default": {"train": [talks[:70], talks[70:]]}}, "messages", rows=20)
+    add_dataset(hub.root, "us/texts", {"default": {"train": [["글"]]}})
+    source = {"kind": "hub", "name": "en", "language": "en", "dataset": "us/talks"}
+    summary = run(over_sources([source], context=1024), tmp_path)
+    assert summary["train_documents"] + summary["validation_documents"] == 120
+    assert read_manifest(tmp_path / "corpus")["sources"]["en"]["revision"] == hub.commit("us/talks")
+    found = [talk for split in ("train", "validation") for talk in corpus_of(tmp_path, "en", split)]
+    assert sorted(map(str, found)) == sorted(map(str, talks))
+    with pytest.raises(UserError) as error:
+        run(over_sources([{**source, "dataset": "us/texts"}]), tmp_path / "texts")
+    assert "\n" not in str(error.value)
+    assert str(error.value).startswith("finetune.data.sources: en: hf://datasets/us/texts@")
+    assert "no conversation: its keys are text" in str(error.value)
+
+
+@pytest.mark.parametrize("language", ["ko", "en"])
+def test_conversations_that_we_make_up_ourselves(tmp_path: Path, language: str) -> None:
+    source = {"kind": "embedded", "name": "talk", "language": language, "megabytes": 0.02}
+    summary = run(over_sources([source], context=512), tmp_path)
+    dropped = {reason for reason, count in summary["sources"]["talk"]["dropped"].items() if count}
+    assert dropped <= {"duplicate"}
+    assert summary["train_documents"] > 40
