@@ -1166,8 +1166,8 @@ MUTANTS: list[Mutant] = [
         "tests/export/test_transformers.py::test_a_greedy_text_is_ours",
         (
             "special tokens in the text are special",
-            '        "split_special_tokens": True,',
-            '        "split_special_tokens": False,',
+            '"split_special_tokens": not tuned,',
+            '"split_special_tokens": False,',
         ),
     ),
     *of(
