@@ -297,7 +297,7 @@ def test_conversations_of_the_hub(hub: Hub, tmp_path: Path) -> None:
         run(over_sources([{**source, "dataset": "us/texts"}]), tmp_path / "texts")
     assert "\n" not in str(error.value)
     assert str(error.value).startswith("finetune.data.sources: en: hf://datasets/us/texts@")
-    assert "no conversation: its keys are text" in str(error.value)
+    assert "no conversation: its keys are id, text, and those" in str(error.value)
 
 
 @pytest.mark.parametrize("language", ["ko", "en"])
