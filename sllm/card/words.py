@@ -16,7 +16,9 @@ WORDS: dict[str, dict[str, str]] = {
             "in its corpora. Text in other languages, and code, it has hardly seen, unless a corpus below is of "
             "that."
         ),
-        "tuned": "It was trained on with conversations, and answers in them.",
+        "tuned": (
+            "Then it was trained on with conversations, in which it answers. Step and tokens are of that training."
+        ),
         "tuned_limits": (
             "**What it is not:** it answers in the manner of the conversations below and knows no more than stands "
             "in its corpora; what it says may be wrong, and may repeat what stands there. It was not taught what it "
@@ -116,7 +118,7 @@ WORDS: dict[str, dict[str, str]] = {
             "말아야 할 것을 배운 적도 없습니다. 쓴 내용은 틀릴 수 있고, 말뭉치에 있던 글을 되풀이할 수 있습니다. "
             "다른 언어나 코드는 아래 말뭉치에 없다면 거의 보지 못했습니다."
         ),
-        "tuned": "대화로 이어 학습하여 대화에서 답합니다.",
+        "tuned": "그 뒤 대화로 이어 학습하여 대화에서 답합니다. 아래의 스텝과 토큰은 이 학습의 것입니다.",
         "tuned_limits": (
             "**한계:** 아래 대화들의 방식으로 답하며, 말뭉치에 있는 것보다 더 알지 못합니다. 말한 내용은 틀릴 수 "
             "있고, 말뭉치에 있던 글을 되풀이할 수 있습니다. 말하지 말아야 할 것을 배운 적은 없습니다. 다른 언어나 "

@@ -102,7 +102,10 @@ def document(title: str, subtitle: Content, *contents: Content) -> str:
 
 def _state(data: RunData) -> Content:
     states = {stage.name: stage for stage in data.stages}
-    training = states.get("pretrain")
+    training, tuning = states.get("pretrain"), states.get("finetune")
+    if data.tuning and data.tuning.experiment and tuning and tuning.state == "running":
+        last, whole = data.tuning.curves.last_step, data.tuning.experiment.train.max_steps
+        return both("state_tuning", step=number(last), steps=number(whole), time=moment(data.now))
     steps = number(data.experiment.train.max_steps if data.experiment else None)
     key, time = "state_stands", data.now
     if training and training.state == "running":

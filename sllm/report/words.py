@@ -26,6 +26,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "section_damaged": ("This part cannot be shown: its files hold something else than was expected ({why}).",
                         "이 부분은 보여 줄 수 없습니다. 파일의 내용이 예상과 다릅니다({why})."),
     "state_running": ("Training: step {step} of {steps}; written {time}", "학습 중: 전체 {steps} 스텝 중 {step} 스텝, {time} 작성"),
+    "state_tuning": ("Fine-tuning: step {step} of {steps}; written {time}", "미세조정 중: 전체 {steps} 스텝 중 {step} 스텝, {time} 작성"),
     "state_done": ("Finished {time}: {step} of {steps} steps", "{time} 완료: 전체 {steps} 스텝 중 {step} 스텝"),
     "state_stands": ("Not finished: step {step} of {steps}; written {time}",
                      "끝나지 않음: 전체 {steps} 스텝 중 {step} 스텝, {time} 작성"),

@@ -104,12 +104,18 @@ def tune(
 
 
 def conversations(language: str, count: int, dropped: dict[str, int]) -> dict[str, Any]:
-    def split(count: int) -> dict[str, int]:
+    def split(count: int, filler: float) -> dict[str, int]:
         windows = count // 8
         tokens = windows * 2049
-        return {"documents": count, "windows": windows, "tokens": tokens, "filler": tokens // 50, "bytes": 900 * count}
+        amounts = {"windows": windows, "tokens": tokens, "filler": int(tokens * filler)}
+        return {"documents": count, **amounts, "bytes": 900 * count}
 
-    return {"language": language, "dropped": dropped, "train": split(count), "validation": split(count // 50)}
+    return {
+        "language": language,
+        "dropped": dropped,
+        "train": split(count, 0.02),
+        "validation": split(count // 50, 0.2),
+    }
 
 
 def validation(loss: float) -> dict[str, Any]:

@@ -140,7 +140,7 @@ def test_a_fine_tuning_has_a_section_of_its_own(tuned: RunDirectory) -> None:
         "answers, Korean",
         "kobest_copa Korean f1 0.6100 ± 0.0140 0.6600 ± 0.0140 0.5000",
         "What is the capital of France? 무엇일까요? What is it? The answer to: What is the capital of France?",
-        "talk-ko Korean 9,000 180 1,147 8.26 MB 2.0% 19 1 CC BY 4.0",
+        "talk-ko Korean 9,000 180 1,147 8.26 MB 2.3% 19 1 CC BY 4.0",
         "roles out of order 12 0",
         "a special token in a text 0 1",
     ):
@@ -152,6 +152,7 @@ def test_a_fine_tuning_has_a_section_of_its_own(tuned: RunDirectory) -> None:
     alone, both = (read_run(run).device_hours for run in (made_without(tuned), tuned))
     life = read_life(tuned, "finetune")
     assert [attempt.ended for attempt in life.attempts] == ["preempted", "finished"]
+    assert life.measuring == 0, "which is told with the life of pretrain"
     assert alone is not None
     assert both == pytest.approx(alone + life.allocated / 3600)
 
@@ -164,6 +165,22 @@ def made_without(tuned: RunDirectory) -> RunDirectory:
     lines = (place / "ledger.jsonl").read_bytes().splitlines(keepends=True)
     (place / "ledger.jsonl").write_bytes(b"".join(line for line in lines if b"finetune" not in line))
     return RunDirectory(place)
+
+
+def test_a_model_that_is_tuned_has_the_steps_so_far(tuned: RunDirectory) -> None:
+    run = made_without(tuned)
+    shutil.rmtree(run.stage("finetune"))
+    training = run.training("finetune")
+    training.path.mkdir()
+    lines = tuned.training("finetune").metrics.read_bytes().splitlines(keepends=True)
+    training.metrics.write_bytes(b"".join(lines[:32]))
+    steps = len([line for line in lines[:32] if b'"train"' in line])
+    attempt = {"attempt": 1, "token": "new", "fingerprint": "x", "why": "submitted", "launched": None}
+    write_json(run.stage("finetune") / "attempt.json", {**attempt, "started": time.time(), "node": "n", "job": None})
+    text = read(write_report(run)).text
+    assert f"Fine-tuning: step {steps} of 100" in text
+    assert f"step {steps} of 100. Only what the assistant says was learnt." in text
+    assert "This part cannot be shown" not in text
 
 
 def test_a_fine_tuning_that_has_not_begun_is_noted(tuned: RunDirectory) -> None:
