@@ -195,6 +195,14 @@ def _chatting(words: dict[str, str], exported: bool, hub_id: str | None) -> Iter
             "    print(tokenizer.decode(said, skip_special_tokens=True))",
         )
         yield words["chat_exported"]
+        yield words["serve"]
+        yield block(
+            "",
+            f"vllm serve {hub_id or '.'} --host 127.0.0.1 --port 8080 --served-model-name sllm --dtype bfloat16\n"
+            "llama-server -m model.gguf --host 127.0.0.1 --port 8080\n"
+            "curl http://127.0.0.1:8080/v1/chat/completions -H 'Content-Type: application/json' \\\n"
+            """  -d '{"model": "sllm", "messages": [{"role": "user", "content": "안녕하세요?"}]}'""",
+        )
     else:
         yield block("", "sllm chat --model .\nsllm export --model . --output ../exported")
         yield block(

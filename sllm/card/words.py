@@ -29,6 +29,11 @@ WORDS: dict[str, dict[str, str]] = {
             "The template of conversations stands in `chat_template.jinja` or in the tokenizer's configuration; "
             "servers such as vLLM's take it from there. A text that holds a special token's spelling is refused."
         ),
+        "serve": (
+            "As a server with OpenAI's interface: on a GPU by vLLM, or on a laptop by llama.cpp, for which "
+            "`sllm export --format gguf` writes the file from the model that this folder was made from. The third "
+            "command asks either."
+        ),
         "beside": "Before and after",
         "base": "base model",
         "this": "this model",
@@ -128,6 +133,10 @@ WORDS: dict[str, dict[str, str]] = {
         "chat_exported": (
             "대화 템플릿은 `chat_template.jinja`나 토크나이저 설정에 있으며, vLLM 같은 서버가 그대로 씁니다. "
             "특수 토큰의 철자가 든 글은 거절합니다."
+        ),
+        "serve": (
+            "OpenAI 인터페이스의 서버로 띄우려면: GPU에서는 vLLM, 노트북에서는 llama.cpp. llama.cpp용 파일은 이 폴더의 "
+            "바탕이 된 모델에서 `sllm export --format gguf`로 씁니다. 세 번째 명령은 둘 중 어느 쪽에든 묻습니다."
         ),
         "beside": "미세조정 전과 후",
         "base": "기반 모델",

@@ -34,9 +34,9 @@ PRE_TOKENIZER = "llama-bpe"
 """Llama 3's: the pattern of cl100k, as ours, but without particles apart and with digits by threes."""
 
 HOW_IT_READS = (
-    "llama.cpp has no pattern that sets Korean particles apart or takes digits by twos, so it reads such words in "
-    "tokens that training would not have made of them, and a little worse; token ids in place of text are read exactly "
-    "(docs/serving.md)"
+    "llama.cpp has no pattern that sets Korean particles apart or takes digits by twos: as measured, of a Korean "
+    "prompt one token in twenty is another than in training, of an English one some numbers, and what follows "
+    "is 0.1 % harder to predict. Token ids in place of text are read exactly (docs/serving.md)"
 )
 
 

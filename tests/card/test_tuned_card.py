@@ -1,5 +1,6 @@
 """The card of a tuned model: what it was tuned on, how to talk to it, and what it was before."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from sllm.model.families import make_model
 from sllm.model.storage import description, save_model
 from sllm.run_directory import RunDirectory
 from sllm.tokenizer import Tokenizer
+from sllm.tokenizer.template import conversation_ids
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SIZES = {"d_model": 32, "n_layers": 2, "n_heads": 2, "d_ff": 64, "context_length": 64}
@@ -102,6 +104,10 @@ def test_an_export_says_how_to_ask_it(run: RunDirectory) -> None:
     assert text.count("apply_chat_template") == 2
     assert 'from_pretrained("me/mine")' in text
     assert "sllm chat" not in text
+    assert text.count("vllm serve me/mine --host 127.0.0.1 ") == text.count("llama-server -m ") == 2
+    for asked in re.findall(r"-d '(.*)'$", text, re.MULTILINE):
+        assert conversation_ids(Tokenizer([]), json.loads(asked)["messages"])
+    assert "vllm" not in card(read_facts(run.best), exported=True)
 
 
 def test_both_cards_are_refreshed(run: RunDirectory) -> None:
