@@ -16,6 +16,7 @@ from sllm.files import CorruptError, fingerprint, read_object, to_json, write_js
 from sllm.manifests import atomic_directory, read_manifest
 from sllm.run_directory import RunDirectory, checkpoint_path, checkpoint_steps
 from sllm.tokenizer import Tokenizer
+from sllm.tokenizer.template import require_template
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
 
@@ -147,7 +148,13 @@ def starting_content(experiment: Experiment) -> Content | None:
         if told in (known := _known(experiment)):
             return known[told]
         raise
-    if problems := _misfits(experiment, origin):
+    problems = _misfits(experiment, origin)
+    if experiment.finetune:
+        try:
+            require_template(Tokenizer.load(tokenizer_of(origin.directory)))
+        except UserError as error:
+            problems.append(f"finetune: {told}: {error}")
+    if problems:
         raise UserError("\n".join(problems))
     return origin.content
 

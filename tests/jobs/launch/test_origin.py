@@ -1,6 +1,7 @@
 """`train.init_from`: continued pretraining from a model, and a run that branches from a step of another."""
 
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -30,6 +31,8 @@ from sllm.files import read_json, write_json
 from sllm.manifests import write_manifest
 from sllm.records import read_jsonl
 from sllm.run_directory import RunDirectory, checkpoint_steps
+from sllm.tokenizer import Tokenizer
+from sllm.tokenizer.codec import FORMER_SPECIAL_TOKENS
 
 STEPS, DECAY = 60, 48
 TRAIN: dict[str, Any] = {
@@ -398,6 +401,23 @@ def test_an_export_is_no_model_of_ours(configure: Configure, tmp_path: Path) -> 
     write_manifest(tmp_path)
     with pytest.raises(UserError, match=rf"^train.init_from: {tmp_path}: not a model of sllm; of an export give what"):
         ordered(configure(tmp_path))
+
+
+def test_a_model_whose_vocabulary_has_no_words_for_a_conversation_is_not_tuned(
+    base: RunDirectory, configure: Configure, tmp_path: Path
+) -> None:
+    """Told when it is submitted, not days later, after the pretraining."""
+    for name in ("config.json", "model.safetensors"):
+        shutil.copyfile(base.best / name, tmp_path / name)
+    Tokenizer([], special_tokens=FORMER_SPECIAL_TOKENS).save(tmp_path / "tokenizer.json")
+    write_manifest(tmp_path)
+    config = configure(tmp_path)
+    ordered(config)
+    section = tiny.finetune(tiny.write_conversations(tmp_path / "said"))
+    with pytest.raises(UserError) as caught:
+        ordered(config, f"finetune={json.dumps(section)}")
+    (line,) = str(caught.value).split("\n")
+    assert line.startswith(f"finetune: {tmp_path}: this tokenizer has no <|system|> <|user|> <|assistant|> <|end|>")
 
 
 @pytest.mark.parametrize("told", ["copy", "copy@40"])
