@@ -920,7 +920,11 @@ MUTANTS: list[Mutant] = [
         ),
         ("bytes of all that is said", "filled[:, 1:][said]", "filled[:, 1:]"),
         ("what is too long is not counted", "}, len(fits) - kept", "}, 0"),
-        ("settings are named as those of text", "raise UserError(text)", "raise UserError(str(error))"),
+        (
+            "settings are named as those of text",
+            '"finetune.data.", str(error))',
+            '"data.", str(error))',
+        ),
     ),
     *of(
         "sllm/data/download.py",

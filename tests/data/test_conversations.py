@@ -1,6 +1,7 @@
 """The stage: conversations of files, cleaned, encoded, in windows that hold each once."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -247,6 +248,18 @@ def test_what_is_wrong_with_a_source_names_its_setting(tmp_path: Path) -> None:
         "finetune.data.sources: talk: no document is left to train on (1 roles); add text, or change "
         "finetune.data.min_characters (1) or the rules in finetune.data.clean"
     )
+
+
+def test_a_shard_that_is_gone_is_told_with_what_to_remove(tmp_path: Path) -> None:
+    made = over(tmp_path / "input", {"en": made_up(40)}, context=1024)
+    run(made, tmp_path)
+    for name in ("corpus", "packed"):
+        shutil.rmtree(tmp_path / name)
+    (store,) = (tmp_path / "sources").glob("en-*")
+    (store / "train-00000-00000.jsonl.zst").unlink()
+    with pytest.raises(UserError) as error:
+        run(made, tmp_path)
+    assert str(error.value).endswith(f"is gone or damaged; removing {tmp_path}/sources/en-* gets it anew")
 
 
 def test_a_tokenizer_of_an_early_version_is_told_before_anything_is_brought(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def conversations_stage(
         return summary
     tokenizer = Tokenizer.load(tokenizer_path)
     require_template(tokenizer)
-    with _of_finetune():
+    with _of_finetune(corpus.parent / "sources"):
         download_stage(experiment.tuning(), corpus, stop, workers=workers)
     manifest = read_manifest(corpus)
     groups = {
@@ -142,14 +142,16 @@ def _summary(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _of_finetune() -> Iterator[None]:
-    """What brings text says which settings of `data` to change; here they are those of `finetune.data`."""
+def _of_finetune(stores: Path) -> Iterator[None]:
+    """What brings text says which settings of `data` to change, and that `sllm download` forgets a source; here the
+    settings are those of `finetune.data`, and a source is forgotten by hand."""
     try:
         yield
     except UserError as error:
         names = "|".join(ConversationsConfig.model_fields)
         text = re.sub(rf"(?<![\w./])data\.(?=(?:{names})\b)", "finetune.data.", str(error))
-        raise UserError(text) from None
+        command = "`sllm download CONFIG --source (.*?) --force`"
+        raise UserError(re.sub(command, lambda found: f"removing {stores}/{found[1]}-*", text)) from None
 
 
 # --- encoding -------------------------------------------------------------------------------------
