@@ -39,11 +39,12 @@ class Checkpoint(NamedTuple):
 class Checkpoints:
     """The checkpoints of one run, `step-00001000` and so on. Rank 0 alone reads and writes them."""
 
-    def __init__(self, directory: Path, config: CheckpointConfig, keep: int = 0) -> None:
-        """The checkpoint of step `keep` is kept for ever."""
+    def __init__(self, directory: Path, config: CheckpointConfig, keep: int = 0, *, tuned: bool = False) -> None:
+        """The checkpoint of step `keep` is kept for ever. `tuned`: their models learn conversations."""
         self.directory = directory
         self.config = config
         self.kept_step = keep
+        self.tuned = tuned
         self._damaged: set[int] = set()
 
     def path(self, step: int) -> Path:
@@ -54,7 +55,7 @@ class Checkpoints:
     ) -> None:
         """Make a checkpoint of a directory in which the ranks have `written` tensors, as their manifest entries tell:
         these files, which may be those of other nodes, are not looked at. Raises OSError (disk full)."""
-        write_description(filled, model)
+        write_description(filled, model, tuned=self.tuned)
         write_json(filled / STATE, {"step": step, **state})
         commit_directory(filled, self.path(step), written, step=step)
         self._damaged.discard(step)

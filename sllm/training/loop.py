@@ -114,7 +114,8 @@ class Training:
         self.best_is_gone = False
         # Where the decay starts: from there on the training can be made longer or shorter.
         self.branch = steps_before_the_end(self.trajectory)
-        self.checkpoints = Checkpoints(run.checkpoints, self.experiment.train.checkpoint, keep=self.branch)
+        checkpoint = self.experiment.train.checkpoint
+        self.checkpoints = Checkpoints(run.checkpoints, checkpoint, keep=self.branch, tuned=self.tuning)
         self.origin: str | None = None  # train.init_from, as long as no step was saved since
         self.taken = 0  # steps of this attempt
         self.saved = 0  # the last step that a checkpoint was tried at

@@ -58,13 +58,13 @@ def test_preparing_for_fp32_changes_no_value(kind: str) -> None:
 @torch.no_grad()
 def test_a_padded_row_decodes_as_it_does_alone(kind: str) -> None:
     model, row = random_model(kind=kind).eval(), torch.randint(VOCAB_SIZE, (1, 12))
-    batch, padding = torch.cat([torch.randint(VOCAB_SIZE, (1, 12)), row]), torch.tensor([0, 5])
+    batch, begins = torch.cat([torch.randint(VOCAB_SIZE, (1, 12)), row]), torch.tensor([[0], [5]])
     alone, cache = new_cache(model, 1, 12), new_cache(model, 2, 12)
     prefill(model, row[:, 5:9], alone)
-    prefill(model, batch[:, :9], cache, padding)
+    prefill(model, batch[:, :9], cache, begins)
     for i in range(9, 12):
         expected = decode(model, row[:, i], alone, torch.tensor([i - 5]))
-        found = decode(model, batch[:, i], cache, torch.tensor([i]), padding)[1:]
+        found = decode(model, batch[:, i], cache, torch.tensor([i]), begins)[1:]
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 

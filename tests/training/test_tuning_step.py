@@ -14,9 +14,8 @@ from sllm.data.download import download_stage
 from sllm.data.masks import answers, beginnings
 from sllm.data.pack import pack_stage
 from sllm.data.sampler import PackedData, Sampler
-from sllm.files import read_json
 from sllm.model.storage import load_model
-from sllm.origin import TOKENIZER
+from sllm.origin import TOKENIZER, is_tuned
 from sllm.records import read_jsonl
 from sllm.run_directory import RunDirectory, checkpoint_path
 from sllm.stop import StopFlag
@@ -120,4 +119,7 @@ def test_it_goes_on_after_a_stop_to_the_last_bit(pretrained: Path, tmp_path: Pat
     assert tune(pretrained, stopped) == losses
     mine, theirs = last_weights(straight), last_weights(stopped)
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
-    assert read_json(straight.training("finetune").best / "config.json")["tuned"] is True
+    tuned = straight.training("finetune")
+    for directory in (tuned.best, checkpoint_path(tuned.checkpoints, STEPS)):
+        assert is_tuned(directory)
+    assert not is_tuned(straight.best)
