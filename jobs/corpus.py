@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -11,9 +12,10 @@ from rich.text import Text
 from jobs.ask import ask, is_interactive
 from jobs.hints import command, short
 from sllm.artifacts import Artifacts
-from sllm.config import Experiment
+from sllm.config import DataConfig, Experiment
 from sllm.data.check import CheckedSource, check_corpus
 from sllm.data.compared import tables_of_tasks
+from sllm.data.conversations.stage import bring_conversations
 from sllm.data.download import download_stage, store_of, tables_of
 from sllm.data.losses import loss, loss_by_reason
 from sllm.data.tasks import tasks_directory
@@ -31,9 +33,9 @@ NARROW = 72
 
 
 def choose(experiment: Experiment, languages: list[str], names: list[str]) -> list[str] | None:
-    """The names of the sources of these languages, and of these names; None for all. Raises UserError if there are
-    none."""
-    valid = {source.name: source.language for source in experiment.data.sources}
+    """The names of the sources, of text or conversations, of these languages, and of these names; None for all. Raises
+    UserError if there are none."""
+    valid = {source.name: source.language for part, _ in _parts(experiment) for source in part.data.sources}
     for name in names:
         if name not in valid:
             raise UserError(f"--source {name}: no such source; valid: {', '.join(valid)}")
@@ -46,17 +48,46 @@ def choose(experiment: Experiment, languages: list[str], names: list[str]) -> li
 
 
 def download_some(experiment: Experiment, names: list[str]) -> str:
-    """Bring these sources on disk; the corpus too, if it has all it needs then. Returns what to print."""
+    """Bring these sources on disk; a corpus too, if it has all it needs then. Returns what to print."""
+    artifacts, lines = Artifacts(experiment), []
     with stop_on_signals() as stop:
-        summary = download_stage(experiment, Artifacts(experiment).corpus, stop, only=names)
+        if _some_of(experiment.data, names):
+            lines += _told(download_stage(experiment, artifacts.corpus, stop, only=names), "documents")
+        if experiment.finetune and _some_of(experiment.finetune.data, names):
+            summary = bring_conversations(experiment, artifacts.conversations_corpus, stop, only=names)
+            lines += _told(summary, "conversations")
+    return "\n".join(lines)
+
+
+def download_conversations(experiment: Experiment) -> list[str]:
+    """Bring those of a fine-tuning, if there is one, so that no stage after it needs a network. Returns lines to
+    print."""
+    if experiment.finetune is None:
+        return []
+    with stop_on_signals() as stop:
+        return _told(bring_conversations(experiment, Artifacts(experiment).conversations_corpus, stop), "conversations")
+
+
+def _some_of(data: DataConfig, names: list[str]) -> bool:
+    return any(source.name in names for source in data.sources)
+
+
+def _told(summary: dict[str, Any], unit: str) -> list[str]:
     lines = [
-        f"{name}: {entry['documents']:,} documents, {format_amount(entry['bytes'], 'bytes')} of text"
+        f"{name}: {entry['documents']:,} {unit}, {format_amount(entry['bytes'], 'bytes')} of text"
         for name, entry in summary["sources"].items()
     ]
     if missing := summary.get("missing"):
         everything = f"`{command('download', 'CONFIG')}` without a choice"
         lines.append(f"the corpus still needs {', '.join(missing)}: {everything} brings them")
-    return "\n".join(lines)
+    return lines
+
+
+def _parts(experiment: Experiment) -> list[tuple[Experiment, Path]]:
+    """What is brought on disk, and where to: text, and the conversations of a fine-tuning."""
+    artifacts = Artifacts(experiment)
+    text = [(experiment, artifacts.corpus)]
+    return [*text, (experiment.tuning(), artifacts.conversations_corpus)] if experiment.finetune else text
 
 
 def try_tasks_again(experiment: Experiment) -> None:
@@ -66,16 +97,19 @@ def try_tasks_again(experiment: Experiment) -> None:
 
 
 def forget(experiment: Experiment, names: list[str] | None, *, yes: bool) -> list[str]:
-    """Delete the corpus, and what is on disk of these sources, or of all. On a terminal it asks before gigabytes.
-    Returns lines that say what was deleted.
+    """Delete what is on disk of these sources, or of all, and the corpora that hold them. On a terminal it asks before
+    gigabytes. Returns lines that say what was deleted.
 
     Raises:
         UserError: the answer was no.
     """
-    corpus = Artifacts(experiment).corpus
-    chosen = [source for source in experiment.data.sources if names is None or source.name in names]
-    stores = [store_of(source, experiment, corpus, tasks) for source in chosen for tasks in tables_of_tasks(experiment)]
-    there = [directory for directory in (corpus, tables_of(corpus), *stores) if directory.exists()]
+    there: list[Path] = []
+    for part, corpus in _parts(experiment):
+        chosen = [source for source in part.data.sources if names is None or source.name in names]
+        tables = tables_of_tasks(part)
+        stores = [store_of(source, part, corpus, tasks) for source in chosen for tasks in tables]
+        if chosen:
+            there += [directory for directory in (corpus, tables_of(corpus), *stores) if directory.exists()]
     sizes = {directory: _bytes_below(directory) for directory in there}
     told = [f"{short(directory)} ({format_amount(size, 'bytes')})" for directory, size in sizes.items()]
     question = f"--force deletes {', '.join(told)}, of every run that uses it. Go on?"
@@ -91,8 +125,12 @@ def _bytes_below(directory: Path) -> int:
 
 
 def show_corpus(experiment: Experiment, console: Console, *, samples: bool) -> int:
-    """Check the corpus and print what was found; 1 if something is missing or broken, else 0."""
-    corpus: Path = Artifacts(experiment).corpus
+    """Check the corpus, and the conversations of a fine-tuning, and print what was found; 1 if something is missing or
+    broken, else 0."""
+    return max(_show(part, corpus, console, samples=samples) for part, corpus in _parts(experiment))
+
+
+def _show(experiment: Experiment, corpus: Path, console: Console, *, samples: bool) -> int:
     try:
         with stop_on_signals() as stop:
             checked = check_corpus(experiment, corpus, stop)

@@ -309,6 +309,25 @@ MUTANTS: list[Mutant] = [
         ("everything above Hangul counts as Hangul", "(codes >= 0xAC00) & (codes <= 0xD7A3)", "(codes >= 0xAC00)"),
     ),
     *of(
+        "sllm/data/check.py",
+        "tests/jobs/test_corpus.py::test_conversations_come_with_the_text",
+        ("the names of roles count as English", "texts_of(text) if talks else text", "text"),
+    ),
+    *of(
+        "jobs/cli/stages.py",
+        "tests/jobs/test_corpus.py::test_conversations_come_with_the_text",
+        (
+            "conversations are left to the compute node",
+            "[run_single(name, experiment), *also(experiment)]",
+            "[run_single(name, experiment)]",
+        ),
+    ),
+    *of(
+        "sllm/card/facts.py",
+        "tests/card/test_tuned_card.py::test_what_stands_beside_the_base_was_measured_as_the_base",
+        ("a tuned model is compared by other answers than the base", 'if not answers["overall"]:', "if measured:"),
+    ),
+    *of(
         "sllm/data/clean.py",
         "tests/data/test_clean.py::test_what_is_left_of_a_document_is_judged_again",
         (
@@ -480,7 +499,7 @@ MUTANTS: list[Mutant] = [
     *of(
         "jobs/corpus.py",
         "tests/data/test_contamination.py::test_what_it_is_compared_with_is_settled_at_its_beginning",
-        ("--force leaves what was compared", "for tasks in tables_of_tasks(experiment)]", "for tasks in [None]]"),
+        ("--force leaves what was compared", "for tasks in tables]", "for tasks in [None]]"),
     ),
     *of(
         "sllm/data/dedup.py",

@@ -5,12 +5,15 @@ import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jobs.cli.options import STAGES, Config, Overrides, Yes, examples
 from sllm.errors import Stopped, UserError
+
+if TYPE_CHECKING:
+    from sllm.config import Experiment
 
 app = typer.Typer()
 
@@ -31,8 +34,9 @@ def download(
     force: Annotated[bool, typer.Option("--force", help="Delete what is on disk of these sources first.")] = False,
     yes: Yes = False,
 ) -> None:
-    """Collect, clean and split the documents. Goes on where the last attempt was ended."""
-    from jobs.corpus import choose, download_some, forget, try_tasks_again
+    """Collect, clean and split the documents, and the conversations of a fine-tuning. Goes on where the last attempt
+    was ended."""
+    from jobs.corpus import choose, download_conversations, download_some, forget, try_tasks_again
     from sllm.config import load_experiment
 
     if small and everything:
@@ -47,7 +51,7 @@ def download(
             print(line)
     try_tasks_again(experiment)
     if names is None:
-        _run_stage("download", config, changes)
+        _run_stage("download", config, changes, also=(lambda _: []) if small else download_conversations)
     else:
         print(_outcome("download", lambda: download_some(experiment, names)))
     if small:
@@ -64,7 +68,8 @@ def check_data(
         bool, typer.Option("--show-samples", help="Print some documents, and some that were dropped.")
     ] = False,
 ) -> None:
-    """Verify the corpus against its checksums and say what is in it. Exit code 1 if something is missing or broken."""
+    """Verify the corpus, and the conversations of a fine-tuning, against their checksums and say what is in them. Exit
+    code 1 if something is missing or broken."""
     from rich.console import Console
 
     from jobs.corpus import show_corpus
@@ -127,7 +132,9 @@ def benchmark(config: Config, overrides: Overrides = None) -> None:
     _run_stage("benchmark", config, overrides)
 
 
-def _run_stage(name: str, config: Path, overrides: list[str] | None) -> None:
+def _run_stage(
+    name: str, config: Path, overrides: list[str] | None, also: Callable[["Experiment"], list[str]] = lambda _: []
+) -> None:
     from jobs.launch.single import run_single
     from jobs.slurm.commands import without_foreign_variables
     from sllm.config import load_experiment
@@ -137,7 +144,7 @@ def _run_stage(name: str, config: Path, overrides: list[str] | None) -> None:
 
     # Only a training has ranks.
     with contextlib.nullcontext() if name in TRAININGS else without_foreign_variables():
-        outcome = _outcome(name, lambda: run_single(name, experiment))
+        outcome = _outcome(name, lambda: "\n".join([run_single(name, experiment), *also(experiment)]))
         if int(os.environ.get("RANK", "0")) == 0:
             print(outcome)
 

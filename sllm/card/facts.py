@@ -115,8 +115,11 @@ def _read_run(facts: Facts, run: RunDirectory, measured: dict[str, Any] | None) 
             experiment = None  # its settings are not there any more
         tuned = _of_step(_objects(validated).get("tuned", {}), facts.step)
         facts.measured = _figures(tuned)
-        answers = _objects(tuned).get("conversations") or _validation(run.training("finetune").metrics, facts.step)
-        facts.answers = measured or _figures(answers)
+        # Those of the stage first: beside them stand the base model's, of the same conversations.
+        answers = _figures(_objects(tuned).get("conversations", {}))
+        if not answers["overall"]:
+            answers = measured or _figures(_validation(run.training("finetune").metrics, facts.step))
+        facts.answers = answers
         tasks = _of_step(_objects(benchmarked).get("tuned", {}), facts.step)
         if tuned or tasks:
             facts.base = Facts("", facts.model, facts.vocab_size, facts.parameters)

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from sllm.config import Experiment
+from sllm.config import ConversationsConfig, Experiment
 from sllm.data.clean import SPLITS
+from sllm.data.conversations.line import texts_of
 from sllm.data.shards import read_shard
 from sllm.errors import UserError
 from sllm.files import CorruptError, read_object
@@ -75,8 +76,9 @@ def check_corpus(
         # A source that was skipped is optional: its absence is no problem.
     files = [file for file in manifest["files"] if file["name"].partition("/")[0] in sources]
     size = sum(file["bytes"] for file in files)
+    talks = isinstance(experiment.data, ConversationsConfig)
     workers = min(workers or len(os.sched_getaffinity(0)), 1 + size // BYTES_WORTH_A_PROCESS)
-    with in_processes(_check_file, [(corpus, file) for file in files], workers, stop) as results:
+    with in_processes(_check_file, [(corpus, file, talks) for file in files], workers, stop) as results:
         for file, found in zip(files, results, strict=True):
             _add(sources[file["name"].partition("/")[0]], file, found)
     for checked in sources.values():
@@ -97,7 +99,7 @@ class _Found:
     samples: list[str] = field(default_factory=list)
 
 
-def _check_file(corpus: Path, file: dict[str, Any], check: Check) -> _Found:
+def _check_file(corpus: Path, file: dict[str, Any], talks: bool, check: Check) -> _Found:
     path = corpus / file["name"]
     if not path.is_file():
         return _Found(f"{path} is missing")
@@ -110,7 +112,8 @@ def _check_file(corpus: Path, file: dict[str, Any], check: Check) -> _Found:
         try:
             for text in read_shard(path):
                 check()
-                codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+                said = texts_of(text) if talks else text
+                codes = np.frombuffer(said.encode("utf-32-le", "surrogatepass"), "<u4")
                 found.hangul += int(np.count_nonzero((codes >= 0xAC00) & (codes <= 0xD7A3)))
                 lower = codes | 0x20
                 found.latin += int(np.count_nonzero((lower >= ord("a")) & (lower <= ord("z"))))

@@ -126,3 +126,12 @@ def test_while_it_is_tuned_its_answers_are_known(run: RunDirectory) -> None:
     assert facts.base is None
     assert facts.tasks == {}
     assert "1.5000" not in card(facts)
+
+
+def test_what_stands_beside_the_base_was_measured_as_the_base(run: RunDirectory) -> None:
+    """A model that training writes anew has been measured there too, on fewer conversations than the stage took."""
+    best = run.training("finetune").best
+    model = make_model(ModelConfig.model_validate(SIZES), Tokenizer([]).vocab_size)
+    facts = read_facts(best, description(model, tuned=True), figures(0.375), step=60, loss=0.3)
+    assert facts.base is not None
+    assert facts.answers["overall"]["bits_per_byte"] == 0.25

@@ -50,6 +50,34 @@ def test_sources_are_chosen_by_language_or_name(config: Path) -> None:
         run("download", config, "--small", "--all")
 
 
+def test_conversations_come_with_the_text(config: Path) -> None:
+    """So that no stage after the download needs a network; and they are chosen, checked and forgotten as text is."""
+    talks = config.parent / "talks.jsonl"
+    rows = [{"instruction": f"{n}에 하나를 더하면 얼마인가요?", "output": f"답은 {n + 1}입니다."} for n in range(200)]
+    talks.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    source = f"{{name: talks, kind: files, language: ko, paths: ['{talks}']}}"
+    data = f"{{sources: [{source}], near_duplicates: false, clean: {{contamination: false}}}}"
+    train = "{max_steps: 2, global_batch: 2, micro_batch: 2, learning_rate: 0.001, warmup_steps: 1}"
+    tuned = f"finetune={{data: {data}, train: {train}}}"
+    assert "talks: 200 conversations" in run("download", config, "--source", "talks", tuned)
+    result = CliRunner().invoke(jobs.cli.app, ["check-data", str(config), tuned])
+    assert result.exit_code == 1, "there is no text yet"
+    output = run("download", config, "--force", tuned)
+    assert output.count("deleted ") == 2, "the conversations, and what was brought of their source"
+    assert "download: done" in output
+    assert "talks: 200 conversations" in output
+    output = run("check-data", config, "--show-samples", tuned)
+    assert output.count("every file matches its checksum") == 2
+    assert re.search(r"talks +200 .* ko 100\.0%", output), "the names of roles are not English"
+    (shard,) = (config.parent / "data" / "corpora" / "sources").glob("talks-*/train-*.zst")
+    shard.write_bytes(shard.read_bytes()[:-1])
+    result = CliRunner().invoke(jobs.cli.app, ["check-data", str(config), tuned])
+    assert result.exit_code == 1
+    assert "sllm download CONFIG --source talks --force" in result.output
+    assert "talks: 200 conversations" in run("download", config, "--source", "talks", "--force", tuned)
+    assert run("check-data", config, tuned).count("every file matches its checksum") == 2
+
+
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_check_data_fits_the_terminal(config: Path, texts: dict[str, Path], width: int) -> None:
     more = config.parent / "more.jsonl"

@@ -16,8 +16,7 @@ import re
 import shutil
 import sys
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import accumulate, islice
 from pathlib import Path
@@ -81,8 +80,7 @@ def conversations_stage(
         return summary
     tokenizer = Tokenizer.load(tokenizer_path)
     require_template(tokenizer)
-    with _of_finetune(corpus.parent / "sources"):
-        download_stage(experiment.tuning(), corpus, stop, workers=workers)
+    bring_conversations(experiment, corpus, stop, workers=workers)
     manifest = read_manifest(corpus)
     groups = {
         (source, split): shard_paths(corpus, manifest, source, split)
@@ -141,17 +139,21 @@ def _summary(manifest: dict[str, Any]) -> dict[str, Any]:
     return {"dtype": manifest["dtype"], "tokenizer": manifest["tokenizer"], **totals, "sources": sources}
 
 
-@contextmanager
-def _of_finetune(stores: Path) -> Iterator[None]:
-    """What brings text says which settings of `data` to change, and that `sllm download` forgets a source; here the
-    settings are those of `finetune.data`, and a source is forgotten by hand."""
+def bring_conversations(
+    experiment: Experiment,
+    corpus: Path,
+    stop: StopFlag,
+    *,
+    workers: int | None = None,
+    only: Iterable[str] | None = None,
+) -> dict[str, Any]:
+    """Write the conversations of `experiment.finetune` to `corpus`, cleaned and not yet encoded: all that takes a
+    network. Arguments, result and errors are `sllm.data.download.download_stage`'s."""
     try:
-        yield
-    except UserError as error:
+        return download_stage(experiment.tuning(), corpus, stop, workers=workers, only=only)
+    except UserError as error:  # says which settings of `data` to change
         names = "|".join(ConversationsConfig.model_fields)
-        text = re.sub(rf"(?<![\w./])data\.(?=(?:{names})\b)", "finetune.data.", str(error))
-        command = "`sllm download CONFIG --source (.*?) --force`"
-        raise UserError(re.sub(command, lambda found: f"removing {stores}/{found[1]}-*", text)) from None
+        raise UserError(re.sub(rf"(?<![\w./])data\.(?=(?:{names})\b)", "finetune.data.", str(error))) from None
 
 
 # --- encoding -------------------------------------------------------------------------------------
