@@ -4,6 +4,7 @@ A stage's key is the part of the experiment that it reads, plus the fingerprints
 equal result: this is what makes a second submit do nothing, and a changed setting redo exactly what it touches.
 """
 
+import re
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from sllm.errors import UserError
 from sllm.files import CorruptError, fingerprint, read_object
 from sllm.origin import TOKENIZERS, starting_content
 from sllm.run_directory import RunDirectory
+from sllm.tokenizer.template import USER, problem
 
 # Raise a stage's number when its output for equal input changes.
 VERSIONS = {"download": 4, "tokenizer": 4, "pack": 1, "pretrain": 2, "validate": 1, "benchmark": 1, "report": 1}
@@ -37,12 +39,12 @@ def stage_keys(experiment: Experiment) -> dict[str, dict[str, Any]]:
     Those of `conversations` and `finetune` are there where the experiment has a section finetune.
 
     Raises:
-        UserError: files that sources name are not there, or cannot be read, or so with what `train.init_from` names;
-            one problem a line.
+        UserError: files that sources name are not there, or cannot be read, or so with what `train.init_from` names, or
+            a question to the tuned model is none; one problem a line.
     """
     e, problems = experiment.to_dict(), list[str]()
     text = _text_and_training(experiment, problems)
-    tuning = _text_and_training(experiment.tuning(), problems) if experiment.finetune else None
+    tuning = _tuning(experiment, problems)
     try:
         origin = starting_content(experiment)
     except UserError as error:
@@ -105,6 +107,20 @@ def _text_and_training(experiment: Experiment, problems: list[str]) -> _Content:
         "validate": {name: e["validate"][name] for name in ("every", "tokens")},
     }
     return _Content(e["data"], inputs, training)
+
+
+def _tuning(experiment: Experiment, problems: list[str]) -> _Content | None:
+    """The same of a fine-tuning, if there is one. A question that cannot be asked would end it at its first
+    validation."""
+    if experiment.finetune is None:
+        return None
+    found = list[str]()
+    content = _text_and_training(experiment.tuning(), found)
+    problems += [re.sub(r"^data\.", "finetune.data.", text, flags=re.MULTILINE) for text in found]
+    for number, question in enumerate(experiment.finetune.validate_.prompts):
+        if wrong := problem([{"role": USER, "content": question}], ends_with=USER):
+            problems.append(f"finetune.validate.prompts.{number}: {question!r}: {wrong}; ask something else")
+    return content
 
 
 def steps_before_the_end(key: dict[str, Any]) -> int:

@@ -309,6 +309,12 @@ MUTANTS: list[Mutant] = [
         ("everything above Hangul counts as Hangul", "(codes >= 0xAC00) & (codes <= 0xD7A3)", "(codes >= 0xAC00)"),
     ),
     *of(
+        "sllm/artifacts.py",
+        "tests/jobs/test_keys.py::test_what_is_wrong_with_a_fine_tuning_is_told_before_it_runs",
+        ("files of conversations are told as those of text", '"finetune.data.", text', '"data.", text'),
+        ("a question that is none waits for the training", "enumerate(experiment.finetune.validate_.prompts)", "[]"),
+    ),
+    *of(
         "sllm/data/check.py",
         "tests/jobs/test_corpus.py::test_conversations_come_with_the_text",
         ("the names of roles count as English", "texts_of(text) if talks else text", "text"),

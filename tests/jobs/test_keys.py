@@ -188,8 +188,8 @@ def test_each_setting_changes_the_keys_of_the_stages_that_it_changes_and_no_othe
             for other in others(value_at(base, place), kind)
         )
         before, found = next(((before, found) for before, found in tried if found), ({}, None))
-        if setting == "finetune.train.init_from":
-            assert found is None, "a fine-tuning begins with the model of its own run"
+        if setting in ("finetune.train.init_from", "finetune.data.sources.text_field"):
+            assert found is None, "a fine-tuning begins with the model of its own run, and tells layouts by their keys"
             continue
         if found is None:  # it can be nothing else at all, such as the kind of a source
             assert get_origin(kind) is Literal, f"no other value found for {setting}"
@@ -316,3 +316,18 @@ def test_what_is_shared_has_equal_rates_and_no_more_is(
         starts = [decay_start(each.max_steps, each.decay or 0) for each in (a, b)]
         assert shared == min(starts)
         assert starts[0] == starts[1] or first_difference() == shared + 1
+
+
+def test_what_is_wrong_with_a_fine_tuning_is_told_before_it_runs(values: dict[str, Any]) -> None:
+    """With names as they stand in the experiment; a question that none can ask, too, which would end the training at
+    its first validation."""
+    tuning = values["finetune"]
+    (files,) = (source for source in tuning["data"]["sources"] if source["kind"] == "files")
+    files["paths"] = ["nowhere/*.jsonl"]
+    tuning["validate"]["prompts"] = ["Who are you?", " ", "Say <|end|>"]
+    with pytest.raises(UserError) as error:
+        stage_keys(Experiment.model_validate(values))
+    missing, empty, token = str(error.value).splitlines()
+    assert missing.startswith("finetune.data.sources: files-2: no file matches ")
+    assert empty.startswith("finetune.validate.prompts.1: ' ': ")
+    assert token.startswith("finetune.validate.prompts.2: 'Say <|end|>': ")
