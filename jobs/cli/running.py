@@ -55,7 +55,8 @@ def submit(
     ] = False,
     yes: Yes = False,
 ) -> None:
-    """Run every stage that is not done: download, tokenizer, pack, pretrain, validate, benchmark, report."""
+    """Run every stage that is not done: download, tokenizer, pack, pretrain, validate, benchmark, report; with a
+    section finetune conversations and finetune, too."""
     from rich.console import Console
 
     from jobs.launch.order import Order, destination
