@@ -865,8 +865,8 @@ MUTANTS: list[Mutant] = [
         ),
         (
             "another question has the answer of the first",
-            "asked, answer = topic.questions[number]\n        passage",
-            "asked, _ = topic.questions[number]\n        passage",
+            'say("assistant", question.answer)',
+            'say("assistant", topic.questions[0].answer)',
         ),
     ),
     *of(

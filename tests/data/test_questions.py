@@ -37,6 +37,7 @@ def test_conversations_depend_on_the_seed_alone(language: Language) -> None:
     assert len(long) > len(short)
     assert list(conversations(language, 0.02, seed=4)) != short
     assert held_out(language, 3, 20) == held_out(language, 3, 30)[:20] != held_out(language, 4, 20)
+    assert len({messages[-1]["content"] for messages, _ in held_out(language, 3, 100)}) == 100
 
 
 def test_they_are_as_long_as_asked_for(spoken: tuple[Language, list[Messages]]) -> None:
@@ -77,7 +78,7 @@ def test_a_held_out_question_is_none_of_those_asked(language: Language) -> None:
     asked = {
         text for seed in range(3) for messages in conversations(language, 1.0, seed) for text in said(messages, USER)
     }
-    assert not asked & {messages[-1]["content"] for messages, _ in held_out(language, 0, 1000)}
+    assert not asked & {messages[-1]["content"] for messages, _ in held_out(language, 0, 300)}
 
 
 def test_whoever_says_hello_is_answered() -> None:
@@ -109,16 +110,14 @@ TOLD = {
         ("item", "shop", r"이것은 (.+)에서 팔아요"),
         ("pet", "eats", r"이 동물은 (.+)[을를] 좋아해요"),
         ("place", "seen", r"그곳에 가면 (.+)[을를] 볼 수 있어요"),
-        ("of_year", "season", r"그 달은 (.+)(?:이에요|예요)"),
     ],
     "en": [
         ("animal", "home", r"It is found in places like (.+)"),
         ("animal", "prey", r"It eats (.+)"),
-        ("animal", "kind", r"(?:Yes, i|No, i|I)t is an? (mammal|bird|reptile|amphibian|fish|insect)"),
+        ("animal", "kind", r"It is an? (mammal|bird|reptile|amphibian|fish|insect)"),
         ("item", "shop", r"You can buy it at the (.+)"),
         ("pet", "eats", r"It likes (.+)"),
         ("place", "seen", r"You can see (.+) there"),
-        ("of_year", "season", r"It is in (\w+)"),
     ],
 }
 
@@ -140,49 +139,11 @@ def test_facts_are_those_of_the_tables(spoken: tuple[Language, list[Messages]]) 
         assert len(checked) > 10, (subject, told)
 
 
-def test_yes_is_said_of_what_is_so(spoken: tuple[Language, list[Messages]]) -> None:
-    language, talks = spoken
-    kinds = {row["animal"]: row["kind"] for row in read_language(language).tables["animal"]}
-    words = {
-        "ko": (r"^(\w+?)(?:이|가|은|는) (\w+류|곤충)", "네, "),
-        "en": (r"(?:the|an?) ([\w ]+) an? (\w+)\?", "Yes, "),
-    }
-    pattern, yes = words[language]
-    said_yes = set()
-    for question, answer in (pair for messages in talks for pair in exchanges(messages)):
-        if answer.startswith(("네, ", "아니요, ", "Yes, ", "No, ")):
-            animal, kind = re.search(pattern, question).groups()  # type: ignore[union-attr]
-            animal = next(name for name in (animal, animal.removesuffix(" is"), animal + "이") if name in kinds)
-            assert answer.startswith(yes) == (kinds[animal] == kind), (question, answer)
-            said_yes.add(answer.startswith(yes))
-    assert said_yes == {True, False}
-
-
-def test_what_is_asked_of_a_passage_stands_in_it(spoken: tuple[Language, list[Messages]]) -> None:
-    """The fact of an answer is a word of the passage: who, what, where, how many."""
-    language, talks = spoken
-    lead = {
-        "ko": r"(?:산|마신|간|둔|키우는|만나는) (?:사람|것|곳|동물)은 |이름은 |직업은 |사는 곳은 |모두 (?=\w+ \w+. 샀)",
-        "en": r"It was |Some |To the |There were |Its name is |The \w+ (?:\w+ )?lives in ",
-    }[language]
-    end = r"(?:이에요|예요|[을를] 샀어요)?\.$" if language == "ko" else r"\.$"
-    checked = 0
-    for messages in talks:
-        asked = ""
-        for question, answer in exchanges(messages):
-            asked += question
-            if re.match(lead, answer):
-                fact = re.sub(end, "", re.sub(lead, "", answer, count=1))
-                assert fact in asked, (asked, answer)
-                checked += 1
-    assert checked > 1000
-
-
 def test_particles_agree(spoken: tuple[Language, list[Messages]]) -> None:
     if spoken[0] != "ko":
         return
     tables = read_language("ko").tables
-    keys = {"name", "item", "thing", "drink", "pet", "petname", "place", "animal", "job", "town", "day", "meal", "soup"}
+    keys = {"name", "item", "thing", "drink", "pet", "petname", "place", "animal", "job", "town", "meal", "soup"}
     nouns = sorted({row[key] for key in keys for row in tables[key]}, key=len, reverse=True)
     forms = {"은": "는", "이": "가", "을": "를", "이에요": "예요"}
     pattern = rf"(?<![가-힣])({'|'.join(nouns)})({'|'.join([*forms, *forms.values()])})(?![가-힣])"

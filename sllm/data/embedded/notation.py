@@ -65,31 +65,35 @@ def read_frames(file: str, settle: Settle) -> list[Frame]:
     ]
 
 
-class Topic(NamedTuple):
-    """What is asked together: about one cast, and about a passage if there is one."""
+class Question(NamedTuple):
+    ways: list[Parts]
+    """To ask it."""
+    answer: Parts
 
-    passage: list[Parts]
-    questions: list[tuple[list[Parts], Parts]]
-    """The ways to ask each, and its answer."""
+
+class Topic(NamedTuple):
+    """What is asked together, about one cast."""
+
+    times: int
+    """How often it is to be asked beside others."""
+    questions: list[Question]
 
 
 def read_topics(file: str, settle: Settle, style: str) -> dict[str, Topic]:
-    """Topics under headers `name:`. A line `> …` is a sentence of the passage; of the others, some are ways to ask what
-    the line `= …` below them answers."""
+    """Topics under headers `name: times`. A line `= …` is the answer to those above it, which are ways to ask it."""
     topics = {}
     for header, lines in _blocks(file):
-        topic, asked = Topic([], []), list[Parts]()
+        name, times = header.split(": ")
+        topic, asked = Topic(int(times), []), list[Parts]()
         for line in settle(lines, style).split("\n"):
             mark, _, sentence = line.partition(" ")
-            if mark == ">":
-                topic.passage.append(_parse(sentence))
-            elif mark == "=":
-                topic.questions.append((asked, _parse(sentence)))
+            if mark == "=":
+                topic.questions.append(Question(asked, _parse(sentence)))
                 asked = []
             else:
                 asked.append(_parse(line))
-        assert not asked, f"{file}: {header} ends with a question"
-        topics[header.removesuffix(":")] = topic
+        assert not asked, f"{file}: {name} ends with a question"
+        topics[name] = topic
     return topics
 
 

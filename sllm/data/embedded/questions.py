@@ -1,5 +1,5 @@
-"""Conversations about the world of the text (words.txt), from a seed: questions of facts that its tables tell, and of
-short passages; topics, ways to ask and answers are data (questions.txt).
+"""Conversations about the world of the text (words.txt), from a seed: questions of facts that its tables tell;
+topics, ways to ask and answers are data (questions.txt).
 
 A tenth of all questions, by the digest of what the user says, is never asked here, whatever the seed: those that
 `held_out` gives, to see what a model has learnt rather than heard.
@@ -7,19 +7,21 @@ A tenth of all questions, by the digest of what the user says, is never asked he
 
 import hashlib
 from collections.abc import Iterator
-from functools import cache, partial
+from functools import cache
 from typing import Literal, NamedTuple
 
-from sllm.data.embedded.facts import Cast, Draw, Facts, Language
+from sllm.data.embedded.facts import Cast, Draw, Language
 from sllm.data.embedded.generator import expand, read_language
-from sllm.data.embedded.notation import Parts, Topic, read_topics
+from sllm.data.embedded.notation import Parts, Question, Topic, read_topics
 
 Messages = list[dict[str, str]]
 """`{"role": …, "content": …}`: perhaps a system's, then a user's and an assistant's by turns."""
 
 STYLES = {"ko": "polite", "en": "present"}
-EXCHANGES = 0.6
-"""How often another question follows."""
+EXCHANGES = 4
+"""Questions of a conversation, at most."""
+OTHER = 0.2
+"""How often the next question is about something else, though there is more to ask."""
 SYSTEM = 0.15
 """How often a system message stands first."""
 
@@ -28,8 +30,8 @@ class World(NamedTuple):
     language: Language
     style: str
     system: list[Parts]
-    questions: list[tuple[Topic, int]]
-    """Each question: its topic, and its number there."""
+    questions: list[tuple[Topic, Question]]
+    """Each question with its topic, as often as it is asked beside others."""
 
 
 def conversations(language: Literal["ko", "en"], megabytes: float, seed: int) -> Iterator[Messages]:
@@ -48,18 +50,22 @@ def conversations(language: Literal["ko", "en"], megabytes: float, seed: int) ->
 
 
 def held_out(language: Literal["ko", "en"], seed: int, count: int) -> list[tuple[Messages, str]]:
-    """`count` conversations that end with a question which `conversations` asks with no seed, each with its answer."""
+    """`count` conversations, each with its answer: all end with another question, which `conversations` never asks.
+    Fewer if there are not so many: there are some 240 in a language."""
     world, draw = read_world(language), Draw(seed)
-    found: list[tuple[Messages, str]] = []
-    while len(found) < count:
+    found: dict[str, tuple[Messages, str]] = {}
+    for _ in range(200 * count):
         *messages, answer = _conversation(world, draw)
-        if is_held_out(messages[-1]["content"]):
-            found.append((messages, answer["content"]))
-    return found
+        question = messages[-1]["content"]
+        if is_held_out(question):
+            found.setdefault(question, (messages, answer["content"]))
+        if len(found) == count:
+            break
+    return list(found.values())
 
 
 def is_held_out(question: str) -> bool:
-    """Whether what a user says, passage and question, is among the tenth that is not trained on."""
+    """Whether what a user says is among the tenth that is not trained on."""
     return hashlib.sha256(question.encode("utf-8")).digest()[0] % 10 == 7
 
 
@@ -67,43 +73,32 @@ def is_held_out(question: str) -> bool:
 def read_world(language: Literal["ko", "en"]) -> World:
     """All that conversations in a language are made of."""
     whole, style = read_language(language), STYLES[language]
-    others = {f"{key}2": partial(_another, key) for key in ("place", "thing")}
     topics = read_topics(f"{language}/questions.txt", whole.settle, style)
-    ((system, _),) = topics.pop("system").questions
-    questions = [(topic, number) for topic in topics.values() for number in range(len(topic.questions))]
-    return World(whole._replace(facts=whole.facts | others), style, system, questions)
-
-
-def _another(key: str, draw: Draw, cast: Cast) -> Facts:
-    """Another word of a table than the cast's."""
-    return {f"{key}2": draw.one([row[key] for row in cast.language.tables[key] if row[key] != cast[key]])}
+    (system,) = topics.pop("system").questions
+    questions = [(topic, question) for topic in topics.values() for question in topic.questions * topic.times]
+    return World(whole, style, system.ways, questions)
 
 
 def _conversation(world: World, draw: Draw) -> Messages:
-    """One conversation, of held-out questions or others: one or two questions, of one topic or two."""
+    """One conversation, of held-out questions or others: one to EXCHANGES questions, of one topic or more."""
     messages: Messages = []
+    unasked: list[Question] = []
+
+    def say(role: str, sentence: Parts) -> None:
+        messages.append({"role": role, "content": _sentence(world, sentence, cast, draw)})
+
     cast = Cast(world.language, draw, world.style)
-
-    def say(role: str, *sentences: Parts) -> None:
-        texts = [_sentence(world, parts, cast, draw) for parts in sentences]
-        messages.append({"role": role, "content": " ".join(texts)})
-
     if draw.fraction() < SYSTEM:
         say("system", draw.one(world.system))
-    topic, number = draw.one(world.questions)
-    asked, answer = topic.questions[number]
-    say("user", *draw.several(topic.passage, len(topic.passage)), draw.one(asked))
-    say("assistant", answer)
-    if draw.fraction() < EXCHANGES:
-        others = [(topic, other) for other in range(len(topic.questions)) if other != number]
-        follows = bool(others) and draw.fraction() < 0.5
-        topic, number = draw.one(others if follows else world.questions)
-        asked, answer = topic.questions[number]
-        passage = [] if follows else draw.several(topic.passage, len(topic.passage))
-        if not follows:
+    for _ in range(draw.integer(1, EXCHANGES)):
+        if not unasked or draw.fraction() < OTHER:
             cast = Cast(world.language, draw, world.style)
-        say("user", *passage, draw.one(asked))
-        say("assistant", answer)
+            topic, first = draw.one(world.questions)
+            others = [question for question in topic.questions if question is not first]
+            unasked = [*draw.several(others, len(others)), first]
+        question = unasked.pop()
+        say("user", draw.one(question.ways))
+        say("assistant", question.answer)
     return messages
 
 
