@@ -48,7 +48,7 @@ class Plain(Trainer):
         self.gradients.begin(1.0)
         for number in mine:
             with self._no_sync(unless=number == mine[-1]):
-                losses[number] = self._forward_backward(self._tokens(number), number)
+                losses[number] = self._forward_backward(self._batch(number), number, self._answers())
         return losses, largest, 0.0
 
 

@@ -179,6 +179,11 @@ class Cluster(Section):
         merged._fit(signal_seconds=min(120, 30 * merged.time_minutes))
         return merged
 
+    def asks_as_another(self, stage: str) -> bool:
+        """Whether all that is to be said of what it asks for is said of the stage that does the same work."""
+        whole = {"array": 1}  # only what it is like may be one
+        return stage in LIKE and self.resources(stage) == self.resources(LIKE[stage]).model_copy(update=whole)
+
     @property
     def for_slurm(self) -> bool:
         """Whether it names anything that only Slurm has, such as a partition."""
@@ -200,8 +205,8 @@ class Cluster(Section):
         problems = []
         for name in STAGE_NAMES:
             resources = self.resources(name)
-            if name in LIKE and not getattr(self.stages, name).model_fields_set:
-                continue  # what is wrong with it is told of the other
+            if self.asks_as_another(name):
+                continue
             if resources.gres and resources.gpus_per_node is not None:
                 problems.append(f"stages.{name}: gres and gpus_per_node are both set; keep one of them")
             if name not in ("pretrain", "finetune") and (most := resources.rank_counts[-1]) > 1:

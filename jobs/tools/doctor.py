@@ -58,7 +58,7 @@ def _cluster(cluster: Cluster, experiment: Experiment | None, arguments: list[st
         return
     yield from doctor_slurm.about_site(cluster, config)
     there = partitions()
-    stages = {name: cluster.resources(name) for name in STAGES}
+    stages = {name: cluster.resources(name) for name in STAGES if not cluster.asks_as_another(name)}
     for name in dict.fromkeys(name for resources in stages.values() for name in wanted(resources, there)):
         if name in there:
             yield doctor_slurm.about_partition(there[name])

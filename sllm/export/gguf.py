@@ -9,6 +9,7 @@ llama.cpp cuts text into words by one of the patterns compiled into it, and ours
 the nearest; docs/serving.md has how often its tokens are others, and what that costs.
 """
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,6 +68,7 @@ def export(
     facts = read_facts(model_path.parent if model_path.is_file() else model_path)
     try:
         with atomic_file(output.resolve()) as file:
+            logging.getLogger("gguf").setLevel(logging.WARNING)  # it tells what it writes where
             writer = gguf.GGUFWriter(file.name, model.config.family)
             _describe(writer, model, tokenizer, facts, type)
             _add_tokenizer(writer, tokenizer, tuned=tuned)
