@@ -204,7 +204,8 @@ class Artifacts:
 
 
 def differences(old: Any, new: Any, at: str = "") -> list[str]:
-    """`train.learning_rate 0.001 → 0.002` for each value that differs between two keys."""
+    """`train.learning_rate 0.001 → 0.002` for each value that differs between two keys; a section that only one of them
+    has `is new` or `is gone`."""
     if isinstance(old, dict) and isinstance(new, dict):
         found = []
         for name in sorted(old.keys() | new.keys()):
@@ -212,4 +213,8 @@ def differences(old: Any, new: Any, at: str = "") -> list[str]:
         return found
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         return [line for i, pair in enumerate(zip(old, new, strict=True)) for line in differences(*pair, f"{at}.{i}")]
+    if old is None and isinstance(new, dict):
+        return [f"{at} is new"]
+    if new is None and isinstance(old, dict):
+        return [f"{at} is gone"]
     return [] if old == new else [f"{at} {'not set' if old is None else old} → {'not set' if new is None else new}"]

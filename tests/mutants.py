@@ -953,6 +953,58 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "sllm/data/download.py",
+        "tests/data/test_conversations.py::test_what_a_kill_left_of_a_directory_goes_with_the_next_call",
+        (
+            "a corpus that a kill cut off stays for good",
+            '        remove_leftovers(output.parent, f".{output.name}.*")\n',
+            "",
+        ),
+        (
+            "a corpus that another run writes is taken away",
+            'remove_leftovers(output.parent, f".{output.name}.*")',
+            "remove_leftovers(output.parent)",
+        ),
+    ),
+    *of(
+        "sllm/data/conversations/stage.py",
+        "tests/data/test_conversations.py::test_what_a_kill_left_of_a_directory_goes_with_the_next_call",
+        (
+            "windows that a kill cut off stay for good",
+            '        remove_leftovers(output.parent, f".{output.name}.*")\n',
+            "",
+        ),
+    ),
+    *of(
+        "sllm/data/corpus.py",
+        "tests/data/test_conversations.py::test_what_is_wrong_with_a_source_names_its_setting",
+        ("settings are said to keep roles out of order", "if dropped.keys() & set(FORM)", "if not dropped"),
+        ("conversations of another language cannot be kept", "if not ways or dropped.keys()", "if not dropped.keys()"),
+        ("conversations are told as documents", "talks = isinstance(config, ConversationsConfig)", "talks = False"),
+    ),
+    *of(
+        "sllm/artifacts.py",
+        "tests/jobs/test_pipeline.py::test_a_section_finetune_adds_stages_to_a_finished_run",
+        ("a new section is told with all in it", "if old is None and isinstance(new, dict):", "if False:"),
+        ("a section that is gone is told with all in it", "if new is None and isinstance(old, dict):", "if False:"),
+    ),
+    *of(
+        "jobs/status/results.py",
+        "tests/jobs/status/test_results.py",
+        ("all answers, at every status", "            told.add(korean)\n", ""),
+        ("an answer over many lines", ', no_wrap=True, overflow="ellipsis")', ")"),
+        (
+            "what a model says is read as markup",
+            'table.add_row(Text(question), Text(answer, no_wrap=True, overflow="ellipsis"))',
+            "table.add_row(question, answer)",
+        ),
+    ),
+    *of(
+        "sllm/data/sources.py",
+        "tests/data/test_conversation_layouts.py::test_a_file_that_cannot_be_read",
+        ("null by Python's name", 'found = "null" if record is None else', "found ="),
+    ),
+    *of(
+        "sllm/data/download.py",
         "tests/data/test_conversations.py::test_files_read_as_text_and_as_conversations_are_kept_apart",
         (
             "text for conversations",

@@ -1,9 +1,11 @@
 """What came of a run: the figures of its validate and benchmark stages."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from jobs.pipeline import read_done
 from sllm.run_directory import RunDirectory
@@ -17,10 +19,11 @@ def results_table(run: RunDirectory) -> Table | None:
     table = Table(title=run.name, title_justify="left", show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, value in results(
-        validated["summary"] if validated else {}, benchmarked["summary"] if benchmarked else {}
-    ):
-        table.add_row(name, value)
+    validation = validated["summary"] if validated else {}
+    for name, value in results(validation, benchmarked["summary"] if benchmarked else {}):
+        table.add_row(Text(name), Text(value))  # not a str: what a model says is no markup
+    for question, answer in answers(validation):
+        table.add_row(Text(question), Text(answer, no_wrap=True, overflow="ellipsis"))
     return table
 
 
@@ -57,8 +60,17 @@ def results(validation: dict[str, Any], benchmark: dict[str, Any]) -> Iterator[t
         yield "tasks not measured", ", ".join(lost)
     for sample in validation.get("samples", []):
         yield sample["prompt"], sample["continuation"]
+
+
+def answers(validation: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What the tuned model says to the first Korean question and to the first other one, each on a line; the page of
+    the run has them all."""
+    told = set()
     for answer in validation.get("answers", []):
-        yield answer["prompt"], answer["tuned"]
+        korean = re.search("[가-힣]", answer["prompt"]) is not None
+        if korean not in told:
+            told.add(korean)
+            yield answer["prompt"], " ".join(answer["tuned"].split())
 
 
 def _score(task: dict[str, Any]) -> str:

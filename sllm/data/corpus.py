@@ -6,9 +6,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from sllm.config import DataConfig, Source
+from sllm.config import ConversationsConfig, DataConfig, Source
 from sllm.data.clean import SPLITS
 from sllm.data.dedup import EXAMPLES, Example, Removed
+from sllm.data.losses import FORM
 from sllm.data.parts import journals
 from sllm.errors import UserError
 from sllm.files import read_json
@@ -78,23 +79,29 @@ def subtract(entry: dict[str, Any], removed: Removed) -> None:
 
 def check_not_empty(name: str, entry: dict[str, Any], lowest: float, config: DataConfig) -> None:
     where = f"data.sources: {name}"
+    talks = isinstance(config, ConversationsConfig)
+    unit, more = ("conversation", "add conversations") if talks else ("document", "add text")
     if not entry["documents"]:
-        why = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in entry["dropped"].items() if count)
+        dropped = {reason: count for reason, count in entry["dropped"].items() if count}
+        why = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in dropped.items())
+        # Nothing that can be set keeps a conversation whose form is wrong.
+        ways = ["correct the conversations (docs/finetune.md)"] if dropped.keys() & set(FORM) else []
+        if not ways or dropped.keys() - set(FORM):
+            ways += [more, f"change data.min_characters ({config.min_characters:,}) or the rules in data.clean"]
         raise UserError(
-            f"{where}: no document is left to train on ({why or 'its files hold none'}); add text, or change "
-            f"data.min_characters ({config.min_characters:,}) or the rules in data.clean"
+            f"{where}: no {unit} is left to train on ({why or 'its files hold none'}); {', or '.join(ways)}"
         )
     if not entry["train"]["documents"]:
         raise UserError(
-            f"{where}: all {entry['documents']:,} documents fall to validation; add text, or lower "
+            f"{where}: all {entry['documents']:,} {unit}s fall to validation; {more}, or lower "
             f"data.validation_fraction ({config.validation_fraction})"
         )
     if not entry["validation"]["documents"]:
         # A document's side is a function of its text alone, so we can tell exactly which fraction takes one in.
         fraction = (int(lowest * 10_000) + 1) / 10_000
-        way = f"set data.validation_fraction to {fraction} or more, or add text" if fraction < 0.5 else "add text"
+        way = f"set data.validation_fraction to {fraction} or more, or {more}" if fraction < 0.5 else more
         raise UserError(
-            f"{where}: none of its {entry['documents']:,} documents falls to validation at data.validation_fraction "
+            f"{where}: none of its {entry['documents']:,} {unit}s falls to validation at data.validation_fraction "
             f"{config.validation_fraction}; {way}"
         )
 

@@ -96,6 +96,7 @@ def download_stage(
     with alone_with(output, stop.check):
         if summary := _whole(output):  # another run made it while this one waited
             return summary
+        remove_leftovers(output.parent, f".{output.name}.*")
         details: dict[str, Any] = {"sources": sources, "skipped": skipped, **({"contamination": told} if told else {})}
         with atomic_directory(output, kind="corpus", **details) as directory:
             shards = [shard for name in sources for shard in link(stores[name], directory / name)]

@@ -180,7 +180,8 @@ def _json_rows(path: Path, lines: Iterable[bytes], such: str) -> Iterator[tuple[
         except RecursionError:
             raise UserError(f"{where}: not a document: JSON nested too deeply; correct the line") from None
         if not isinstance(record, dict):
-            raise UserError(f"{where}: a {type(record).__name__}, not an object such as {such}")
+            found = "null" if record is None else f"a {type(record).__name__}"
+            raise UserError(f"{where}: {found}, not an object such as {such}")
         yield where, record
 
 

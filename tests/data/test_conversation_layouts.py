@@ -119,6 +119,7 @@ def test_a_row_that_is_none_is_given_whole(tmp_path: Path) -> None:
         ("a.jsonl", "{}\n", "a.jsonl:1: no conversation: its keys are none, and"),
         ("a.jsonl", '{"instruction": "하나"}\n', "a.jsonl:1: no conversation: its keys are instruction, and"),
         ("a.jsonl", '[{"messages": []}]\n', 'a.jsonl:1: a list, not an object such as {"messages": […]}'),
+        ("a.jsonl", "null\n", 'a.jsonl:1: null, not an object such as {"messages": […]}'),
         ("a.jsonl", '{"messages": [}\n', "a.jsonl:1: not valid JSON: Expecting value at column 15; correct the line"),
         ("a.txt", "안녕?", "a.txt: text, not conversations; valid are .jsonl, .jsonl.zst, .parquet"),
     ],

@@ -171,6 +171,16 @@ def test_a_kill_costs_nothing(done: tuple[Path, dict[str, Any]], tmp_path: Path)
     assert files_of(tmp_path / "packed") == files_of(directory / "packed")
 
 
+@pytest.mark.parametrize("name", ["corpus", "packed"])
+def test_what_a_kill_left_of_a_directory_goes_with_the_next_call(tmp_path: Path, name: str) -> None:
+    left, others = (tmp_path / f".{of}.node7-123.tmp" / "en" for of in (name, "fedcba"))
+    for directory in (left, others):
+        directory.mkdir(parents=True)
+        (directory / "train-00000-00000.jsonl.zst").touch()
+    run(over(tmp_path / "input", {"en": made_up(40)}, CONTEXT), tmp_path)
+    assert list(tmp_path.glob(".*.tmp")) == [others.parent], "which another run may be writing"
+
+
 # --- what is left out -----------------------------------------------------------------------------
 
 
@@ -245,9 +255,22 @@ def test_what_is_wrong_with_a_source_names_its_setting(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         run(over_sources([{**source, "paths": [str(bad)]}]), tmp_path)
     assert str(error.value) == (
-        "finetune.data.sources: talk: no document is left to train on (1 roles); add text, or change "
-        "finetune.data.min_characters (1) or the rules in finetune.data.clean"
+        "finetune.data.sources: talk: no conversation is left to train on (1 roles); correct the conversations "
+        "(docs/finetune.md)"
     )
+    other = [KO[2:], [*KO[:-1], {"role": "assistant", "content": ""}], [{"role": "user", "content": "Who?"}, EN[1]]]
+    bad = write_rows(tmp_path / "bad.jsonl", [{"messages": talk} for talk in other])
+    with pytest.raises(UserError) as error:
+        run(over_sources([{**source, "paths": [str(bad)]}]), tmp_path)
+    assert str(error.value).endswith(
+        "talk: no conversation is left to train on (1 language, 1 roles, 1 empty turn); correct the conversations "
+        "(docs/finetune.md), or add conversations, or change finetune.data.min_characters (1) or the rules in "
+        "finetune.data.clean"
+    )
+    with pytest.raises(UserError, match=r"\(2 language\); add conversations, or change finetune\.data\.min_char"):
+        run(over(tmp_path / "input", {"ko": made_up(2)}), tmp_path)
+    with pytest.raises(UserError, match=r": 1 conversations fall|its 1 conversations falls? .*add conversations$"):
+        run(over(tmp_path / "input", {"en": made_up(1)}), tmp_path)
 
 
 def test_a_shard_that_is_gone_is_told_with_what_to_remove(tmp_path: Path) -> None:

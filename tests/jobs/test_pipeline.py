@@ -167,8 +167,11 @@ def test_a_section_finetune_adds_stages_to_a_finished_run(config: Path, tuning: 
     experiment = load_experiment(tuning)
     finish(experiment.model_copy(update={"finetune": None}))
     assert list(reasons(experiment)) == ["conversations", "finetune", "validate", "benchmark", "report"]
+    assert reasons(experiment)["validate"] == ("finetune is new", "needs: finetune")
     finish(experiment)
     assert reasons(experiment) == {}
+    without = experiment.model_copy(update={"finetune": None})
+    assert reasons(without)["validate"] == ("finetune is gone", "needs: finetune")
     with pytest.raises(UserError, match=r"--until finetune: the experiment has no section finetune"):
         up_to("finetune", tuning=False)
     assert list(map(str, up_to("finetune", tuning=True))) == [*ALL[:4], "conversations", "finetune"]

@@ -43,7 +43,7 @@ from sllm.data.pack import (
     token_file,
 )
 from sllm.errors import UserError
-from sllm.files import CorruptError, alone_with, fingerprint
+from sllm.files import CorruptError, alone_with, fingerprint, remove_leftovers
 from sllm.manifests import atomic_directory, read_manifest
 from sllm.progress import track
 from sllm.records import shard_paths
@@ -91,6 +91,7 @@ def conversations_stage(
     with alone_with(output, stop.check):
         if summary := _whole(output):  # another run made it while this one waited
             return summary
+        remove_leftovers(output.parent, f".{output.name}.*")
         begin(work, fingerprint([manifest["files"], tokenizer.fingerprint]))
         encode = partial(encode_shard, _ids, tokenizer_path, tokenizer.fingerprint, work / "parts")
         parts = _encoded(encode, [shard for group in groups.values() for shard in group], workers or cpus(), stop)

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from jobs.status.results import results
+from rich.console import Console
+
+from jobs.status.results import results, results_table
 from jobs.status.tables import cost
 from sllm.files import fingerprint, write_json
 from sllm.records import append_jsonl
@@ -21,8 +23,7 @@ def test_a_tuned_model_stands_beside_the_base() -> None:
         return {"overall": {**FIGURES, "bits_per_byte": bits}}
 
     plain = {**of(1.25), "languages": {"ko": FIGURES}, "samples": []}
-    asked = {"prompt": "뭐야?", "base": "누구야?", "tuned": "산이에요."}
-    tuned = {"tuned": {**of(1.5), "conversations": of(0.5)}, "conversations": of(2.0), "answers": [asked]}
+    tuned = {"tuned": {**of(1.5), "conversations": of(0.5)}, "conversations": of(2.0)}
     measured = {"tasks": {"measured": {"piqa": task(0.6), "arc_easy": task(0.3)}, "not_measured": {}}}
     both = {**measured, "tuned": {"tasks": {"measured": {"piqa": task(0.7)}, "not_measured": {}}}}
     alone = dict(results(plain, measured))
@@ -32,8 +33,24 @@ def test_a_tuned_model_stands_beside_the_base() -> None:
     assert beside["arc_easy"] == alone["arc_easy"].replace("0.600", "0.300")
     assert beside["text, bits per byte"] == "base 1.250, tuned 1.500"
     assert beside["answers, bits per byte"] == "base 2.000, tuned 0.500"
-    assert beside["뭐야?"] == "산이에요."
-    assert alone.keys() == beside.keys() - {"text, bits per byte", "answers, bits per byte", "뭐야?"}
+    assert alone.keys() == beside.keys() - {"text, bits per byte", "answers, bits per byte"}
+
+
+def test_of_the_answers_one_in_each_language_is_shown_on_a_line(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    said = {"누구야?": "나는 [/b] 산이에요.\n\n" + "높은 산이에요. " * 50, "뭐야?": "강이에요."}
+    said |= {"Who are you?": "A hill.\nOf stones.", "Why?": "So."}
+    asked = [{"prompt": question, "base": "글쎄", "tuned": answer} for question, answer in said.items()]
+    write_json(run.done("validate"), {"key": {}, "fingerprint": "", "summary": {"answers": asked}})
+    console = Console(width=60)
+    table = results_table(run)
+    assert table
+    with console.capture() as shown:
+        console.print(table)
+    korean, english = [line for line in shown.get().splitlines() if "?" in line or "산" in line or "이에요" in line]
+    assert korean.split("?")[1].split("│")[1].strip().startswith("나는 [/b] 산이에요. 높은 산이에요.")
+    assert "…" in korean
+    assert english.split("?")[1].split("│")[1].strip() == "A hill. Of stones."
 
 
 def test_both_trainings_cost_something(tmp_path: Path) -> None:
