@@ -6,7 +6,7 @@ export PYTHONUTF8 := 1
 
 .PHONY: demo help test test-versions newest mutants lint slurm browser clean
 
-demo: $(STAMP)  ## download → tokenizer → pack → pretrain → validate → benchmark, on this machine
+demo: $(STAMP)  ## download → tokenizer → pack → pretrain → finetune → validate → benchmark, on this machine
 	$(BIN)/sllm submit configs/smoke.yaml --on local
 
 help:  ## this list
