@@ -358,7 +358,8 @@ def test_a_conversation_on_a_terminal(talker: Path) -> None:
         terminal.type(line.encode() + b"\n")
         terminal.until("가나 가나 ".encode())
         terminal.type(b"\x03")
-        assert b"No answer" not in terminal.until(rb"\n> $"), "what was said so far stays"
+        # The terminal forgets what is on its way when it hears Ctrl-C, the end of the line, too.
+        assert b"No answer" not in terminal.until(rb"> $"), "what was said so far stays"
     terminal.type(b"half a line\x03")
     terminal.until(rb"Ctrl-D ends[^\n]*\n> $")
     terminal.type(b"a <|end|>\n")
