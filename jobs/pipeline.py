@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sllm.artifacts import Artifacts, differences, shared_steps
-from sllm.config import Experiment
+from sllm.config import Experiment, names_of_finetune
 from sllm.data.tasks import measurable_now, not_tried, wanted_tasks
 from sllm.errors import Stopped, UserError
 from sllm.files import CorruptError, fingerprint, read_object
@@ -115,6 +115,7 @@ def _conversations(experiment: Experiment, run: RunDirectory, artifacts: Artifac
     return conversations_stage(experiment, artifacts.conversations_corpus, tokenizer, artifacts.conversations, stop)
 
 
+@names_of_finetune()
 def _finetune(experiment: Experiment, run: RunDirectory, artifacts: Artifacts, stop: StopFlag) -> dict[str, Any]:
     from sllm.training.loop import train
 

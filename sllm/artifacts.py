@@ -4,12 +4,19 @@ A stage's key is the part of the experiment that it reads, plus the fingerprints
 equal result: this is what makes a second submit do nothing, and a changed setting redo exactly what it touches.
 """
 
-import re
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sllm.config import AihubSource, Experiment, FilesSource, decay_start, load_experiment, phase_step
+from sllm.config import (
+    AihubSource,
+    Experiment,
+    FilesSource,
+    decay_start,
+    load_experiment,
+    names_of_finetune,
+    phase_step,
+)
 from sllm.data.find import file_stamps, is_left_out
 from sllm.errors import UserError
 from sllm.files import CorruptError, fingerprint, read_object
@@ -42,15 +49,15 @@ def stage_keys(experiment: Experiment) -> dict[str, dict[str, Any]]:
         UserError: files that sources name are not there, or cannot be read, or so with what `train.init_from` names, or
             a question to the tuned model is none; one problem a line.
     """
-    e, problems = experiment.to_dict(), list[str]()
-    text = _text_and_training(experiment, problems)
-    tuning = _tuning(experiment, problems)
-    try:
-        origin = starting_content(experiment)
-    except UserError as error:
-        problems.append(str(error))
+    e, found, problems = experiment.to_dict(), list[Any](), list[str]()
+    for read in (_text_and_training, _tuning, starting_content):
+        try:
+            found.append(read(experiment))
+        except UserError as error:
+            problems.append(str(error))
     if problems:
         raise UserError("\n".join(problems))
+    text, tuning, origin = found
     keys: dict[str, dict[str, Any]] = {}
 
     def add(stage: str, needs: list[str], **content: Any) -> None:
@@ -85,9 +92,8 @@ class _Content(NamedTuple):
     training: dict[str, Any]
 
 
-def _text_and_training(experiment: Experiment, problems: list[str]) -> _Content:
-    """Adds to the `problems`."""
-    e, inputs = experiment.to_dict(), {}
+def _text_and_training(experiment: Experiment) -> _Content:
+    e, inputs, problems = experiment.to_dict(), {}, list[str]()
     weights = {source["name"]: source["weight"] for source in e["data"]["sources"]}
     for source in e["data"]["sources"]:
         for name in DESCRIPTIVE:
@@ -100,6 +106,8 @@ def _text_and_training(experiment: Experiment, problems: list[str]) -> _Content:
                 problems += _own_results(source, inputs[source.name], Path(experiment.data_directory))
             except UserError as error:
                 problems.append(str(error))
+    if problems:
+        raise UserError("\n".join(problems))
     training = {
         "train": {name: value for name, value in e["train"].items() if name not in OPERATIONAL},
         "weights": weights,
@@ -109,17 +117,23 @@ def _text_and_training(experiment: Experiment, problems: list[str]) -> _Content:
     return _Content(e["data"], inputs, training)
 
 
-def _tuning(experiment: Experiment, problems: list[str]) -> _Content | None:
+@names_of_finetune()
+def _tuning(experiment: Experiment) -> _Content | None:
     """The same of a fine-tuning, if there is one. A question that cannot be asked would end it at its first
     validation."""
     if experiment.finetune is None:
         return None
-    found = list[str]()
-    content = _text_and_training(experiment.tuning(), found)
-    problems += [re.sub(r"^data\.", "finetune.data.", text, flags=re.MULTILINE) for text in found]
-    for number, question in enumerate(experiment.finetune.validate_.prompts):
-        if wrong := problem([{"role": USER, "content": question}], ends_with=USER):
-            problems.append(f"finetune.validate.prompts.{number}: {question!r}: {wrong}; ask something else")
+    problems = [
+        f"validate.prompts.{number}: {question!r}: {wrong}; ask something else"
+        for number, question in enumerate(experiment.finetune.validate_.prompts)
+        if (wrong := problem([{"role": USER, "content": question}], ends_with=USER))
+    ]
+    try:
+        content = _text_and_training(experiment.tuning())
+    except UserError as error:
+        problems.insert(0, str(error))
+    if problems:
+        raise UserError("\n".join(problems))
     return content
 
 

@@ -311,7 +311,11 @@ MUTANTS: list[Mutant] = [
     *of(
         "sllm/artifacts.py",
         "tests/jobs/test_keys.py::test_what_is_wrong_with_a_fine_tuning_is_told_before_it_runs",
-        ("files of conversations are told as those of text", '"finetune.data.", text', '"data.", text'),
+        (
+            "files of conversations are told as those of text",
+            "@names_of_finetune()\ndef _tuning(",
+            "def _tuning(",
+        ),
         ("a question that is none waits for the training", "enumerate(experiment.finetune.validate_.prompts)", "[]"),
     ),
     *of(
@@ -947,8 +951,8 @@ MUTANTS: list[Mutant] = [
         ("what is too long is not counted", "}, len(fits) - kept", "}, 0"),
         (
             "settings are named as those of text",
-            '"finetune.data.", str(error))',
-            '"data.", str(error))',
+            "@names_of_finetune()\ndef bring_conversations(",
+            "def bring_conversations(",
         ),
     ),
     *of(
@@ -2919,6 +2923,15 @@ MUTANTS: list[Mutant] = [
             "the mean is over the part, not over the batch",
             "dtype_of_products(weight), count or len(hidden)",
             "dtype_of_products(weight), len(hidden)",
+        ),
+    ),
+    *of(
+        "jobs/launch/order.py",
+        "tests/jobs/test_cli.py::test_what_does_not_fit_the_cluster_of_a_fine_tuning_is_told_by_its_own_names",
+        (
+            "a batch of the fine-tuning is told as one of the pretraining",
+            "checks.append(names_of_finetune()(own) if",
+            "checks.append(own if",
         ),
     ),
 ]

@@ -13,7 +13,7 @@ from jobs.presets import PROFILES
 from jobs.slurm.batch import require_usable_path
 from jobs.slurm.cluster import Cluster, load_cluster
 from sllm.artifacts import Artifacts, stage_keys
-from sllm.config import Experiment, TrainConfig, check_world_size, fits_world_size
+from sllm.config import Experiment, TrainConfig, check_world_size, fits_world_size, names_of_finetune
 from sllm.data.lm_eval_tasks import check_tasks
 from sllm.errors import UserError
 from sllm.run_directory import RunDirectory
@@ -89,8 +89,9 @@ class Order:
             trainings["finetune"] = self.experiment.tuning()
         checks: list[Callable[[], None]] = [partial(require_usable_path, self.run, self.where)]
         for stage, experiment in trainings.items():
-            own = (self._require_even_split, self._require_saves)
-            checks += [partial(check, stage, experiment.train) for check in own]
+            for check in (self._require_even_split, self._require_saves):
+                own = partial(check, stage, experiment.train)
+                checks.append(names_of_finetune()(own) if stage == "finetune" else own)
         for require in checks:
             try:
                 require()

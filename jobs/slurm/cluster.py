@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from jobs.pipeline import TRAININGS
 from jobs.presets import PROFILES, profile_names
 from sllm.config import NonNegative, Positive, Section, Strings, combined, validate
 from sllm.config.yaml_text import dump_yaml, load_yaml, similar_file
@@ -209,7 +210,7 @@ class Cluster(Section):
                 continue
             if resources.gres and resources.gpus_per_node is not None:
                 problems.append(f"stages.{name}: gres and gpus_per_node are both set; keep one of them")
-            if name not in ("pretrain", "finetune") and (most := resources.rank_counts[-1]) > 1:
+            if name not in TRAININGS and (most := resources.rank_counts[-1]) > 1:
                 problems.append(
                     f"stages.{name}: nodes x tasks_per_node comes to {most}, but only pretrain and finetune run on "
                     f"more than one process; set them under stages.pretrain"

@@ -153,14 +153,19 @@ def _sections(facts: Facts, language: str, exported: bool, hub_id: str | None) -
     yield from _made(facts, words)
 
 
+def _in_transformers(where: str) -> str:
+    return (
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f'tokenizer, model = AutoTokenizer.from_pretrained("{where}"), '
+        f'AutoModelForCausalLM.from_pretrained("{where}")'
+    )
+
+
 def _loading(words: dict[str, str], exported: bool, hub_id: str | None) -> Iterator[str]:
     if exported:
-        where = hub_id or "."
         yield block(
             "python",
-            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-            f'tokenizer, model = AutoTokenizer.from_pretrained("{where}"), '
-            f'AutoModelForCausalLM.from_pretrained("{where}")\n'
+            f"{_in_transformers(hub_id or '.')}\n"
             'inputs = tokenizer("대한민국의 수도는", return_tensors="pt")\n'
             "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=40)[0], skip_special_tokens=True))",
         )
@@ -180,12 +185,9 @@ def _loading(words: dict[str, str], exported: bool, hub_id: str | None) -> Itera
 
 def _chatting(words: dict[str, str], exported: bool, hub_id: str | None) -> Iterator[str]:
     if exported:
-        where = hub_id or "."
         yield block(
             "python",
-            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-            f'tokenizer, model = AutoTokenizer.from_pretrained("{where}"), '
-            f'AutoModelForCausalLM.from_pretrained("{where}")\n'
+            f"{_in_transformers(hub_id or '.')}\n"
             'for question in ("대한민국의 수도는 어디인가요?", "What is the capital of Korea?"):\n'
             '    messages = [{"role": "user", "content": question}]\n'
             "    inputs = tokenizer.apply_chat_template(\n"

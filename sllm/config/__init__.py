@@ -1,7 +1,7 @@
 """The experiment: typed, frozen, strict. One YAML file plus dotted overrides (`train.max_steps=500`)."""
 
 from sllm.config.data import DataConfig, phase_step, phase_weights
-from sllm.config.finetune import ConversationsConfig, FinetuneConfig
+from sllm.config.finetune import ConversationsConfig, FinetuneConfig, names_of_finetune
 from sllm.config.loading import load_experiment, write_experiment
 from sllm.config.problems import validate
 from sllm.config.schema import BenchmarkConfig, Experiment, ModelConfig, TokenizerConfig

@@ -1,13 +1,17 @@
 """What an experiment may say of a fine-tuning: conversations, and another training on them."""
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from sllm.config.data import DataConfig
-from sllm.config.section import Positive, Section, Strings, combined
+from sllm.config.section import Positive, Section, Strings, combined, fields
 from sllm.config.sources import FilesSource, HubSource
 from sllm.config.training import TrainConfig, ValidateConfig
+from sllm.errors import UserError
 
 QUESTIONS = (
     "자기소개를 해 주세요.",
@@ -57,3 +61,19 @@ class FinetuneConfig(Section):
     data: ConversationsConfig
     train: TrainConfig
     validate_: Annotated[AnswersConfig, Field(alias="validate")] = AnswersConfig()
+
+
+SETTINGS = "|".join(
+    rf"{name}\.(?:{'|'.join(fields(section))})"
+    for name, section in (("data", ConversationsConfig), ("train", TrainConfig), ("validate", AnswersConfig))
+)
+
+
+@contextmanager
+def names_of_finetune() -> Iterator[None]:
+    """What works with `Experiment.tuning()` calls its settings `data.…` and `train.…`; a UserError that leaves this
+    block calls them as the user does, `finetune.data.…`. Also a decorator."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(re.sub(rf"(?<![\w./])(?=(?:{SETTINGS})\b)", "finetune.", str(error))) from error

@@ -17,6 +17,7 @@ from sllm.config import (
     all_keys,
     check_world_size,
     load_experiment,
+    names_of_finetune,
     phase_step,
     phase_weights,
     write_experiment,
@@ -31,6 +32,16 @@ def problems(path: Path, *overrides: str) -> list[str]:
     with pytest.raises(UserError) as caught:
         load_experiment(path, overrides)
     return str(caught.value).split("\n")
+
+
+def test_settings_of_a_fine_tuning_are_called_as_in_its_file() -> None:
+    told = "data.sources: a: /b/train.max_steps.jsonl; lower train.max_steps, validate.tokens or finetune.train.decay"
+    with pytest.raises(UserError) as caught, names_of_finetune():
+        raise UserError(told)
+    named = "finetune.data.sources: a: /b/train.max_steps.jsonl; "
+    assert (
+        str(caught.value) == f"{named}lower finetune.train.max_steps, finetune.validate.tokens or finetune.train.decay"
+    )
 
 
 def test_there_are_experiments() -> None:

@@ -105,6 +105,20 @@ def test_what_does_not_fit_the_cluster_is_told_at_once(sllm: Sllm, config: Path,
     assert "train.checkpoint.every: 1h is not below the time limit" in saves
 
 
+def test_what_does_not_fit_the_cluster_of_a_fine_tuning_is_told_by_its_own_names(
+    sllm: Sllm, tmp_path: Path, texts: dict[str, Path]
+) -> None:
+    tuning = tiny.finetune(tiny.write_conversations(tmp_path / "said"), micro_batch=4)
+    tiny.write_experiment(tmp_path, texts, tuning=tuning)
+    code, _, err = sllm("submit", "tiny.yaml")
+    assert code == 2
+    (line,) = err.splitlines()
+    assert line.startswith(
+        "sllm: finetune.train.global_batch: 4 sequences cannot be split into micro-batches of 4 on 2 ranks; valid: "
+        "finetune.train.micro_batch=1, 2, or finetune.train.global_batch=8"
+    )
+
+
 def test_an_experiment_by_name(sllm: Sllm, config: Path, tmp_path: Path) -> None:
     """One that comes with sllm is found from any folder; a file of that name comes first; of the rest it is said."""
     assert sllm("config", "smoke", "seed=7")[1].startswith("name: smoke\nseed: 7\n")

@@ -12,7 +12,6 @@ Shards are encoded side by side, into `<output>.partial/parts`, where they stay 
 in the order of the corpus by one process, which takes seconds: the result is the same for any number.
 """
 
-import re
 import shutil
 import sys
 from bisect import bisect_right
@@ -24,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from sllm.config import ConversationsConfig, Experiment
+from sllm.config import Experiment, names_of_finetune
 from sllm.data.clean import SPLITS, Dropped, Split
 from sllm.data.conversations.line import from_line
 from sllm.data.conversations.rows import rows
@@ -140,6 +139,7 @@ def _summary(manifest: dict[str, Any]) -> dict[str, Any]:
     return {"dtype": manifest["dtype"], "tokenizer": manifest["tokenizer"], **totals, "sources": sources}
 
 
+@names_of_finetune()
 def bring_conversations(
     experiment: Experiment,
     corpus: Path,
@@ -150,11 +150,7 @@ def bring_conversations(
 ) -> dict[str, Any]:
     """Write the conversations of `experiment.finetune` to `corpus`, cleaned and not yet encoded: all that takes a
     network. Arguments, result and errors are `sllm.data.download.download_stage`'s."""
-    try:
-        return download_stage(experiment.tuning(), corpus, stop, workers=workers, only=only)
-    except UserError as error:  # says which settings of `data` to change
-        names = "|".join(ConversationsConfig.model_fields)
-        raise UserError(re.sub(rf"(?<![\w./])data\.(?=(?:{names})\b)", "finetune.data.", str(error))) from None
+    return download_stage(experiment.tuning(), corpus, stop, workers=workers, only=only)
 
 
 # --- encoding -------------------------------------------------------------------------------------
